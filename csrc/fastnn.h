@@ -1,0 +1,191 @@
+/* fastnn.h - the whole C interface: lists, the kernel table, random numbers, worker pool, dispatch.
+ *
+ * Arrays are row-major. Sizes, strides and leading dimensions (ld_*, "elements from one row to the
+ * next") are ptrdiff_t and count elements. A `void *` is an array of the table's real type (float or
+ * double). Zero and one are legal sizes. Inputs and outputs do not overlap unless the comment says
+ * "in place". No kernel allocates, keeps state or fails: callers judge sizes first. */
+#ifndef FASTNN_H
+#define FASTNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a name, argument or meaning below changes; compiled packages compare it at import. */
+#define FASTNN_API_VERSION 1
+
+/* ---------------------------------------------------------------- the lists: every name has its home here */
+
+/* X(name, kind): `elementwise` activations need one line for f(z) and one for f'(a) in
+ * activations_template.h; `rowwise` ones have functions of their own. */
+#define FASTNN_ACTIVATIONS(X) \
+    X(identity, elementwise)  \
+    X(relu, elementwise)      \
+    X(leaky_relu, elementwise) \
+    X(sigmoid, elementwise)   \
+    X(tanh, elementwise)      \
+    X(softmax, rowwise)
+
+/* X(name, target): what a target row holds: `label` one integer, `values` n_out reals. */
+#define FASTNN_LOSSES(X)           \
+    X(cross_entropy, label)        \
+    X(binary_cross_entropy, values) \
+    X(mse, values)
+
+/* X(name, n_states): vectors of optimizer state, each as long as the parameters. */
+#define FASTNN_OPTIMIZERS(X) \
+    X(sgd, 1)                \
+    X(adam, 2)
+
+/* X(name): instruction sets, best last; which of them a build holds depends on the machine. */
+#define FASTNN_ISAS(X) X(generic) X(neon) X(avx2) X(avx512)
+
+#define FASTNN_ENUM_ACTIVATION(name, kind) FASTNN_##name,
+#define FASTNN_ENUM_LOSS(name, target) FASTNN_##name,
+#define FASTNN_ENUM_OPTIMIZER(name, n_states) FASTNN_##name,
+#define FASTNN_ENUM_ISA(name) FASTNN_ISA_##name,
+enum { FASTNN_ACTIVATIONS(FASTNN_ENUM_ACTIVATION) FASTNN_N_ACTIVATIONS };
+enum { FASTNN_LOSSES(FASTNN_ENUM_LOSS) FASTNN_N_LOSSES };
+enum { FASTNN_OPTIMIZERS(FASTNN_ENUM_OPTIMIZER) FASTNN_N_OPTIMIZERS };
+enum { FASTNN_ISAS(FASTNN_ENUM_ISA) FASTNN_N_ISAS };
+
+/* ---------------------------------------------------------------- the kernel table */
+
+/* What a product does with a finished sum before it is stored; all zero: nothing.
+ *   v = sum; v += bias[j]; v = f(v); v *= gate'(gate[i, j]) */
+typedef struct {
+    const void *bias;      /* (n,) or NULL */
+    int32_t activation;    /* elementwise or rowwise f, FASTNN_identity for none */
+    int32_t gate_activation; /* whose derivative multiplies the result, from its output in gate */
+    const void *gate;      /* (m, ld_gate) or NULL */
+    ptrdiff_t ld_gate;
+} fastnn_epilogue;
+
+/* A run of parameters that share a rate: elements offset .. offset + length of the flat block. */
+typedef struct {
+    ptrdiff_t offset, length;
+    double lr;    /* multiplies the step's rate */
+    double decay; /* added to the gradient as decay * w (L2, as PyTorch's weight_decay) */
+} fastnn_segment;
+
+/* One step of an optimizer; fields that an optimizer does not name are not read. */
+typedef struct {
+    int32_t optimizer; /* FASTNN_sgd, FASTNN_adam */
+    int32_t nesterov;  /* sgd */
+    double lr;
+    double momentum;            /* sgd; 0 reads and writes no state */
+    double beta1, beta2, eps;   /* adam */
+    double correction1, correction2; /* adam: 1 - beta1^t, 1 - beta2^t */
+} fastnn_update;
+
+typedef struct {
+    const char *isa;
+    int32_t isa_id;
+    int32_t itemsize; /* 4 or 8 */
+    int32_t lanes;    /* reals in one vector register */
+    int32_t panel;    /* columns of a packed panel; a multiple of lanes */
+
+    /* c (m, n) = a (m, k) @ b (k, n), then the epilogue. Element (i, p) of a is a[i*a_row + p*a_col]: so
+     * a transposed a costs nothing. b has unit column stride. Every c[i, j] is summed with FMA in the
+     * order p = 0, 1, ..: its bits depend on k and its own numbers alone.
+     * b_slack: elements that may be read past the last one of b (a whole vector is read at row ends
+     * when that many are there; else the last columns are copied to the stack first). */
+    void (*matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
+                   const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
+                   const fastnn_epilogue *epilogue);
+    /* The same with b as panels: panel q holds columns q*panel .. as (k, panel), zeros beyond n; the
+     * epilogue's activation is an elementwise one. */
+    void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
+                          ptrdiff_t a_col, const void *panels, void *c, ptrdiff_t ld_c,
+                          const fastnn_epilogue *epilogue);
+    /* Panels of w^T from w (rows, columns): row r of w becomes column r of the panels, so that rows
+     * first .. last fill panels first/panel ..; first is a multiple of panel. */
+    void (*pack_transposed)(ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns, const void *w,
+                            ptrdiff_t ld_w, void *panels);
+    /* out (n,) = sum over rows of a (m, n), in row order. */
+    void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out);
+
+    /* a = f(z); z and a may be the same array. */
+    void (*activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
+                       ptrdiff_t ld_a);
+    /* dz = da * f'(z), computed from the output a; dz and da may be the same array. */
+    void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
+                                const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz);
+    /* out = log(softmax(z)) by rows; in place allowed. */
+    void (*log_softmax)(ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *out, ptrdiff_t ld_out);
+
+    /* loss[i] = loss of row i (label losses: labels (m,); values losses: mean over the n outputs of
+     * y (m, ld_y)); dz = weight[i] * scale * its gradient. weight: (m,) doubles or NULL for ones. dz may be
+     * z itself, or NULL. loss[i] is not weighted. A label outside 0 .. n-1 must not reach this. */
+    void (*loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, const int64_t *labels,
+                 const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
+                 void *dz, ptrdiff_t ld_dz);
+
+    /* One optimizer step, in place over the segments of w; g is the gradient, state1 and state2 the
+     * optimizer's vectors (NULL where it has none); all are indexed as w is. */
+    void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
+                   const void *g, void *state1, void *state2);
+
+    /* mask[i, j] = 0 or 1/(1-rate); a = a * mask in place. Rows first_row .. first_row + m of the batch. */
+    void (*dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row, ptrdiff_t m,
+                    ptrdiff_t n, void *a, ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask);
+    /* a = a * b elementwise, in place. */
+    void (*multiply)(ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, const void *b, ptrdiff_t ld_b);
+
+    /* Functions of vectors, for the tests of their accuracy and for fastnn.ops. In place allowed. */
+    void (*exp)(ptrdiff_t n, const void *x, void *out);
+    void (*log)(ptrdiff_t n, const void *x, void *out);
+    void (*log1p)(ptrdiff_t n, const void *x, void *out); /* x >= 0 */
+    void (*tanh)(ptrdiff_t n, const void *x, void *out);
+    void (*sigmoid)(ptrdiff_t n, const void *x, void *out);
+} fastnn_kernels;
+
+/* ---------------------------------------------------------------- dispatch.c */
+
+/* Table of an instruction set for itemsize 4 or 8, NULL where this build or CPU has it not. */
+const fastnn_kernels *fastnn_kernels_of(int isa, int itemsize);
+/* The best instruction set of this build and CPU. */
+int fastnn_best_isa(void);
+/* Names from the lists; NULL beyond them. */
+const char *fastnn_isa_name(int isa);
+const char *fastnn_activation_name(int activation);
+const char *fastnn_loss_name(int loss);
+const char *fastnn_optimizer_name(int optimizer);
+int fastnn_activation_is_rowwise(int activation);
+int fastnn_loss_takes_labels(int loss);
+int fastnn_optimizer_states(int optimizer);
+
+/* ---------------------------------------------------------------- random.h, through dispatch.c */
+
+/* Philox4x32-10 (Salmon et al. 2011). One block: four words from a counter and a key. */
+void fastnn_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+/* order = a permutation of 0 .. n-1 (Fisher-Yates), a function of (seed, epoch) alone. */
+void fastnn_shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order);
+/* n uniform doubles in (0, 1), 52 bits each and never an end: a function of (seed, layer, parameter, index). */
+void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, double *out);
+
+/* ---------------------------------------------------------------- threads.c */
+
+/* A task runs once on each thread of a team: thread = 0 .. n_threads-1, the caller being 0. */
+typedef void (*fastnn_task)(void *context, int thread, int n_threads);
+
+/* Runs the task on up to n_threads threads and returns when all have returned. Where the pool serves
+ * another caller or threads cannot be had, the task runs on fewer (its n_threads says how many; 1 is the
+ * caller alone). Thread-safe. A task does not call it again. Returns the number of threads used. */
+int fastnn_run(fastnn_task task, void *context, int n_threads);
+/* Waits until every thread of the running team is here; only inside a task, with the task's own
+ * thread and n_threads. What threads wrote before it can be read by all after it. */
+void fastnn_barrier(int thread, int n_threads);
+/* Workers that exist now (not counting callers). */
+int fastnn_threads_started(void);
+/* Ends the workers (they start again at the next use); at exit and before fork. */
+void fastnn_stop_threads(void);
+#define FASTNN_MAX_THREADS 256
+
+#ifdef __cplusplus
+}
+#endif
+#endif

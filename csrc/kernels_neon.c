@@ -1,0 +1,27 @@
+/* The kernels for neon, in float and in double. The flags are in setup.py. */
+#define ISA_GENERIC 0
+#define ISA_NEON 1
+#define ISA_AVX2 0
+#define ISA_AVX512 0
+#define ISA_NAME "neon"
+#define ISA_ID FASTNN_ISA_neon
+#define VECTOR_BYTES 16
+#include "fastnn.h"
+#include "random.h"
+#include "tuning.h"
+
+#define REAL float
+#define REAL_IS_FLOAT 1
+#define FN(name) name##_f32
+#define TABLE fastnn_kernels_f32_neon
+#include "kernels_template.h"
+#undef REAL
+#undef REAL_IS_FLOAT
+#undef FN
+#undef TABLE
+
+#define REAL double
+#define REAL_IS_FLOAT 0
+#define FN(name) name##_f64
+#define TABLE fastnn_kernels_f64_neon
+#include "kernels_template.h"

@@ -1,0 +1,40 @@
+/* One table of kernels: included twice by each kernels_<isa>.c, for float and for double, with
+ *   REAL, REAL_IS_FLOAT   the real type
+ *   FN(name)              name_f32 or name_f64
+ *   TABLE                 name of the exported table
+ * and, for the file, ISA_AVX512 / ISA_AVX2 / ISA_NEON / ISA_GENERIC (one is 1), ISA_NAME, ISA_ID and
+ * VECTOR_BYTES. All else is static: an inline function compiled for a wide instruction set must not become
+ * the copy that the linker keeps for everybody. */
+#include "vector_template.h"
+#if __has_include("math_template.h")
+#include "math_template.h"
+#endif
+#include "activations_template.h"
+#include "matmul_template.h"
+#include "losses_template.h"
+#include "optimizers_template.h"
+#include "random_template.h"
+
+const fastnn_kernels TABLE = {
+    .isa = ISA_NAME,
+    .isa_id = ISA_ID,
+    .itemsize = sizeof(REAL),
+    .lanes = LANES,
+    .panel = PANEL,
+    .matmul = FN(matmul),
+    .matmul_packed = FN(matmul_packed),
+    .pack_transposed = FN(pack_transposed),
+    .sum_rows = FN(sum_rows),
+    .activation = FN(activation),
+    .activation_backward = FN(activation_backward),
+    .log_softmax = FN(log_softmax),
+    .loss = FN(loss),
+    .update = FN(update),
+    .dropout = FN(dropout),
+    .multiply = FN(multiply),
+    .exp = FN(exp_n),
+    .log = FN(log_n),
+    .log1p = FN(log1p_n),
+    .tanh = FN(tanh_n),
+    .sigmoid = FN(sigmoid_n),
+};

@@ -1,0 +1,181 @@
+/* Losses, each fused with its output activation. A new loss is a line in FASTNN_LOSSES (fastnn.h) and, where
+ * its target is `values`, one function here that gives the loss and the gradient of one output.
+ *
+ * A row's numbers depend on that row alone. A NaN or an infinity is never replaced, so that training sees
+ * it. */
+
+/* weight[i] * scale, rounded once to REAL. */
+INLINE REAL FN(row_factor)(const double *weight, ptrdiff_t i, double scale)
+{
+    return (REAL)(weight ? weight[i] * scale : scale);
+}
+
+/* ---------------------------------------------------------------- cross entropy of logits */
+
+/* p - 1 in the lane of `label`, p elsewhere; first: column of lane 0. */
+INLINE vec FN(minus_one_hot)(vec p, ptrdiff_t first, ptrdiff_t label)
+{
+    const ivec lanes = LANE_NUMBERS;
+    const ivec here = lanes == (ivec){0} + (REAL_BITS)(label - first);
+    return p - (vec)(here & (ivec)vec_set(1));
+}
+
+/* Softmax less one hot, times factor; returns the sum of exp(z - max). dz may be z. */
+INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, REAL max, ptrdiff_t label, REAL factor, REAL *dz)
+{
+    if (n > BLOCK) {
+        const REAL total = FN(exp_row)(n, z, max, dz);
+        if (dz)
+            for (ptrdiff_t j = 0; j < n; j += LANES) {
+                const ptrdiff_t count = n - j < LANES ? n - j : LANES;
+                const vec p = (count == LANES ? vec_load(dz + j) : vec_load_part(dz + j, count)) / total;
+                const vec result = FN(minus_one_hot)(p, j, label) * factor;
+                if (count == LANES)
+                    vec_store(dz + j, result);
+                else
+                    vec_store_part(dz + j, result, count);
+            }
+        return total;
+    }
+    vec e[BLOCK_VECTORS], copy[BLOCK_VECTORS];
+    FN(exp_block)(z, n, vec_set(max), e);
+    UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) copy[i] = e[i];
+    const REAL total = FN(tree_sum)(copy);
+    if (dz) {
+        UNROLL for (int i = 0; i < BLOCK_VECTORS; i++)
+            e[i] = FN(minus_one_hot)(e[i] / total, i * LANES, label) * factor;
+        FN(store_block)(dz, n, e);
+    }
+    return total;
+}
+
+/* log(sum(exp(z))) - z[label] = (max - z[label]) + log(sum(exp(z - max))): nothing overflows, and the
+ * logarithm is never negative. */
+static void FN(cross_entropy)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
+                              const double *weight, double scale, double *loss_rows, REAL *dz, ptrdiff_t ld_dz)
+{
+    REAL total[BLOCK] = {0}, gap[BLOCK] = {0}; /* logarithms are taken for many rows at a time */
+    for (ptrdiff_t first = 0; first < m; first += BLOCK) {
+        const ptrdiff_t rows = m - first < BLOCK ? m - first : BLOCK;
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const ptrdiff_t i = first + r, label = (ptrdiff_t)labels[i];
+            const REAL *zi = z + i * ld_z;
+            const REAL max = row_max(n, zi);
+            gap[r] = max - zi[label];
+            total[r] = FN(cross_entropy_row)(n, zi, max, label, FN(row_factor)(weight, i, scale),
+                                             dz ? dz + i * ld_dz : NULL);
+        }
+        for (ptrdiff_t r = 0; r < rows; r += LANES) {
+            const vec loss = vec_load(gap + r) + vec_log(vec_load(total + r));
+            for (int l = 0; l < LANES; l++)
+                if (r + l < rows)
+                    loss_rows[first + r + l] = loss[l];
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- losses of values */
+
+/* Loss of outputs z with targets y, and its derivative. Neutral logits of an absent output (with y = 0) give
+ * the loss 0: so far left that the exponential is 0. */
+#define NEUTRAL_binary_cross_entropy -1000
+INLINE vec FN(binary_cross_entropy_terms)(vec z, vec y, vec *gradient)
+{
+    const vec e = vec_exp(-vec_abs(z));
+    /* sigmoid(z) - y over the common denominator 1 + e: where y is 0 or 1, nothing cancels. */
+    const vec not_y = 1 - y;
+    const ivec left = z < 0;
+    *gradient = vec_fma(e, vec_select(left, not_y, -y), vec_select(left, -y, not_y)) / (1 + e);
+    return vec_fma(-z, y, vec_max(vec_set(0), z)) + vec_log1p(e);
+}
+
+#define NEUTRAL_mse 0
+INLINE vec FN(mse_terms)(vec z, vec y, vec *gradient)
+{
+    const vec d = z - y;
+    *gradient = d + d;
+    return d * d;
+}
+
+/* Mean over the n outputs in blocks, as row_sum; one output: LANES rows at a time, which gives the same bits
+ * (its sum would be that one number). */
+#define DEFINE_VALUES_LOSS(name)                                                                             \
+    static void FN(name)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const REAL *y,             \
+                         ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows, REAL *dz,    \
+                         ptrdiff_t ld_dz)                                                                    \
+    {                                                                                                        \
+        if (n == 1) {                                                                                        \
+            FN(name##_one_output)(m, z, ld_z, y, ld_y, weight, scale, loss_rows, dz, ld_dz);                 \
+            return;                                                                                          \
+        }                                                                                                    \
+        for (ptrdiff_t i = 0; i < m; i++, z += ld_z, y += ld_y) {                                            \
+            const REAL factor = FN(row_factor)(weight, i, scale / (double)n);                                \
+            vec sum[BLOCK_VECTORS], zs[BLOCK_VECTORS], ys[BLOCK_VECTORS], gradient[BLOCK_VECTORS];           \
+            UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) sum[v] = vec_set(0);                              \
+            for (ptrdiff_t j = 0; j < n; j += BLOCK) {                                                       \
+                FN(load_block)(z + j, n - j, NEUTRAL_##name, zs);                                            \
+                FN(load_block)(y + j, n - j, 0, ys);                                                         \
+                UNROLL for (int v = 0; v < BLOCK_VECTORS; v++)                                               \
+                    if (n - j > v * LANES) {                                                                 \
+                        sum[v] += FN(name##_terms)(zs[v], ys[v], &gradient[v]);                              \
+                        gradient[v] *= factor;                                                               \
+                    } else {                                                                                 \
+                        gradient[v] = vec_set(0);                                                            \
+                    }                                                                                        \
+                if (dz)                                                                                      \
+                    FN(store_block)(dz + i * ld_dz + j, n - j, gradient);                                    \
+            }                                                                                                \
+            loss_rows[i] = FN(tree_sum)(sum) / (REAL)n;                                                      \
+        }                                                                                                    \
+    }
+
+#define DEFINE_ONE_OUTPUT(name)                                                                              \
+    static void FN(name##_one_output)(ptrdiff_t m, const REAL *z, ptrdiff_t ld_z, const REAL *y,             \
+                                      ptrdiff_t ld_y, const double *weight, double scale,                    \
+                                      double *loss_rows, REAL *dz, ptrdiff_t ld_dz)                          \
+    {                                                                                                        \
+        REAL zs[LANES] = {0}, ys[LANES] = {0}, factors[LANES] = {0};                                         \
+        for (ptrdiff_t first = 0; first < m; first += LANES) {                                               \
+            const int rows = m - first < LANES ? (int)(m - first) : LANES;                                   \
+            for (int l = 0; l < rows; l++) {                                                                 \
+                zs[l] = z[(first + l) * ld_z];                                                               \
+                ys[l] = y[(first + l) * ld_y];                                                               \
+                factors[l] = FN(row_factor)(weight, first + l, scale);                                       \
+            }                                                                                                \
+            vec gradient;                                                                                    \
+            const vec loss = FN(name##_terms)(vec_load(zs), vec_load(ys), &gradient);                        \
+            gradient *= vec_load(factors);                                                                   \
+            for (int l = 0; l < LANES; l++)                                                                  \
+                if (l < rows) {                                                                              \
+                    loss_rows[first + l] = loss[l];                                                          \
+                    if (dz)                                                                                  \
+                        dz[(first + l) * ld_dz] = gradient[l];                                               \
+                }                                                                                            \
+        }                                                                                                    \
+    }
+
+#define DEFINE_label(name) /* written out above */
+#define DEFINE_values(name) DEFINE_ONE_OUTPUT(name) DEFINE_VALUES_LOSS(name)
+#define DEFINE_LOSS(name, target) DEFINE_##target(name)
+FASTNN_LOSSES(DEFINE_LOSS)
+#undef DEFINE_LOSS
+#undef DEFINE_values
+#undef DEFINE_label
+#undef DEFINE_VALUES_LOSS
+#undef DEFINE_ONE_OUTPUT
+
+static void FN(loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff_t ld_z, const int64_t *labels,
+                     const void *y_, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
+                     void *dz_, ptrdiff_t ld_dz)
+{
+    const REAL *z = z_, *y = y_;
+    REAL *dz = dz_;
+#define CASE_label(name) FN(name)(m, n, z, ld_z, labels, weight, scale, loss_rows, dz, ld_dz)
+#define CASE_values(name) FN(name)(m, n, z, ld_z, y, ld_y, weight, scale, loss_rows, dz, ld_dz)
+#define CASE(name, target) \
+    case FASTNN_##name: CASE_##target(name); return;
+    switch (loss) { FASTNN_LOSSES(CASE) }
+#undef CASE
+#undef CASE_values
+#undef CASE_label
+}

@@ -1,0 +1,47 @@
+/* Every size and threshold that was chosen by measuring. Each says what it bounds, which way it may move
+ * and what that costs. None of them changes a bit of any result. */
+#ifndef FASTNN_TUNING_H
+#define FASTNN_TUNING_H
+
+/* Tile of a product: TILE_ROWS x (TILE_VECTORS * LANES) sums live in registers. The product of the two plus
+ * TILE_VECTORS + 1 must not exceed the registers (32 with AVX-512 and NEON, 16 with AVX2), or sums spill
+ * and speed halves. Two vectors a row: with one, each FMA needs a broadcast of its own (25-60 % slower). */
+#if ISA_AVX512
+#define TILE_ROWS 14
+#define TILE_VECTORS 2
+#elif ISA_AVX2
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#elif ISA_NEON
+#define TILE_ROWS 6
+#define TILE_VECTORS 4
+#else
+#define TILE_ROWS 4
+#define TILE_VECTORS 2
+#endif
+
+/* Rows of b in one pass over a column panel. Panel and tile rows of a stay in L1 together:
+ * 256 * 32 columns * 4 bytes = 32 KB of b. Larger: b falls out of L1; smaller: sums go to memory and back
+ * more often (28 loads and stores for 28 * K_BLOCK FMAs). */
+#define K_BLOCK 256
+
+/* Rows of a in one pass over b: 128 rows of K_BLOCK floats are 128 KB, a part of L2. */
+#define M_BLOCK 168
+
+/* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then
+ * compete for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. */
+#define PACK_STRIDE_BYTES 2048
+#define PACK_MIN_ROWS 64
+
+/* Floating-point operations (2 per multiply-add) of one call, or of one training step, from which a second
+ * thread pays: a join costs 0.2 us while workers spin and 10-80 us when they sleep. */
+#define TEAM_FLOPS 150000
+
+/* Bytes of activations that a thread keeps for a block of predicted rows, two layers at a time: part of L2. */
+#define PREDICT_BYTES 262144
+/* Bytes of gradient made before the update consumes it: it stays in L1 or L2 between the two. */
+#define GRADIENT_BYTES 65536
+/* Milliseconds between looks at signals (Ctrl-C). */
+#define SIGNAL_MILLISECONDS 20
+
+#endif
