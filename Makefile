@@ -1,0 +1,88 @@
+# Set-up and checks. On a machine with gcc, make and Python 3.11 or newer `make demo` and `make test` are all
+# that is needed; everything is installed into .venv. Stamps in .venv make second runs quick.
+
+# The first Python that is new enough; PYTHON=... names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$python; break; fi; done)
+
+VENV := .venv
+STAMPS := $(VENV)/stamps
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -q --disable-pip-version-check
+# Requirements stand once, in pyproject.toml: of the build, or of an extra.
+REQUIREMENTS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
+	print(*(project["project"]["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else project["build-system"]["requires"]))
+
+SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h fastnn/*.pyx fastnn/*.pxd)
+MODULES := $(basename $(wildcard fastnn/*.pyx))
+ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
+
+.PHONY: help venv build demo test test-torch lint types check-all bench clean
+
+help:
+	@echo "make demo        build, train on handwritten digits, compare with NumPy and scikit-learn"
+	@echo "make test        all tests (test-torch: those against PyTorch)"
+	@echo "make build       the compiled modules, in place; venv: only the environment"
+	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
+	@echo "make bench       all benchmarks, into benchmarks/results"
+	@echo "make check-all   sanitizers, all float32 values, aarch64, clang (needs more tools and an hour)"
+	@echo "make clean       remove what was built, and .venv"
+
+$(STAMPS)/venv:
+	@test -n "$(PYTHON)" || { echo "fastnn needs Python 3.11 or newer: none found as python3; set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/tools: pyproject.toml $(STAMPS)/venv
+	$(PIP) $$($(PY) -c '$(REQUIREMENTS)')
+	@touch $@
+
+$(STAMPS)/installed: pyproject.toml $(STAMPS)/tools
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(STAMPS)/built: $(SOURCES) $(STAMPS)/installed
+	$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+$(STAMPS)/extra-%: pyproject.toml $(STAMPS)/venv
+	$(PIP) $$($(PY) -c '$(REQUIREMENTS)' $*)
+	@touch $@
+
+venv: $(STAMPS)/tools
+
+build: $(STAMPS)/built
+
+demo: $(STAMPS)/built $(STAMPS)/extra-demo
+	$(PY) -m fastnn demo
+
+test: $(STAMPS)/built $(STAMPS)/extra-test
+	$(PY) -m pytest -q
+
+test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch
+	$(PY) -m pytest -q -m torch
+
+# The C core once more, with warnings as errors, as each instruction set compiles it.
+lint: $(STAMPS)/tools $(STAMPS)/extra-lint
+	$(PY) -m ruff check .
+	@for isa in $(ISAS); do \
+		flags=$$($(PY) -c "import setup; print(*setup.C_FLAGS, *setup.ISA_FLAGS['$$isa'])") && \
+		echo "$(CC) -Werror csrc/kernels_$$isa.c" && $(CC) $$flags -Werror -fsyntax-only -Icsrc csrc/kernels_$$isa.c || exit 1; \
+	done
+	$(CC) $$($(PY) -c "import setup; print(*setup.C_FLAGS)") -Werror -fsyntax-only -Icsrc csrc/dispatch.c csrc/threads.c
+
+types: $(STAMPS)/built $(STAMPS)/extra-lint $(STAMPS)/extra-test
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml $(subst /,.,$(MODULES))
+
+bench: $(STAMPS)/built $(STAMPS)/extra-demo
+	@for benchmark in benchmarks/bench_*.py benchmarks/profile_*.py; do echo "== $$benchmark" && $(PY) $$benchmark || exit 1; done
+
+check-all: $(STAMPS)/built $(STAMPS)/extra-test
+	PYTHON=$(abspath $(PY)) .ci/check-all
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastnn/*.so .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

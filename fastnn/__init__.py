@@ -1,0 +1,77 @@
+"""fastnn: feed-forward networks, compiled, trained and served straight from NumPy arrays.
+
+>>> import fastnn as fn
+>>> model = fn.Sequential(fn.Dense(16, activation="relu"), fn.Dense(3))
+>>> trainer = fn.Trainer(model, loss="cross_entropy", optimizer=fn.Adam(lr=1e-3), seed=0)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+from . import build_check
+
+build_check.check()  # one clear sentence before anything else can fail on a missing or stale module
+
+from . import devices, errors, ops  # noqa: E402
+from .errors import DeviceError, DivergenceError, FormatError, NotFittedError  # noqa: E402
+from .kernels import COMPILER as _COMPILER  # noqa: E402
+from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
+from .layers import Activation, Dense, Dropout  # noqa: E402
+from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
+from .network import Sequential  # noqa: E402
+from .optimizers import SGD, Adam  # noqa: E402
+from .trainer import History, Trainer  # noqa: E402
+
+__version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
+
+__all__ = [
+    "MSE",
+    "SGD",
+    "Activation",
+    "Adam",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Dense",
+    "DeviceError",
+    "DivergenceError",
+    "Dropout",
+    "FormatError",
+    "History",
+    "NotFittedError",
+    "Sequential",
+    "Trainer",
+    "__version__",
+    "get_num_threads",
+    "ops",
+    "set_num_threads",
+    "show_config",
+]
+
+
+@overload
+def show_config(mode: None = None) -> None: ...
+@overload
+def show_config(mode: Literal["dict"]) -> dict[str, Any]: ...
+def show_config(mode: str | None = None) -> dict[str, Any] | None:
+    """Print what this fastnn is and runs on; with mode="dict" return it instead.
+
+    Keys: version, isa (instruction set in use), isa_available, num_threads (that a call may use),
+    threads_started (worker threads that exist now), compiler, devices.
+    """
+    if mode is not None:
+        errors.choice("mode", mode, ["dict"])
+    config = {
+        "version": __version__,
+        "isa": isa(),
+        "isa_available": isa_available(),
+        "num_threads": get_num_threads(),
+        "threads_started": threads_started(),
+        "compiler": _COMPILER,
+        "devices": devices.available(),
+    }
+    if mode == "dict":
+        return config
+    for key, value in config.items():
+        print(f"{key:<16}{', '.join(value) if isinstance(value, tuple) else value}")
+    return None

@@ -1,0 +1,272 @@
+"""The demonstration: a network for handwritten digits, beside the same one in NumPy and in scikit-learn.
+
+`NumpyNetwork` is what a careful hand writes with NumPy alone; the benchmarks compare with it too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layers import Dense
+from .network import Sequential
+from .optimizers import SGD
+from .trainer import Trainer
+
+__all__ = ["NumpyNetwork", "run", "uncap_blas"]
+
+Array = NDArray[Any]
+
+# Settings that keep OpenBLAS from using the whole machine: NumPy would be compared at half speed.
+BLAS_CAPS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+HIDDEN = 128
+LR, MOMENTUM = 0.05, 0.9
+BATCH_SIZE = 32
+
+
+def uncap_blas(command: Sequence[str]) -> None:
+    """Start this process anew without the caps on OpenBLAS, which reads them when it is loaded.
+
+    `command` is what follows the name of the interpreter. Returns where no cap is set.
+    """
+    if any(name in os.environ for name in BLAS_CAPS):
+        environment = {name: value for name, value in os.environ.items() if name not in BLAS_CAPS}
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *command], environment)
+
+
+class NumpyNetwork:
+    """Dense layers with ReLU between them, trained in place: no array is made in a step.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Columns of x, units of each layer.
+    loss : "cross_entropy" or "mse"
+        As in fastnn: labels (n,), or values (n, n_out) and the mean over rows and outputs.
+    batch : int
+        Rows of every batch.
+    lr, momentum : float
+        SGD as in PyTorch.
+
+    Attributes
+    ----------
+    parameters : ndarray
+        Flat, laid out as `Sequential.parameters`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        loss: str,
+        batch: int,
+        lr: float,
+        momentum: float = 0.0,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.loss, self.batch, self.lr, self.momentum = loss, batch, lr, momentum
+        pairs = list(itertools.pairwise(sizes))
+        n_parameters = sum(n_in * n_out + n_out for n_in, n_out in pairs)
+        self.parameters = np.zeros(n_parameters, dtype)
+        self._gradient = np.zeros(n_parameters, dtype)
+        self._velocity = np.zeros(n_parameters, dtype)
+        self._weights = _views(self.parameters, pairs)
+        self._gradients = _views(self._gradient, pairs)
+        self._x = np.empty((batch, sizes[0]), dtype)
+        self._labels = np.empty(batch, np.int64)
+        self._y = np.empty((batch, sizes[-1]), dtype)
+        self._a = [np.empty((batch, n_out), dtype) for _, n_out in pairs]
+        self._dz = [np.empty((batch, n_out), dtype) for _, n_out in pairs]
+        self._positive = [np.empty((batch, n_out), bool) for _, n_out in pairs[:-1]]
+        self._column = np.empty((batch, 1), dtype)
+        self._ones = np.ones(batch, dtype)
+        self._row_starts = np.arange(batch) * sizes[-1]
+
+    def run(self, x: Array, y: Array, order: Array) -> float:
+        """One step for each row of `order`; gives the mean loss, as `Trainer.run` does."""
+        total = 0.0
+        labels = self.loss == "cross_entropy"
+        for rows in order:
+            # mode="clip" lets take write into `out` without a buffer between.
+            np.take(x, rows, axis=0, out=self._x, mode="clip")
+            np.take(y, rows, axis=0, out=self._labels if labels else self._y, mode="clip")
+            self._forward()
+            total += self._cross_entropy() if labels else self._mse()
+            self._backward()
+            self._update()
+        return total / len(order)
+
+    def _forward(self) -> None:
+        a = self._x
+        last = len(self._a) - 1
+        for i, (w, b) in enumerate(self._weights):
+            z = self._a[i]
+            np.matmul(a, w, out=z)
+            np.add(z, b, out=z)
+            if i < last:
+                np.maximum(z, 0, out=z)
+            a = z
+
+    def _cross_entropy(self) -> float:
+        """Mean loss; the gradient at the logits goes to the last dz."""
+        z, dz, column = self._a[-1], self._dz[-1], self._column
+        at_label = self._row_starts + self._labels
+        np.max(z, axis=1, keepdims=True, out=column)
+        np.subtract(z, column, out=z)
+        chosen = float(z.ravel()[at_label].sum())
+        np.exp(z, out=dz)
+        np.sum(dz, axis=1, keepdims=True, out=column)
+        np.divide(dz, column, out=dz)
+        dz.ravel()[at_label] -= 1
+        np.multiply(dz, 1 / self.batch, out=dz)
+        np.log(column, out=column)
+        return (float(column.sum()) - chosen) / self.batch
+
+    def _mse(self) -> float:
+        z, dz = self._a[-1], self._dz[-1]
+        np.subtract(z, self._y, out=dz)
+        loss = float(np.vdot(dz, dz)) / dz.size
+        np.multiply(dz, 2 / dz.size, out=dz)
+        return loss
+
+    def _backward(self) -> None:
+        for i in range(len(self._a) - 1, -1, -1):
+            dz = self._dz[i]
+            dw, db = self._gradients[i]
+            below = self._a[i - 1] if i else self._x
+            np.matmul(below.T, dz, out=dw)
+            np.matmul(self._ones, dz, out=db)  # faster than a sum over rows
+            if i:
+                np.matmul(dz, self._weights[i][0].T, out=self._dz[i - 1])
+                np.greater(below, 0, out=self._positive[i - 1])
+                np.multiply(self._dz[i - 1], self._positive[i - 1], out=self._dz[i - 1])
+
+    def _update(self) -> None:
+        step = self._gradient
+        if self.momentum:
+            step = self._velocity
+            np.multiply(step, self.momentum, out=step)
+            np.add(step, self._gradient, out=step)
+        np.multiply(step, self.lr, out=self._gradient)
+        np.subtract(self.parameters, self._gradient, out=self.parameters)
+
+    def predict(self, x: Array) -> Array:
+        """What the last layer gives, for exactly `batch` rows; the result is overwritten by the next call."""
+        a, last = x, len(self._a) - 1
+        for i, (w, b) in enumerate(self._weights):
+            z = self._a[i]
+            np.matmul(a, w, out=z)
+            np.add(z, b, out=z)
+            if i < last:
+                np.maximum(z, 0, out=z)
+            a = z
+        return a
+
+
+def _views(block: Array, pairs: list[tuple[int, int]]) -> list[tuple[Array, Array]]:
+    """Weight and bias of each layer as views of a flat block."""
+    views, at = [], 0
+    for n_in, n_out in pairs:
+        w = block[at : at + n_in * n_out].reshape(n_in, n_out)
+        at += n_in * n_out
+        views.append((w, block[at : at + n_out]))
+        at += n_out
+    return views
+
+
+def _digits() -> tuple[Array, Array, Array, Array]:
+    """scikit-learn's 1797 images, pixels in 0 .. 1: rows to train on and a stratified quarter to test on."""
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError('the demo needs scikit-learn: run "python -m pip install scikit-learn"') from error
+
+    images, labels = load_digits(return_X_y=True)
+    x, x_test, y, y_test = train_test_split(
+        (images / 16).astype(np.float32),
+        labels.astype(np.int64),
+        test_size=0.25,
+        random_state=0,
+        stratify=labels,
+    )
+    return np.ascontiguousarray(x), np.ascontiguousarray(x_test), y, y_test
+
+
+def _epoch_times(epochs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median seconds of an epoch of each, with the better number of BLAS threads: one, or all cores.
+
+    Epochs of all are taken in turn until the time is over.
+    """
+    from threadpoolctl import ThreadpoolController  # scikit-learn brings it
+
+    blas = ThreadpoolController().select(user_api="blas")
+    turns = [(name, threads) for name in epochs for threads in (1, None)]
+    taken: dict[tuple[str, int | None], list[float]] = {turn: [] for turn in turns}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken[turns[0]]) < 5:
+        for name, threads in turns:
+            with blas.limit(limits=threads):
+                epochs[name]()  # wakes threads, fills caches
+                start = time.perf_counter()
+                epochs[name]()
+                taken[name, threads].append(time.perf_counter() - start)
+    return {name: min(statistics.median(taken[name, threads]) for threads in (1, None)) for name in epochs}
+
+
+def run(epochs: int = 30, seconds: float = 5.0) -> float:
+    """Train on the digits, print loss and times, and give the accuracy on the test rows."""
+    import warnings
+
+    x, x_test, y, y_test = _digits()
+    model = Sequential(Dense(HIDDEN, activation="relu"), Dense(10))
+    trainer = Trainer(model, loss="cross_entropy", optimizer=SGD(lr=LR, momentum=MOMENTUM), seed=0)
+    print(f"digits: {len(x)} images to train on, {len(x_test)} to test on, {x.shape[1]} pixels each")
+    start = time.perf_counter()
+    for epoch in range(1, epochs + 1):
+        loss = trainer.fit(x, y, epochs=1, batch_size=BATCH_SIZE, progress=False)["loss"][-1]
+        print(f"epoch {epoch:3d}/{epochs}  loss {loss:.5f}")
+    elapsed = time.perf_counter() - start
+    accuracy = float(np.mean(model.predict(x_test).argmax(axis=1) == y_test))
+    print(f"test accuracy {100 * accuracy:.2f} % after {epochs} epochs in {1000 * elapsed:.0f} ms\n")
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    # NumPy takes whole batches alone, so that all three do the same steps.
+    steps = len(x) // BATCH_SIZE
+    x, y = x[: steps * BATCH_SIZE], y[: steps * BATCH_SIZE]
+    network = NumpyNetwork(
+        [x.shape[1], HIDDEN, 10], loss="cross_entropy", batch=BATCH_SIZE, lr=LR, momentum=MOMENTUM
+    )
+    network.parameters[:] = model.parameters
+    random = np.random.default_rng(0)
+    peer = MLPClassifier(
+        (HIDDEN,), solver="sgd", alpha=0, batch_size=BATCH_SIZE, learning_rate_init=LR, momentum=MOMENTUM,
+        nesterovs_momentum=False, random_state=0,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        times = _epoch_times(
+            {
+                "fastnn": lambda: trainer.fit(x, y, epochs=1, batch_size=BATCH_SIZE, progress=False),
+                "NumPy, in place": lambda: network.run(x, y, random.permutation(len(x)).reshape(steps, -1)),
+                "scikit-learn": lambda: peer.partial_fit(x, y, classes=np.arange(10)),
+            },
+            seconds,
+        )
+    fastest = times["fastnn"]
+    print(f"one epoch of {steps} steps, {x.shape[1]}-{HIDDEN}-10, batch {BATCH_SIZE}, median of turns:")
+    for name, median in times.items():
+        print(f"  {name:<16} {1000 * median:9.3f} ms   {median / fastest:6.1f} x")
+    return accuracy

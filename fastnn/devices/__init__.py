@@ -1,0 +1,87 @@
+"""Devices: each compiles the steps of a network into a program with the face below.
+
+``"cpu"`` is the compiled program, ``"numpy"`` the array program: the reference that compiled results are
+compared with. The trainer does not know which one it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import errors
+from ..layers import Step
+from ..optimizers import Optimizer
+from . import arrays, cpu
+
+__all__ = ["Program", "available", "check", "make"]
+
+Array = NDArray[Any]
+
+
+class Program(Protocol):
+    """What a device offers. Arrays have passed the door: see `fastnn.errors`."""
+
+    step: int
+    """Optimizer steps done; may be set."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was compiled."""
+
+    @property
+    def state(self) -> Array:
+        """Optimizer state (n_states, n_parameters), writable."""
+
+    def run(
+        self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
+    ) -> tuple[float, float]:
+        """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
+
+    def gradient(
+        self, x: Array, y: Array, sample_weight: Array | None = None, dropout_step: int | None = None
+    ) -> tuple[float, Array]:
+        """Mean loss and its flat gradient, all rows being one batch; no dropout unless a step is named."""
+
+    def loss(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
+        """Mean loss without dropout."""
+
+    def predict(self, x: Array, out: Array) -> Array:
+        """Fill out (rows, n_out) with what the last layer gives, and return it."""
+
+
+_MAKERS: dict[str, Callable[..., Program]] = {"cpu": cpu.make, "numpy": arrays.make}
+
+
+def available() -> tuple[str, ...]:
+    """Names of the devices that can be used here."""
+    return tuple(_MAKERS)
+
+
+def check(device: object) -> str:
+    """The name of a device, if this version has it.
+
+    Raises
+    ------
+    DeviceError
+        For a GPU: there is none in this version, and an explicit device never falls back.
+    """
+    if isinstance(device, str) and (device == "cuda" or device.startswith("cuda:")):
+        raise errors.DeviceError(f"device {device!r} is not in this version; it has {', '.join(_MAKERS)}")
+    return errors.choice("device", device, _MAKERS)
+
+
+def make(
+    device: str,
+    steps: tuple[Step, ...],
+    parameters: Array,
+    *,
+    loss: str | None = None,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+) -> Program:
+    """The program of a network on a device; it trains the flat block `parameters` in place."""
+    return _MAKERS[check(device)](steps, parameters, loss=loss, optimizer=optimizer, seed=seed)

@@ -1,0 +1,427 @@
+"""The array program: a network as plain array code, written once over an array module `xp`.
+
+With NumPy it is the reference that every compiled result is compared with, and the baseline of the
+benchmarks: so it is plain, but allocates nothing large in a step and works in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..errors import DivergenceError
+from ..layers import Step, n_parameters
+from ..optimizers import SGD, Adam, Optimizer
+
+__all__ = ["ACTIVATIONS", "LOSSES", "OPTIMIZERS", "ArrayProgram", "dropout_mask", "make", "philox"]
+
+Array = NDArray[Any]
+
+# ---------------------------------------------------------------- activations
+
+# name: f, which changes z into a = f(z); and backward, which changes da into dz, given a = f(z).
+# np.maximum and the like hand NaN on.
+
+
+def _identity(xp: Any, z: Array) -> None:
+    pass
+
+
+def _identity_backward(xp: Any, a: Array, da: Array) -> None:
+    pass
+
+
+def _relu(xp: Any, z: Array) -> None:
+    xp.maximum(z, 0, out=z)
+
+
+def _relu_backward(xp: Any, a: Array, da: Array) -> None:
+    xp.copyto(da, 0, where=a <= 0)
+
+
+def _leaky_relu(xp: Any, z: Array) -> None:
+    xp.maximum(z, 0.01 * z, out=z)
+
+
+def _leaky_relu_backward(xp: Any, a: Array, da: Array) -> None:
+    xp.multiply(da, 0.01, out=da, where=a <= 0)
+
+
+def _sigmoid(xp: Any, z: Array) -> None:
+    e = xp.exp(-xp.abs(z))  # never overflows
+    xp.divide(xp.where(z < 0, e, 1), e + 1, out=z)
+
+
+def _sigmoid_backward(xp: Any, a: Array, da: Array) -> None:
+    da *= a * (1 - a)
+
+
+def _tanh(xp: Any, z: Array) -> None:
+    xp.tanh(z, out=z)
+
+
+def _tanh_backward(xp: Any, a: Array, da: Array) -> None:
+    da *= 1 - a * a
+
+
+def _softmax(xp: Any, z: Array) -> None:
+    z -= z.max(axis=1, keepdims=True)
+    xp.exp(z, out=z)
+    z /= z.sum(axis=1, keepdims=True)
+
+
+def _softmax_backward(xp: Any, a: Array, da: Array) -> None:
+    da -= (da * a).sum(axis=1, keepdims=True)
+    da *= a
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Any, Array], None], Callable[[Any, Array, Array], None]]] = {
+    "identity": (_identity, _identity_backward),
+    "relu": (_relu, _relu_backward),
+    "leaky_relu": (_leaky_relu, _leaky_relu_backward),
+    "sigmoid": (_sigmoid, _sigmoid_backward),
+    "tanh": (_tanh, _tanh_backward),
+    "softmax": (_softmax, _softmax_backward),
+}
+
+# ---------------------------------------------------------------- losses
+
+# name: (z, y, dz) -> loss of each row; dz is filled with the gradient of each row's own loss.
+
+
+def _cross_entropy(xp: Any, z: Array, y: Array, dz: Array) -> Array:
+    rows = xp.arange(len(z))
+    xp.subtract(z, z.max(axis=1, keepdims=True), out=dz)
+    at_label = dz[rows, y]
+    xp.exp(dz, out=dz)
+    total = dz.sum(axis=1)
+    dz /= total[:, None]
+    dz[rows, y] -= 1
+    loss: Array = xp.log(total) - at_label
+    return loss
+
+
+def _binary_cross_entropy(xp: Any, z: Array, y: Array, dz: Array) -> Array:
+    # log(1 + exp(z)) - y z, with the exponential of -|z| alone
+    loss: Array = (xp.maximum(z, 0) - z * y + xp.log1p(xp.exp(-xp.abs(z)))).mean(axis=1)
+    dz[...] = z
+    _sigmoid(xp, dz)
+    dz -= y
+    dz /= z.shape[1]
+    return loss
+
+
+def _mse(xp: Any, z: Array, y: Array, dz: Array) -> Array:
+    xp.subtract(z, y, out=dz)
+    loss: Array = (dz * dz).mean(axis=1)
+    dz *= 2 / z.shape[1]
+    return loss
+
+
+LOSSES: dict[str, Callable[[Any, Array, Array, Array], Array]] = {
+    "cross_entropy": _cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
+    "mse": _mse,
+}
+
+# ---------------------------------------------------------------- optimizers
+
+# name: one step in place; g may be changed too, lr is the step's rate, t counts steps from 1.
+
+
+def _sgd(xp: Any, o: SGD, w: Array, g: Array, state: Array, lr: float, t: int) -> None:
+    if o.weight_decay:
+        g += o.weight_decay * w
+    if o.momentum:
+        v = state[0]
+        v *= o.momentum
+        v += g
+        if o.nesterov:
+            g += o.momentum * v
+        else:
+            g[...] = v
+    g *= lr
+    w -= g
+
+
+def _adam(xp: Any, o: Adam, w: Array, g: Array, state: Array, lr: float, t: int) -> None:
+    (beta1, beta2), (m, v) = o.betas, state
+    if o.weight_decay:
+        g += o.weight_decay * w
+    toward = g - m
+    toward *= 1 - beta1
+    m += toward
+    g *= g
+    g *= 1 - beta2
+    v *= beta2
+    v += g
+    xp.sqrt(v, out=g)
+    g *= 1 / (1 - beta2**t) ** 0.5
+    g += o.eps
+    xp.divide(m, g, out=g)
+    g *= lr / (1 - beta1**t)
+    w -= g
+
+
+OPTIMIZERS: dict[str, Callable[..., None]] = {"sgd": _sgd, "adam": _adam}
+
+# ---------------------------------------------------------------- random numbers
+
+_LOW = 0xFFFFFFFF
+
+
+def philox(
+    xp: Any, counter: tuple[Array | int, Array | int, Array | int, Array | int], seed: int
+) -> tuple[Array, ...]:
+    """Four words (as uint64 arrays) of Philox4x32-10 for each counter; Salmon et al. (2011).
+
+    The four counter words are broadcast against each other.
+    """
+    # One axis at least: NumPy 1 turns uint64 scalars and Python integers into floats.
+    words = (xp.atleast_1d(xp.asarray(word, dtype=xp.uint64)) for word in counter)
+    c0, c1, c2, c3 = xp.broadcast_arrays(*words)
+    k0, k1 = seed & _LOW, seed >> 32
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # 32 x 32 bits: fits 64
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
+    return c0, c1, c2, c3
+
+
+def dropout_mask(
+    xp: Any, seed: int, step: int, layer: int, rate: float, mask: Array, first_row: int = 0
+) -> None:
+    """Fill mask (rows, columns) with 0 or 1/(1-rate), a function of (seed, step, layer, row, column)."""
+    n_rows, n_columns = mask.shape
+    rows = xp.arange(first_row, first_row + n_rows, dtype=xp.uint64)[:, None]
+    blocks = xp.arange(-(-n_columns // 4), dtype=xp.uint64)
+    tag = (layer & 0xFFFF) | (step >> 32 & 0xFFF) << 16  # stream 0
+    words = xp.stack(philox(xp, (blocks, rows, step & _LOW, tag), seed), axis=-1)
+    words = words.reshape(n_rows, 4 * len(blocks))[:, :n_columns]
+    threshold = min(int(rate * 2**32 + 0.5), _LOW)
+    xp.multiply(words >= threshold, mask.dtype.type(1 / (1 - rate)), out=mask)
+
+
+# ---------------------------------------------------------------- the program
+
+# Rows that are predicted at once: large enough for the products to be at speed, small enough that the
+# numbers between two layers stay in the second-level cache of most machines.
+_PREDICT_ROWS = 1024
+
+
+class _Workspace:
+    """Arrays of one batch size: what each step gives, its gradient, and masks."""
+
+    def __init__(self, xp: Any, steps: tuple[Step, ...], n_rows: int, dtype: Any) -> None:
+        n_out = steps[-1].n_out
+        self.x = xp.empty((n_rows, steps[0].n_in), dtype)
+        self.outputs = [xp.empty((n_rows, s.n_out), dtype) for s in steps]
+        both = list(zip(steps, self.outputs, strict=True))
+        self.gradients = [xp.empty((n_rows, s.n_in), dtype) for s in steps]
+        self.masks: list[Any] = [xp.empty_like(a) if s.kind == "dropout" else None for s, a in both]
+        self.dz = xp.empty((n_rows, n_out), dtype)
+
+
+class ArrayProgram:
+    """A network as array code; the face of `fastnn.devices.Program`.
+
+    Parameters
+    ----------
+    steps : tuple of Step
+    parameters : ndarray (n,)
+        The flat block, trained in place; elements after the last parameter are left alone.
+    loss : str, optional
+        Name of the loss; None where the program only predicts.
+    optimizer : SGD or Adam, optional
+    seed : int
+        Key of the dropout masks.
+    xp : module
+        NumPy, or a module with its face.
+    """
+
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        parameters: Array,
+        *,
+        loss: str | None = None,
+        optimizer: Optimizer | None = None,
+        seed: int = 0,
+        xp: Any = np,
+    ) -> None:
+        self.xp = xp
+        self.steps = steps
+        self.step = 0
+        self._parameters = parameters = parameters[: n_parameters(steps)]
+        self._loss = LOSSES[loss] if loss is not None else None
+        self._optimizer = optimizer
+        self._seed = seed
+        n_states = kernels.OPTIMIZERS[optimizer.name] if optimizer is not None else 0
+        if isinstance(optimizer, SGD) and not optimizer.momentum:
+            n_states = 0
+        self.state: Array = xp.zeros((n_states, len(parameters)), parameters.dtype)
+        self._gradient: Array = xp.zeros_like(parameters)
+        self._views = self._split(parameters)
+        self._gradient_views = self._split(self._gradient)
+        self._spaces: dict[int, _Workspace] = {}
+        # Nothing below the first weights needs a gradient.
+        self._first = next((i for i, s in enumerate(steps) if s.kind == "dense"), len(steps))
+
+    def _split(self, block: Array) -> list[tuple[Any, Any]]:
+        """Weight and bias of each step as views of a flat block, None where there are none."""
+        views: list[tuple[Any, Any]] = []
+        for s in self.steps:
+            w = (
+                block[s.weight : s.weight + s.n_in * s.n_out].reshape(s.n_in, s.n_out)
+                if s.weight >= 0
+                else None
+            )
+            views.append((w, block[s.bias : s.bias + s.n_out] if s.bias >= 0 else None))
+        return views
+
+    def _space(self, n_rows: int) -> _Workspace:
+        """The arrays for a batch size; the two last used are kept (whole batches and the ragged rest)."""
+        space = self._spaces.pop(n_rows, None) or _Workspace(
+            self.xp, self.steps, n_rows, self._parameters.dtype
+        )
+        while len(self._spaces) > 1:
+            del self._spaces[next(iter(self._spaces))]
+        self._spaces[n_rows] = space
+        return space
+
+    def _forward(self, x: Array, space: _Workspace, dropout_step: int | None) -> Array:
+        """What the last step gives; all outputs stay in the workspace. Dropout is off for None."""
+        xp, a = self.xp, x
+        for i, (s, (w, b)) in enumerate(zip(self.steps, self._views, strict=True)):
+            out = space.outputs[i]
+            if s.kind == "dense":
+                xp.matmul(a, w, out=out)
+                if b is not None:
+                    out += b
+                ACTIVATIONS[s.activation][0](xp, out)
+            elif s.kind == "activation":
+                out[...] = a
+                ACTIVATIONS[s.activation][0](xp, out)
+            elif dropout_step is None:
+                out[...] = a
+            else:
+                dropout_mask(xp, self._seed, dropout_step, s.layer, s.rate, space.masks[i])
+                xp.multiply(a, space.masks[i], out=out)
+            a = out
+        return a
+
+    def _backward(self, x: Array, space: _Workspace, dropout: bool) -> None:
+        """Fill the flat gradient from space.dz, the gradient of what the last step gives; changes it."""
+        xp, da = self.xp, space.dz
+        for i in range(len(self.steps) - 1, self._first - 1, -1):
+            s, (w, _), (dw, db) = self.steps[i], self._views[i], self._gradient_views[i]
+            if s.kind == "dropout":
+                if dropout:
+                    da *= space.masks[i]
+                continue
+            ACTIVATIONS[s.activation][1](xp, space.outputs[i], da)
+            if s.kind == "dense":
+                xp.matmul((space.outputs[i - 1] if i else x).T, da, out=dw)
+                if db is not None:
+                    xp.sum(da, axis=0, out=db)
+                if i > self._first:
+                    da = xp.matmul(da, w.T, out=space.gradients[i])
+
+    def _losses(self, x: Array, y: Array, space: _Workspace, dropout_step: int | None) -> Array:
+        """Loss of each row, float64, and space.dz its gradient at what the last step gives."""
+        assert self._loss is not None
+        z = self._forward(x, space, dropout_step)
+        losses: Array = self._loss(self.xp, z, y, space.dz).astype(np.float64)
+        if not bool(self.xp.isfinite(losses).all()):  # of rows without weight too
+            raise DivergenceError(layer=self._first_not_finite(x, space))
+        return losses
+
+    def _first_not_finite(self, x: Array, space: _Workspace) -> int | None:
+        """Layer whose output is the first with a NaN or Inf; -1 for x; None for none."""
+        if not bool(self.xp.isfinite(x).all()):
+            return -1
+        outputs = zip(self.steps, space.outputs, strict=True)
+        return next((s.layer for s, out in outputs if not bool(self.xp.isfinite(out).all())), None)
+
+    def _batch(
+        self, x: Array, y: Array, weight: Array | None, dropout_step: int | None
+    ) -> tuple[float, float]:
+        """Forward, loss and backward of one batch: sums of weight * loss and of weights."""
+        space = self._space(len(x))
+        losses = self._losses(x, y, space, dropout_step)
+        if weight is None:
+            space.dz *= 1 / len(x)
+            self._backward(x, space, dropout_step is not None)
+            return float(losses.sum()), float(len(x))
+        total = float(weight.sum())
+        if total == 0.0:
+            self._gradient[...] = 0
+            return 0.0, 0.0
+        space.dz *= (weight / total).astype(space.dz.dtype)[:, None]
+        self._backward(x, space, dropout_step is not None)
+        return float((weight * losses).sum()), total
+
+    def run(
+        self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
+    ) -> tuple[float, float]:
+        """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
+        o, w, g = self._optimizer, self._parameters, self._gradient
+        assert o is not None
+        loss_sum = weight_sum = 0.0
+        # A loss that overflows is an answer here, not an accident: it is looked at in _losses.
+        with np.errstate(all="ignore"):
+            for i, rows in enumerate(order):
+                batch = self._space(len(rows)).x
+                # Row numbers are judged already, and mode="raise" would go through a second buffer.
+                self.xp.take(x, rows, axis=0, out=batch, mode="clip")
+                weight = None if sample_weight is None else sample_weight[rows]
+                try:
+                    loss, total = self._batch(batch, y[rows], weight, self.step)
+                except DivergenceError as error:
+                    error.step_in_call, error.loss_sum, error.weight_sum = i, loss_sum, weight_sum
+                    raise
+                OPTIMIZERS[o.name](self.xp, o, w, g, self.state, float(rates[i]), self.step + 1)
+                self.step += 1
+                loss_sum += loss
+                weight_sum += total
+        return loss_sum, weight_sum
+
+    def gradient(
+        self, x: Array, y: Array, sample_weight: Array | None = None, dropout_step: int | None = None
+    ) -> tuple[float, Array]:
+        """Mean loss and its flat gradient, all rows being one batch; no dropout unless a step is named."""
+        with np.errstate(all="ignore"):
+            loss_sum, weight_sum = self._batch(x, y, sample_weight, dropout_step)
+        self._spaces.clear()  # all rows at once may be large
+        return (loss_sum / weight_sum if weight_sum else 0.0), self._gradient.copy()
+
+    def loss(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
+        """Mean loss of all rows without dropout."""
+        with np.errstate(all="ignore"):
+            losses = self._losses(x, y, self._space(len(x)), None)
+        self._spaces.clear()
+        return float(np.average(losses, weights=sample_weight))
+
+    def predict(self, x: Array, out: Array) -> Array:
+        """Fill out (rows, n_out) with what the last layer gives, and return it."""
+        with np.errstate(all="ignore"):
+            for first in range(0, len(x), _PREDICT_ROWS):
+                rows = x[first : first + _PREDICT_ROWS]
+                out[first : first + len(rows)] = self._forward(rows, self._space(len(rows)), None)
+        return out
+
+
+def make(
+    steps: tuple[Step, ...],
+    parameters: Array,
+    *,
+    loss: str | None = None,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+) -> ArrayProgram:
+    """The array program of a network with NumPy."""
+    return ArrayProgram(steps, parameters, loss=loss, optimizer=optimizer, seed=seed)

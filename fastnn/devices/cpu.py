@@ -1,0 +1,25 @@
+"""The CPU: compiled kernels and the compiled program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..layers import Step
+from ..optimizers import Optimizer
+from ..program import Program
+
+__all__ = ["make"]
+
+
+def make(
+    steps: tuple[Step, ...],
+    parameters: NDArray[Any],
+    *,
+    loss: str | None = None,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+) -> Program:
+    """The compiled program of a network."""
+    return Program(steps, parameters, loss=loss, optimizer=optimizer, seed=seed)

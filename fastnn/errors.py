@@ -1,0 +1,412 @@
+"""The exceptions, and the one door that judges arrays and numbers.
+
+Every public call passes its arguments through the functions below once; what is behind the door
+(programs, kernels) trusts them. A message names the argument, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# ---------------------------------------------------------------- exceptions
+
+
+class NotFittedError(ValueError, AttributeError):
+    """A model is used before it has parameters.
+
+    Where scikit-learn is loaded, what is raised is also a ``sklearn.exceptions.NotFittedError``, so
+    that code written for scikit-learn catches it; scikit-learn is never imported for it.
+    """
+
+    def __new__(cls, *args: object) -> NotFittedError:
+        """Choose the class when the error is made: whoever catches scikit-learn's has loaded it by then."""
+        if cls is NotFittedError:
+            cls = _with_sklearn()
+        return super().__new__(cls, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the plain class: the reader may have no scikit-learn."""
+        return NotFittedError, self.args, self.__dict__ or None
+
+
+_sklearn_class: type[NotFittedError] | None = None
+
+
+def _with_sklearn() -> type[NotFittedError]:
+    """Our class, or where scikit-learn is loaded the one that is both."""
+    global _sklearn_class
+    theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
+    if theirs is None:
+        return NotFittedError
+    if _sklearn_class is None:
+        attributes = {"__module__": __name__, "__doc__": NotFittedError.__doc__}
+        _sklearn_class = type("NotFittedError", (NotFittedError, theirs), attributes)
+    return _sklearn_class
+
+
+class DeviceError(RuntimeError):
+    """A device was asked for that this machine or this version has not."""
+
+
+class FormatError(ValueError):
+    """A model file is broken or is no model file."""
+
+
+class DivergenceError(FloatingPointError):
+    """The loss of a batch is not finite; parameters and optimizer state are as before that step.
+
+    Attributes
+    ----------
+    step_in_call : int
+        Steps of the same call that were done before (so: the row of `order`).
+    layer : int or None
+        First layer whose output is not finite; -1 is the input itself, None where all layers are
+        finite and the loss alone is not.
+    loss_sum, weight_sum : float
+        Sums over the steps before.
+    epoch, batch : int or None
+        Where `fit` was, both counted from 1.
+    step : int or None
+        Steps that the trainer had done before, over all calls.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        step_in_call: int = 0,
+        layer: int | None = None,
+        loss_sum: float = 0.0,
+        weight_sum: float = 0.0,
+        epoch: int | None = None,
+        batch: int | None = None,
+        step: int | None = None,
+    ) -> None:
+        super().__init__(
+            message or f"the loss is not finite (step {step_in_call} of the call, layer {layer})"
+        )
+        self.step_in_call = step_in_call
+        self.layer = layer
+        self.loss_sum = loss_sum
+        self.weight_sum = weight_sum
+        self.epoch = epoch
+        self.batch = batch
+        self.step = step
+
+
+# ---------------------------------------------------------------- names and numbers
+
+
+def choice(argument: str, value: object, names: Iterable[str]) -> str:
+    """The name, if it is one of `names`; the error proposes the nearest."""
+    known = list(names)
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be a name ({', '.join(known)}), got {value!r}")
+    if value not in known:
+        unknown(argument, value, known)
+    return value
+
+
+def unknown(argument: str, value: str, known: list[str]) -> NoReturn:
+    """Raise the error of a name that is not known."""
+    import difflib  # 2 ms that only mistakes pay
+
+    near = difflib.get_close_matches(value.lower(), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}{hint}")
+
+
+def integer(argument: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
+    """A whole number as int; bools and floats are none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Integral, np.integer)):
+        raise TypeError(f"{argument} must be an integer, got {value!r}")
+    number = operator.index(value)
+    if number < minimum or (maximum is not None and number > maximum):
+        bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"{argument} must be {bound}, got {number}")
+    return number
+
+
+def seed(argument: str, value: object) -> int:
+    """A seed: an integer of 64 bits."""
+    return integer(argument, value, 0, 2**64 - 1)
+
+
+def real(argument: str, value: object, minimum: float = 0.0, below: float = math.inf) -> float:
+    """A finite number with minimum <= value < below as float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    number = float(value)
+    if not minimum <= number < below:  # NaN compares false, so it ends here too
+        limit = "finite" if below == math.inf else f"below {below:g}"
+        raise ValueError(f"{argument} must be at least {minimum:g} and {limit}, got {value!r}")
+    return number
+
+
+def flag(argument: str, value: object) -> bool:
+    """True or False; numbers and strings are none."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def real_dtype(argument: str, value: Any) -> np.dtype[Any]:
+    """float32 or float64 in native byte order."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{argument} must be 'float32' or 'float64', got {value!r}") from None
+    if value is None or dtype.name not in ("float32", "float64") or not dtype.isnative:
+        raise ValueError(f"{argument} must be 'float32' or 'float64', got {value!r}")
+    return dtype
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def array(argument: str, value: Any, kind: str = "real numbers", hint: str = "") -> Array:
+    """An ndarray of bools, integers or real floats: what `value` holds, not yet converted."""
+    if hasattr(value, "toarray"):
+        raise TypeError(
+            f"{argument} must be a dense array, got {type(value).__name__}; pass {argument}.toarray()"
+        )
+    try:
+        found: Array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{argument} must be an array of one shape: {error}") from None
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"{argument} must hold {kind}, got dtype {found.dtype}{hint}")
+    return found
+
+
+def cast(argument: str, found: Array, dtype: np.dtype[Any]) -> Array:
+    """`found` as dtype, native and aligned; itself where it is that already."""
+    if found.dtype == dtype and found.dtype.isnative and found.flags.aligned:
+        return found
+    # The conversion itself reports overflow, so no second look at the values is needed.
+    with np.errstate(over="raise"):
+        try:
+            return np.require(found, dtype, ["A"])
+        except FloatingPointError:
+            raise ValueError(
+                f"{argument} has values too large for {dtype}; scale them or use float64"
+            ) from None
+
+
+def rows(found: Array) -> Array:
+    """A 2-D array whose rows lie whole in memory, in order: itself where they do, else a copy.
+
+    Any row stride of whole elements passes (a slice of columns, padded rows, a broadcast row).
+    """
+    row, column = found.strides
+    if found.shape[1] == 1:
+        column = found.itemsize  # never stepped; x[:, None] has 0
+    if column == found.itemsize and row >= 0 and row % found.itemsize == 0:
+        return found
+    return np.ascontiguousarray(found)
+
+
+def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
+    """A matrix (rows, n_columns) of dtype with unit column stride; not copied where it is one already.
+
+    Parameters
+    ----------
+    n_columns : int or None
+        None takes any number from one on.
+    """
+    found = array(argument, value)
+    if found.ndim != 2:
+        want = "columns" if n_columns is None else str(n_columns)
+        hint = (
+            f"; {argument}.reshape(1, -1) makes one row of it, .reshape(-1, 1) one column"
+            if found.ndim == 1
+            else ""
+        )
+        raise ValueError(f"{argument} must be 2-D (rows, {want}), got shape {found.shape}{hint}")
+    if n_columns is not None and found.shape[1] != n_columns:
+        plural = "" if n_columns == 1 else "s"
+        raise ValueError(f"{argument} must have {n_columns} column{plural}, got shape {found.shape}")
+    if found.shape[1] == 0:
+        raise ValueError(f"{argument} must have at least one column, got shape {found.shape}")
+    return rows(cast(argument, found, dtype))
+
+
+def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | None = None) -> Array:
+    """Labels 0 .. n_out-1 as int64 (n_rows,), C-contiguous.
+
+    Parameters
+    ----------
+    order : ndarray, optional
+        Row numbers: only these labels are looked at.
+    """
+    names = f"; np.unique({argument}, return_inverse=True)[1] numbers the classes"
+    found = array(argument, value, f"integer labels from 0 to {n_out - 1}", names)
+    if found.dtype.kind == "f":
+        raise TypeError(
+            f"{argument} must hold integer labels, got dtype {found.dtype}; use {argument}.astype(int)"
+        )
+    if found.shape == (n_rows, 1):
+        found = found[:, 0]
+    if found.shape != (n_rows,):
+        one_hot = found.ndim == 2 and found.shape == (n_rows, n_out)
+        hint = f"; {argument}.argmax(axis=1) turns one-hot rows into labels" if one_hot else ""
+        raise ValueError(f"{argument} must have shape ({n_rows},), got {found.shape}{hint}")
+    seen = found if order is None else found[order.reshape(-1)]
+    if seen.size and (seen.min() < 0 or seen.max() >= n_out):
+        # Found only to be named: the row is looked for once something is wrong.
+        at = int(((seen < 0) | (seen >= n_out)).argmax())
+        row = at if order is None else int(order.reshape(-1)[at])
+        hint = " (binary_cross_entropy takes one output)" if n_out == 1 else ""
+        raise ValueError(
+            f"{argument} must hold labels from 0 to {n_out - 1}, got {seen[at]} in row {row}{hint}"
+        )
+    return np.require(found, np.int64, ["C", "A"])
+
+
+def values(
+    argument: str,
+    value: Any,
+    n_rows: int,
+    n_out: int,
+    dtype: np.dtype[Any],
+    bounds: tuple[float, float] | None = None,
+    order: Array | None = None,
+) -> Array:
+    """Target values (n_rows, n_out) of dtype, C-contiguous and finite.
+
+    (n_rows,) is the same as (n_rows, 1) for one output; nothing is broadcast.
+
+    Parameters
+    ----------
+    bounds : (low, high), optional
+        Smallest and largest legal value.
+    order : ndarray, optional
+        Row numbers: only these rows are looked at.
+    """
+    found = array(argument, value)
+    if n_out == 1 and found.shape == (n_rows,):
+        found = found.reshape(-1, 1)
+    if found.shape != (n_rows, n_out):
+        want = f"({n_rows},) or ({n_rows}, 1)" if n_out == 1 else f"({n_rows}, {n_out})"
+        raise ValueError(f"{argument} must have shape {want}, got {found.shape}")
+    seen = found if order is None else found[order.reshape(-1)]
+    bad = None
+    if seen.size and not np.isfinite(seen).all():
+        bad = ~np.isfinite(seen)
+        want = "be finite"
+    elif seen.size and bounds is not None and (seen.min() < bounds[0] or seen.max() > bounds[1]):
+        bad = (seen < bounds[0]) | (seen > bounds[1])
+        want = f"lie from {bounds[0]:g} to {bounds[1]:g}"
+    if bad is not None:
+        at, column = (int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        row = at if order is None else int(order.reshape(-1)[at])
+        raise ValueError(f"{argument} must {want}, got {seen[at, column]} in row {row}")
+    return np.ascontiguousarray(cast(argument, found, dtype))
+
+
+def sample_weights(argument: str, value: Any, n_rows: int) -> Array | None:
+    """Weights of rows as float64 (n_rows,), C-contiguous: finite, none negative, not all zero; or None."""
+    if value is None:
+        return None
+    found = array(argument, value)
+    if found.shape == (n_rows, 1):
+        found = found[:, 0]
+    if found.shape != (n_rows,):
+        raise ValueError(f"{argument} must have shape ({n_rows},), got {found.shape}")
+    weights = np.require(found, np.float64, ["C", "A"])
+    legal = (weights >= 0.0) & np.isfinite(weights)
+    if not legal.all():
+        row = int((~legal).argmax())
+        raise ValueError(f"{argument} must be finite and not negative, got {weights[row]} in row {row}")
+    if n_rows and not weights.any():
+        raise ValueError(f"{argument} must not be all zero")
+    return weights
+
+
+def row_order(argument: str, value: Any, n_rows: int) -> Array:
+    """Row numbers (steps, batch) from 0 to n_rows-1 as int64, C-contiguous."""
+    found = array(argument, value)
+    if found.dtype.kind not in "iu" and found.size:
+        raise TypeError(f"{argument} must hold integers, got dtype {found.dtype}")
+    if found.ndim != 2:
+        hint = f"; {argument}.reshape(1, -1) makes one step of it" if found.ndim == 1 else ""
+        raise ValueError(f"{argument} must be 2-D (steps, batch), got shape {found.shape}{hint}")
+    if found.size and (found.min() < 0 or found.max() >= n_rows):
+        bad = found[(found < 0) | (found >= n_rows)][0]
+        raise ValueError(f"{argument} must hold row numbers from 0 to {n_rows - 1}, got {bad}")
+    return np.require(found, np.int64, ["C", "A"])
+
+
+# ---------------------------------------------------------------- arrays of fastnn.ops
+
+
+def reals(**arguments: Any) -> tuple[Array, ...]:
+    """Arrays of one real type, by argument name: float32 if all are, else float64 (NumPy's promotion)."""
+    found = {name: array(name, value) for name, value in arguments.items()}
+    all_single = all(a.dtype.newbyteorder("=") == np.float32 for a in found.values())
+    dtype = np.dtype(np.float32 if all_single else np.float64)
+    return tuple(cast(name, a, dtype) for name, a in found.items())
+
+
+def output(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array, in_place: bool = False
+) -> Array:
+    """The array to be filled: a new one for None, else `out` itself once it is found fit.
+
+    Parameters
+    ----------
+    inputs : ndarray
+        What is read while `out` is written: they must not overlap.
+    in_place : bool
+        `out` may be exactly one of the inputs.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    writable("out", out, dtype)
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    for read in inputs:
+        same = in_place and _same_memory(out, read)
+        if not same and np.may_share_memory(out, read) and np.shares_memory(out, read):
+            kind = "partly overlap" if in_place else "overlap"
+            raise ValueError(f"out must not {kind} an input")
+    found: Array = out
+    return found
+
+
+def writable(argument: str, value: Any, dtype: np.dtype[Any]) -> None:
+    """Judge an array that is changed in place: the dtype, writable, last axis contiguous."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{argument} must be a NumPy array, got {type(value).__name__}")
+    if value.dtype != dtype or not value.dtype.isnative:
+        raise TypeError(f"{argument} must have dtype {dtype}, got {value.dtype.str}")
+    if not value.flags.writeable:
+        raise ValueError(f"{argument} must be writable, got a read-only array")
+    if not value.flags.aligned:
+        raise ValueError(f"{argument} must be aligned in memory")
+    if value.flags.c_contiguous:
+        return
+    regular = (
+        value.ndim == 2 and value.strides[1] == value.itemsize and value.strides[0] % value.itemsize == 0
+    )
+    if not regular or value.strides[0] < value.shape[1] * value.itemsize:
+        raise ValueError(
+            f"{argument} must be C-contiguous, or 2-D with contiguous rows, got strides {value.strides} "
+            f"for shape {value.shape}"
+        )
+
+
+def _same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same elements in the same places."""
+    mine = a.__array_interface__["data"][0], a.shape, a.strides, a.dtype
+    return mine == (b.__array_interface__["data"][0], b.shape, b.strides, b.dtype)

@@ -1,0 +1,60 @@
+# cython: language_level=3
+"""A network as C structs, and what both training and prediction do with them."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastnn.kernels cimport Array, fastnn_kernels, fastnn_update
+
+cdef extern from "tuning.h" nogil:
+    enum: GRADIENT_BYTES
+
+cdef enum Kind:
+    DENSE
+    ACTIVATION
+    DROPOUT
+
+cdef struct Layer:
+    Kind kind
+    int activation     # of this step's output
+    bint rowwise
+    uint32_t layer     # in Dropout's counter
+    double rate
+    ptrdiff_t n_in, n_out, ld  # ld: of a, d and mask
+    ptrdiff_t weight, bias, slack  # elements; bias -1: none; slack: elements that follow the weights
+    bint needs_dx      # some earlier step has parameters
+    bint gated         # d holds the gradient at z already: the following product multiplied by f'(a)
+    char *a            # output (batch, ld)
+    char *d            # gradient at the output, then at z
+    char *mask         # dropout
+    char *panels       # w^T in panels, where needs_dx
+
+cdef struct Net:
+    const fastnn_kernels *table
+    ptrdiff_t size             # itemsize
+    ptrdiff_t n_steps, n_in, n_out, n_parameters
+    Layer *layers
+    char *parameters
+    char *state1
+    char *state2
+    int loss
+    fastnn_update update
+    double decay
+    uint64_t seed, step        # steps done
+    # one batch
+    ptrdiff_t capacity, ld_x
+    char *x
+    int64_t *labels
+    char *y
+    double *weight
+    double *loss_rows
+    char *gradients            # gradient_bytes for each thread
+    ptrdiff_t gradient_bytes
+    int gradient_threads
+
+# Buffers for a training batch on n_threads threads; kept, so that later calls allocate nothing.
+cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1
+cdef void free_batch(Net *net) noexcept
+# Step whose output on the last training batch is the first that is not finite; -1: x; n_steps: all are.
+cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept
+cdef int describe(Net *net, tuple steps, Array parameters) except -1
+# Fills out with what the last layer gives for x. Safe in many threads at once: it writes to memory of its own.
+cdef int predict(Net *net, Array x, Array out) except -1

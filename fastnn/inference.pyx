@@ -1,0 +1,294 @@
+# cython: language_level=3
+"""A network as C structs over one block of parameters, its buffers, and prediction through it."""
+from libc.math cimport isfinite
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from fastnn.kernels cimport FASTNN_identity, fastnn_epilogue, kernel_table, run_team, thread_limit
+
+import numpy as np
+
+from fastnn.kernels import ACTIVATIONS
+
+cdef extern from *:
+    const char *FASTNN_BUILD
+
+cdef extern from "tuning.h" nogil:
+    enum: TEAM_FLOPS
+    enum: PREDICT_BYTES
+
+BUILD = FASTNN_BUILD.decode()
+
+cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil:
+    """Whole 64-byte lines, and never a multiple of 4096 bytes: rows must not all meet in one cache set."""
+    cdef ptrdiff_t line = 64 // size, ld = (n + line - 1) // line * line
+    return ld + line if ld * size % 4096 == 0 else ld
+
+
+cdef char *allocate(ptrdiff_t n_bytes) except NULL:
+    """Zeroed bytes on a 64-byte boundary with 64 to spare; the pointer to free stands before them."""
+    cdef char *raw = <char *>calloc(1, n_bytes + 192)
+    if raw == NULL:
+        raise MemoryError(f"{n_bytes} bytes for the buffers of a program")
+    cdef char *aligned = raw + 64 + (64 - <size_t>raw % 64) % 64
+    (<char **>aligned - 1)[0] = raw
+    return aligned
+
+
+cdef void release(char **block) noexcept:
+    if block[0] != NULL:
+        free((<char **>block[0] - 1)[0])
+        block[0] = NULL
+
+
+cdef int describe(Net *net, tuple steps, Array parameters) except -1:
+    """Fill a zeroed net from `fastnn.layers.Step` descriptions over a block of parameters."""
+    cdef ptrdiff_t i
+    cdef Layer *s
+    cdef bint parameters_before = False
+    names = list(ACTIVATIONS)
+    net.size, net.parameters, net.table = parameters.itemsize, parameters.data, kernel_table(parameters.itemsize)
+    net.n_steps = len(steps)
+    net.layers = <Layer *>calloc(max(1, net.n_steps), sizeof(Layer))
+    if net.layers == NULL:
+        raise MemoryError
+    net.n_in, net.n_out = steps[0].n_in, steps[net.n_steps - 1].n_out
+    for i, step in enumerate(steps):
+        s = &net.layers[i]
+        s.kind = {"dense": DENSE, "activation": ACTIVATION, "dropout": DROPOUT}[step.kind]
+        s.activation = names.index(step.activation)
+        s.rowwise = ACTIVATIONS[step.activation] == "rowwise"
+        s.layer, s.rate, s.n_in, s.n_out = step.layer, step.rate, step.n_in, step.n_out
+        s.ld = padded_ld(s.n_out, net.size)
+        s.weight, s.bias = step.weight, step.bias
+        s.needs_dx = parameters_before
+        if s.kind == DENSE:
+            parameters_before = True
+            s.slack = parameters.columns - (s.weight + s.n_in * s.n_out)
+            net.n_parameters += step.n_parameters
+            if i and net.layers[i - 1].kind == DENSE and not net.layers[i - 1].rowwise and s.needs_dx:
+                net.layers[i - 1].gated = net.layers[i - 1].activation != FASTNN_identity
+    if parameters.rows != 1 or parameters.columns < net.n_parameters:
+        raise ValueError(f"parameters must have {net.n_parameters} elements, got {parameters.columns}")
+    return 0
+
+
+
+cdef enum:
+    WIDEST_PANEL = 64  # columns of a packed panel, at most, on any instruction set
+
+
+cdef void free_batch(Net *net) noexcept:
+    cdef ptrdiff_t i
+    cdef Layer *s
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        release(&s.a)
+        release(&s.d)
+        release(&s.mask)
+        release(&s.panels)
+    release(&net.x)
+    release(<char **>&net.labels)
+    release(&net.y)
+    release(<char **>&net.weight)
+    release(<char **>&net.loss_rows)
+    release(&net.gradients)
+    net.capacity = net.gradient_threads = 0
+
+
+cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
+    cdef ptrdiff_t i, widest = 1
+    cdef Layer *s
+    net.table = kernel_table(net.size)
+    if batch <= net.capacity and n_threads <= net.gradient_threads:
+        return 0
+    batch = max(batch, net.capacity)
+    n_threads = max(n_threads, net.gradient_threads)
+    free_batch(net)
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        widest = max(widest, s.n_out)
+        s.a = allocate(batch * s.ld * net.size)
+        s.d = allocate(batch * s.ld * net.size)
+        if s.kind == DROPOUT:
+            s.mask = allocate(batch * s.ld * net.size)
+        if s.kind == DENSE and s.needs_dx:
+            s.panels = allocate((s.n_in + WIDEST_PANEL) * s.n_out * net.size)
+    net.ld_x = padded_ld(net.n_in, net.size)
+    net.x = allocate(batch * net.ld_x * net.size)
+    net.labels = <int64_t *>allocate(batch * sizeof(int64_t))
+    net.y = allocate(batch * net.n_out * net.size)
+    net.weight = <double *>allocate(batch * sizeof(double))
+    net.loss_rows = <double *>allocate(batch * sizeof(double))
+    # one panel of rows of the widest matrix at least; a line more keeps threads out of each other's lines
+    net.gradient_bytes = max(<ptrdiff_t>GRADIENT_BYTES, WIDEST_PANEL * widest * net.size) + 64
+    net.gradients = allocate(n_threads * net.gradient_bytes)
+    net.gradient_threads = n_threads
+    net.capacity = batch
+    return 0
+
+
+cdef bint all_finite(const char *a, ptrdiff_t m, ptrdiff_t n, ptrdiff_t ld, ptrdiff_t size) noexcept:
+    cdef ptrdiff_t i, j
+    for i in range(m):
+        for j in range(n):
+            if not isfinite((<const float *>a)[i * ld + j] if size == 4 else (<const double *>a)[i * ld + j]):
+                return False
+    return True
+
+
+cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept:
+    cdef ptrdiff_t i
+    if not all_finite(net.x, batch, net.n_in, net.ld_x, net.size):
+        return -1
+    for i in range(net.n_steps):
+        if not all_finite(net.layers[i].a, batch, net.layers[i].n_out, net.layers[i].ld, net.size):
+            return i
+    return net.n_steps
+
+
+cdef struct Prediction:
+    const Net *net
+    const char *x
+    ptrdiff_t ld_x, rows
+    char *out           # (rows, n_out)
+    char *scratch       # two blocks of activations for each thread
+    ptrdiff_t block_rows, block_bytes
+
+
+cdef void predict_block(const Net *net, const char *x, ptrdiff_t ld, ptrdiff_t rows, char *out, char *even,
+                        char *odd) noexcept nogil:
+    """A block of rows through all layers; the last product writes to out."""
+    cdef const fastnn_kernels *t = net.table
+    cdef ptrdiff_t size = net.size, i, last_dense = -1, ld_a
+    cdef char *a = NULL
+    cdef Layer *s
+    cdef fastnn_epilogue e
+    memset(&e, 0, sizeof(e))
+    for i in range(net.n_steps):
+        if net.layers[i].kind == DENSE:
+            last_dense = i
+    if last_dense < 0:
+        for i in range(rows):
+            memcpy(out + i * net.n_out * size, x + i * ld * size, net.n_out * size)
+        a, ld = out, net.n_out
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        if s.kind == DENSE:
+            e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
+            e.activation = s.activation
+            a = out if i == last_dense else odd if a == even else even
+            ld_a = net.n_out if i == last_dense else s.ld
+            t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, ld_a, &e)
+            x, ld = a, ld_a
+        elif s.kind == ACTIVATION:
+            if a == NULL:  # before the first product: x is not ours to change
+                a, ld_a = even, s.ld
+                t.activation(s.activation, rows, s.n_out, x, ld, a, ld_a)
+                x, ld = a, ld_a
+            else:
+                t.activation(s.activation, rows, s.n_out, a, ld, a, ld)
+
+
+cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
+    cdef Prediction *p = <Prediction *>context
+    cdef const Net *net = p.net
+    cdef ptrdiff_t first = p.rows * thread // n_threads, last = p.rows * (thread + 1) // n_threads, row
+    cdef char *scratch = p.scratch + 2 * thread * p.block_bytes
+    row = first
+    while row < last:
+        predict_block(net, p.x + row * p.ld_x * net.size, p.ld_x, min(p.block_rows, last - row),
+                      p.out + row * net.n_out * net.size, scratch, scratch + p.block_bytes)
+        row += p.block_rows
+
+
+cdef int judge(const Net *net, Array x, Array out) except -1:
+    """Whether x and out are what the net reads and writes."""
+    if x.itemsize != net.size or out.itemsize != net.size:
+        raise TypeError(f"x and out must be float{8 * net.size} as the model is")
+    if x.buffer.ndim != 2 or x.columns != net.n_in:
+        raise ValueError(f"x must have shape (rows, {net.n_in}), got {shape_of(x)}")
+    if out.buffer.ndim != 2 or out.rows != x.rows or out.columns != net.n_out:
+        raise ValueError(f"out must have shape ({x.rows}, {net.n_out}), got {shape_of(out)}")
+    if (x.columns > 1 and x.column_stride != 1) or x.buffer.strides[0] % net.size:
+        raise ValueError("x must have its columns side by side in memory")
+    if (out.rows > 1 and out.row_stride != out.columns) or (out.columns > 1 and out.column_stride != 1):
+        raise ValueError("out must be C-contiguous")
+    return 0
+
+
+cdef int predict(Net *net, Array x, Array out) except -1:
+    judge(net, x, out)
+    net.table = kernel_table(net.size)
+    cdef ptrdiff_t widest = 1, i
+    cdef double flops = 0
+    for i in range(net.n_steps):
+        if i < net.n_steps - 1:
+            widest = max(widest, net.layers[i].ld)
+        if net.layers[i].kind == DENSE:
+            flops += 2.0 * net.layers[i].n_in * net.layers[i].n_out
+    cdef Prediction p
+    p.net, p.x, p.ld_x, p.rows, p.out = net, x.data, x.row_stride, x.rows, out.data
+    cdef int n_threads = thread_limit() if flops * p.rows >= TEAM_FLOPS else 1
+    p.block_rows = max(1, min(p.rows, max(PREDICT_BYTES // (2 * widest * net.size), 32)))
+    p.block_bytes = p.block_rows * widest * net.size + 64
+    cdef char small[8192]
+    cdef bint on_stack = n_threads == 1 and 2 * p.block_bytes <= 8192
+    p.scratch = &small[0]
+    if not on_stack:
+        p.scratch = allocate(2 * n_threads * p.block_bytes)
+    if flops * p.rows < TEAM_FLOPS // 4:  # releasing the GIL costs more than others would gain
+        predict_task(&p, 0, 1)
+    else:
+        with nogil:
+            run_team(predict_task, &p, n_threads)
+    if not on_stack:
+        release(&p.scratch)
+    return 0
+
+
+cdef class Predictor:
+    """An immutable snapshot of a network for the hot path: `h(x, out=None)` returns `out`.
+
+    x (rows, n_in) and out (rows, n_out) are arrays of the model's dtype with columns side by side; anything
+    else is a ValueError or TypeError, and nothing is converted.
+
+    steps : tuple of `fastnn.layers.Step`
+    parameters : array (n,) float32 or float64 that belongs to this object from now on; elements after the
+        last parameter, if any, are room that kernels may read.
+    Safe to call from many threads at once.
+    """
+    cdef Net net
+    cdef Array held_parameters
+    cdef readonly tuple steps
+    cdef readonly object dtype
+
+    def __init__(self, steps, parameters):
+        self.steps = tuple(steps)
+        self.held_parameters = Array(parameters)
+        self.dtype = np.dtype(np.float32 if self.held_parameters.itemsize == 4 else np.float64)
+        describe(&self.net, self.steps, self.held_parameters)
+
+    def __dealloc__(self):
+        free(self.net.layers)
+
+    @property
+    def n_in(self):
+        """Columns of x."""
+        return self.net.n_in
+
+    @property
+    def n_out(self):
+        """Columns of the result."""
+        return self.net.n_out
+
+    def __call__(self, x, out=None):
+        cdef Array x_ = Array(x)
+        if out is None:
+            out = np.empty((x_.rows, self.net.n_out), self.dtype)
+        predict(&self.net, x_, Array(out, True))
+        return out
+
+
+cdef tuple shape_of(Array array):
+    return tuple([array.buffer.shape[i] for i in range(array.buffer.ndim)])

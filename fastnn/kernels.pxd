@@ -1,0 +1,98 @@
+# cython: language_level=3
+"""The kernel table and the worker pool for compiled code: `from fastnn.kernels cimport kernel_table`."""
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+cdef extern from "fastnn.h" nogil:
+    enum: FASTNN_API_VERSION
+    enum: FASTNN_MAX_THREADS
+    enum: FASTNN_N_ISAS
+    enum: FASTNN_N_ACTIVATIONS
+    enum: FASTNN_N_LOSSES
+    enum: FASTNN_N_OPTIMIZERS
+    enum: FASTNN_identity
+    enum: FASTNN_softmax
+    enum: FASTNN_sgd
+    enum: FASTNN_adam
+
+    ctypedef struct fastnn_epilogue:
+        const void *bias
+        int32_t activation
+        int32_t gate_activation
+        const void *gate
+        ptrdiff_t ld_gate
+
+    ctypedef struct fastnn_segment:
+        ptrdiff_t offset
+        ptrdiff_t length
+        double lr
+        double decay
+
+    ctypedef struct fastnn_update:
+        int32_t optimizer
+        int32_t nesterov
+        double lr
+        double momentum
+        double beta1
+        double beta2
+        double eps
+        double correction1
+        double correction2
+
+    ctypedef struct fastnn_kernels:
+        const char *isa
+        int32_t isa_id
+        int32_t itemsize
+        int32_t lanes
+        int32_t panel
+        void (*matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
+                       const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
+                       const fastnn_epilogue *epilogue) noexcept nogil
+        void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const void *panels, void *c, ptrdiff_t ld_c,
+                              const fastnn_epilogue *epilogue) noexcept nogil
+        void (*pack_transposed)(ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns, const void *w,
+                                ptrdiff_t ld_w, void *panels) noexcept nogil
+        void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out) noexcept nogil
+        void (*activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
+                           ptrdiff_t ld_a) noexcept nogil
+        void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
+                                    const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz) noexcept nogil
+        void (*log_softmax)(ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *out,
+                            ptrdiff_t ld_out) noexcept nogil
+        void (*loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, const int64_t *labels,
+                     const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
+                     void *dz, ptrdiff_t ld_dz) noexcept nogil
+        void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
+                       const void *g, void *state1, void *state2) noexcept nogil
+        void (*dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row,
+                        ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, void *mask,
+                        ptrdiff_t ld_mask) noexcept nogil
+        void (*multiply)(ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, const void *b,
+                         ptrdiff_t ld_b) noexcept nogil
+        void (*exp)(ptrdiff_t n, const void *x, void *out) noexcept nogil
+        void (*log)(ptrdiff_t n, const void *x, void *out) noexcept nogil
+        void (*log1p)(ptrdiff_t n, const void *x, void *out) noexcept nogil
+        void (*tanh)(ptrdiff_t n, const void *x, void *out) noexcept nogil
+        void (*sigmoid)(ptrdiff_t n, const void *x, void *out) noexcept nogil
+
+    ctypedef void (*fastnn_task)(void *context, int thread, int n_threads) noexcept nogil
+
+# The active table for reals of itemsize 4 or 8; NULL for another size.
+cdef const fastnn_kernels *kernel_table(int itemsize) noexcept nogil
+# Runs a task on up to n_threads threads; see fastnn_run.
+cdef int run_team(fastnn_task task, void *context, int n_threads) noexcept nogil
+cdef void team_barrier(int thread, int n_threads) noexcept nogil
+# How many threads a call may use.
+cdef int thread_limit() noexcept nogil
+# correction1, correction2 of Adam's step t, from 1
+cdef void adam_corrections(fastnn_update *u, uint64_t t) noexcept nogil
+
+
+cdef class Array:
+    """A float32 or float64 array of one or two dimensions, held while this object lives."""
+    cdef Py_buffer buffer
+    cdef bint held
+    cdef int itemsize
+    cdef char *data
+    cdef ptrdiff_t rows, columns, row_stride, column_stride  # strides in elements

@@ -1,0 +1,258 @@
+"""Sequential: a list of layer descriptions and the flat block of their parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import devices, errors, initializers, ops
+from .inference import Predictor
+from .layers import AnyLayer, Layer, Step, lower, n_parameters
+
+__all__ = ["Sequential"]
+
+Array = NDArray[Any]
+
+# The block starts on a cache line, and a whole vector may be read at its last element.
+_ALIGNMENT = 64
+
+
+def _aligned_zeros(n: int, dtype: np.dtype[Any]) -> Array:
+    """A block of n zeros that starts on a 64-byte boundary, with 64 bytes of room after them."""
+    n_bytes = n * dtype.itemsize + _ALIGNMENT
+    raw = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + n_bytes].view(dtype)
+
+
+class Sequential:
+    """A feed-forward network: layers one after the other.
+
+    Parameters
+    ----------
+    *layers : Dense, Activation or Dropout
+        Descriptions, from the input to the output.
+    dtype : "float32" or "float64"
+        Of parameters and of all arithmetic.
+
+    Attributes
+    ----------
+    layers : tuple
+    dtype : numpy.dtype
+    n_in, n_out : int or None
+        Widths; None before the model is built.
+    link : str or None
+        The activation that turns outputs into probabilities; set by the trainer from its loss.
+
+    Examples
+    --------
+    >>> import fastnn as fn
+    >>> model = fn.Sequential(fn.Dense(3, activation="relu"), fn.Dense(2)).build(4)
+    >>> model.weights["0.weight"].shape
+    (4, 3)
+    >>> model.predict([[0.0, 0.0, 0.0, 0.0]]).tolist()
+    [[0.0, 0.0]]
+    """
+
+    def __init__(self, *layers: AnyLayer, dtype: Any = "float32") -> None:
+        if len(layers) == 1 and isinstance(layers[0], (list, tuple)):
+            raise TypeError("layers must be given one by one: Sequential(*layers)")
+        if not layers:
+            raise ValueError("layers must be at least one, got none")
+        for i, layer in enumerate(layers):
+            if isinstance(layer, type) and issubclass(layer, Layer):
+                raise TypeError(
+                    f"layer {i} must be a description, got the class; write {layer.__name__}(...)"
+                )
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {i} must be a Dense, Activation or Dropout, got {layer!r}")
+        self.layers = layers
+        self.dtype = errors.real_dtype("dtype", dtype)
+        self.n_in: int | None = None
+        self.n_out: int | None = None
+        self.link: str | None = None
+        self._steps: tuple[Step, ...] = ()
+        self._block: Array | None = None  # the parameters and their room
+        self._predictor: devices.Program | None = None
+
+    # ------------------------------------------------------------ parameters
+
+    def build(self, n_in: int, seed: int = 0) -> Sequential:
+        """Give the model its parameters for inputs of n_in columns, drawn from seed; returns the model.
+
+        A model that has parameters already starts anew: views of the old ones are no longer its own.
+        """
+        n_in, seed = errors.integer("n_in", n_in), errors.seed("seed", seed)
+        self._allocate(n_in)
+        weights = self.weights
+        for i, step in enumerate(self._steps):
+            layer = self.layers[step.layer]
+            if step.weight >= 0:
+                name = getattr(layer, "weight_init", None) or initializers.default_for(
+                    self._activation_after(i)
+                )
+                drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.layer)
+                weights[f"{step.layer}.weight"][...] = drawn
+        return self
+
+    def _allocate(self, n_in: int) -> None:
+        """A new block of zeros for inputs of n_in columns."""
+        steps = lower(self.layers, n_in)
+        self._block = _aligned_zeros(n_parameters(steps), self.dtype)
+        self._steps, self.n_in, self.n_out = steps, n_in, steps[-1].n_out
+        self._predictor = None
+
+    def _activation_after(self, i: int) -> str:
+        """The activation that a dense step's sums go through, be it a layer of its own."""
+        for step in self._steps[i:]:
+            if step.kind == "dense" and step is not self._steps[i]:
+                break
+            if step.activation != "identity":
+                return step.activation
+        return "identity"
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the model has parameters."""
+        return self._block is not None
+
+    def _require(self) -> Array:
+        """The block of a built model."""
+        if self._block is None:
+            raise errors.NotFittedError(
+                "this model has no parameters yet: train it, or call model.build(n_in)"
+            )
+        return self._block
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What a device compiles: layers with their widths and places in the block."""
+        self._require()
+        return self._steps
+
+    @property
+    def parameters(self) -> Array:
+        """All trained numbers as one writable vector, in layer order: each weight row by row, then its bias.
+
+        What is assigned is copied into it.
+        """
+        return self._require()[: n_parameters(self._steps)]
+
+    @parameters.setter
+    def parameters(self, value: ArrayLike) -> None:
+        parameters = self.parameters
+        given = errors.array("parameters", value)
+        if given.shape != parameters.shape:
+            raise ValueError(f"parameters must have shape {parameters.shape}, got {given.shape}")
+        parameters[...] = errors.cast("parameters", given, self.dtype)
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """Writable views of the parameters by layer position: "0.weight" (n_in, n_out), "0.bias" (n_out,)."""
+        block = self._require()
+        views: dict[str, Array] = {}
+        for s in self._steps:
+            if s.weight >= 0:
+                flat = block[s.weight : s.weight + s.n_in * s.n_out]
+                views[f"{s.layer}.weight"] = flat.reshape(s.n_in, s.n_out)
+            if s.bias >= 0:
+                views[f"{s.layer}.bias"] = block[s.bias : s.bias + s.n_out]
+        return views
+
+    @property
+    def buffers(self) -> Array:
+        """State that is not trained, as one vector; empty, as none of these layers has any."""
+        self._require()
+        return np.empty(0, self.dtype)
+
+    # ------------------------------------------------------------ prediction
+
+    def predict(self, x: ArrayLike) -> Array:
+        """What the last layer gives for each row of x: (rows, n_out), in the model's dtype.
+
+        These are logits where the loss takes logits; dropout is off. Safe in many threads at once.
+        """
+        self._require()
+        x = errors.matrix("x", x, self.n_in, self.dtype)
+        program = self._predictor
+        if program is None:
+            assert self._block is not None
+            program = self._predictor = devices.make("cpu", self._steps, self._block)
+        out = np.empty((len(x), self._steps[-1].n_out), self.dtype)
+        program.predict(x, out)
+        return out
+
+    def predict_proba(self, x: ArrayLike) -> Array:
+        """Probabilities (rows, n_classes) through the link of the loss that the model was trained with.
+
+        Softmax over the outputs for cross_entropy. For binary_cross_entropy the sigmoid: one output gives
+        two columns (of class 0 and 1), several give one column each.
+        """
+        self._require()
+        if self.link is None:
+            raise ValueError("predict_proba needs a model trained with cross_entropy or binary_cross_entropy")
+        z = self.predict(x)
+        if self.link == "softmax":
+            return ops.softmax(z, out=z)
+        if z.shape[1] == 1:
+            z = np.hstack([-z, z])  # 1 - p would lose the small ones
+        return ops.sigmoid(z, out=z)
+
+    def compile(self) -> Predictor:
+        """An immutable snapshot for the hot path: ``h(x, out=None)`` returns out (rows, n_out)."""
+        return Predictor(self._steps, self._copy_of_block())
+
+    def _copy_of_block(self) -> Array:
+        block = self._require()
+        copy = _aligned_zeros(n_parameters(self._steps), self.dtype)
+        copy[...] = block
+        return copy
+
+    # ------------------------------------------------------------ description
+
+    def summary(self) -> str:
+        """A table of the layers with their widths and numbers of parameters."""
+        table = [("layer", "", "outputs", "parameters")]
+        steps = {s.layer: s for s in self._steps}
+        for i, layer in enumerate(self.layers):
+            s = steps.get(i)
+            n_out = str(s.n_out) if s else str(getattr(layer, "units", "?"))
+            table.append((str(i), repr(layer), n_out, f"{s.n_parameters:,}" if s else "?"))
+        w = [max(len(row[column]) for row in table) for column in range(4)]
+        lines = [f"{i:<{w[0]}}  {name:<{w[1]}}  {n:>{w[2]}}  {count:>{w[3]}}" for i, name, n, count in table]
+        if self.is_built:
+            n = n_parameters(self._steps)
+            size = f"{self.dtype}, {n * self.dtype.itemsize:,} bytes"
+            lines.append(f"{n:,} parameters ({size}), inputs of {self.n_in} columns")
+        else:
+            lines.append(f"not built yet ({self.dtype})")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        given = [repr(layer) for layer in self.layers]
+        if self.dtype != np.float32:
+            given.append(f"dtype='{self.dtype}'")
+        return f"Sequential({', '.join(given)})"
+
+    # ------------------------------------------------------------ copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle and copy take: descriptions and a plain copy of the parameters."""
+        parameters = self.parameters.copy() if self.is_built else None
+        return {
+            "layers": self.layers,
+            "dtype": str(self.dtype),
+            "n_in": self.n_in,
+            "link": self.link,
+            "parameters": parameters,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A block of its own, aligned again."""
+        Sequential.__init__(self, *state["layers"], dtype=state["dtype"])
+        self.link = state["link"]
+        if state["n_in"] is not None:
+            self._allocate(state["n_in"])
+            self.parameters = state["parameters"]

@@ -1,0 +1,47 @@
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnn.kernels import Real
+from fastnn.layers import Step
+
+BUILD: str
+
+@final
+class Program:
+    steps: tuple[Step, ...]
+    state: Real
+    loss_name: str | None
+    optimizer: Any
+    step: int
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        parameters: Real,
+        *,
+        loss: str | None = None,
+        optimizer: Any = None,
+        seed: int = 0,
+    ) -> None: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def run(
+        self,
+        x: Real,
+        y: Real | NDArray[np.int64],
+        order: NDArray[np.int64],
+        rates: NDArray[np.float64],
+        sample_weight: NDArray[np.float64] | None = None,
+    ) -> tuple[float, float]: ...
+    def gradient(
+        self,
+        x: Real,
+        y: Real | NDArray[np.int64],
+        sample_weight: NDArray[np.float64] | None = None,
+        dropout_step: int | None = None,
+    ) -> tuple[float, Real]: ...
+    def loss(
+        self, x: Real, y: Real | NDArray[np.int64], sample_weight: NDArray[np.float64] | None = None
+    ) -> float: ...
+    def predict(self, x: Real, out: Real) -> Real: ...

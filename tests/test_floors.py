@@ -1,0 +1,136 @@
+"""The order of the house: a module imports only from floors below its own."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastnn
+
+PACKAGE = Path(fastnn.__file__).parent
+
+# From the ground up. Modules of one floor do not import each other.
+FLOORS = [
+    {"build_check", "cores", "errors"},
+    {"kernels"},
+    {"inference"},
+    {"program"},
+    {"initializers"},
+    {"layers", "losses", "optimizers", "schedules", "metrics"},
+    {"devices"},
+    {"ops"},
+    {"data"},
+    {"network"},
+    {"callbacks"},
+    {"trainer", "distributed"},
+    {"diagnose", "plots"},
+    {"demo", "sklearn", "onnx", "torch", "thinc", "c_source"},
+    {"cli"},
+    {"__init__"},
+    {"__main__"},
+]
+FLOOR = {module: i for i, floor in enumerate(FLOORS) for module in floor}
+
+# Who stands above the whole package and may import it as its users do.
+USERS = {"demo", "sklearn", "onnx", "torch", "thinc", "c_source", "cli", "__main__"}
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".pyx", ".pxd"))
+
+
+def module_of(path: Path) -> str:
+    """First name below the package: the floor a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].split(".")[0]
+
+
+def imported_from_python(path: Path) -> set[str]:
+    """Names of our own top modules that a Python file imports anywhere, "" for the package itself."""
+    inside = path.relative_to(PACKAGE).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            absolute = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = ["fastnn", *inside][: len(inside) + 2 - node.level]
+                stem = ".".join([*base, *([node.module] if node.module else [])])
+            else:
+                stem = node.module or ""
+            # "from . import x" may mean a module x, or a name of the package
+            absolute = [f"{stem}.{alias.name}" for alias in node.names] if stem == "fastnn" else [stem]
+        else:
+            continue
+        for name in absolute:
+            parts = name.split(".")
+            if parts[0] == "fastnn":
+                found.add(parts[1] if len(parts) > 1 and parts[1] in FLOOR else "")
+    return found
+
+
+def imported_from_cython(path: Path) -> set[str]:
+    """The same for a Cython file, by its lines."""
+    pattern = r"^\s*(?:from|import|cimport)\s+(?:fastnn)?\.(\w+)"
+    return set(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def imports(path: Path) -> set[str]:
+    return imported_from_cython(path) if path.suffix in (".pyx", ".pxd") else imported_from_python(path)
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {module_of(p) for p in SOURCES} - set(FLOOR) == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_floors_below(path: Path) -> None:
+    me = module_of(path)
+    for other in imports(path):
+        if other == "":
+            assert me in USERS, f"{me} imports the package as a whole"
+        elif other != me:
+            assert FLOOR[other] < FLOOR[me], f"{me} imports {other}"
+
+
+def test_the_reader_of_imports_sees_cython() -> None:
+    program = PACKAGE / "program.pyx"
+    if program.exists():  # an installed package may come without its sources
+        assert {"errors", "inference", "kernels"} <= imports(program)
+    assert {"errors", "kernels", "layers"} <= imports(PACKAGE / "trainer.py")
+
+
+def test_import_pulls_in_numpy_and_nothing_else() -> None:
+    code = """
+import sys, numpy, numpy.typing
+before = set(sys.modules)
+import fastnn
+ours = ("fastnn", "_cython", "cython_runtime")
+new = {m for m in set(sys.modules) - before if not m.startswith(ours)}
+new = {m for m in new if m.split(".")[0] not in sys.stdlib_module_names}
+slow = {"importlib.metadata", "difflib"} & set(sys.modules)
+print(sorted(new), sorted(slow), fastnn.show_config("dict")["threads_started"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "[]", "0"]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=lambda p: p.stem)
+def test_examples_in_docstrings_hold(path: Path) -> None:
+    if ">>> " not in path.read_text(encoding="utf-8"):
+        return
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    name = ".".join(["fastnn", *(part for part in parts if part != "__init__")])
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_all_public_names_exist() -> None:
+    for module in (fastnn, fastnn.ops, fastnn.errors):
+        for name in getattr(module, "__all__", []):
+            assert hasattr(module, name), name
