@@ -96,9 +96,9 @@ ISA_FLAGS = {
 }
 ISAS = {"x86_64": ["generic", "avx2", "avx512"], "aarch64": ["generic", "neon"]}
 
-EXTRA_FLAGS = []
+EXTRA_FLAGS = ["-g0"]  # the interpreter's own flags may ask for debug information, five times the code
 if DEBUG or SANITIZE:
-    EXTRA_FLAGS += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"]
+    EXTRA_FLAGS = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"]
 if SANITIZE:
     EXTRA_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
     LINK_FLAGS += [f"-fsanitize={SANITIZE}"]
@@ -170,11 +170,7 @@ def extension(name, **keywords):
 LIBRARIES = c_libraries()
 # The core is linked into `kernels` alone: two modules that each hold it would start two worker pools.
 CORE_EXTENSION = "fastnn.kernels"
-EXTENSIONS = [
-    extension("kernels", libraries=["m"]),
-    extension("inference"),
-    extension("program"),
-]
+EXTENSIONS = [extension(name, libraries=["m"]) for name in build_check.COMPILED]
 
 
 # ---------------------------------------------------------------- commands
@@ -186,7 +182,16 @@ def flags_file():
 
     names = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "ARCHFLAGS")
     variables = [f"{name}={os.environ.get(name, '')}" for name in names]
-    flags = [VERSION, C_FLAGS, EXTENSION_FLAGS, LINK_FLAGS, ISA_FLAGS, EXTRA_FLAGS, DIRECTIVES, cython_version]
+    flags = [
+        VERSION,
+        C_FLAGS,
+        EXTENSION_FLAGS,
+        LINK_FLAGS,
+        ISA_FLAGS,
+        EXTRA_FLAGS,
+        DIRECTIVES,
+        cython_version,
+    ]
     text = "\n".join([compiler_target(), *variables, *map(str, flags)])
     path = BUILD / "flags.txt"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -215,7 +220,7 @@ class BuildLibraries(build_clib):
 
 
 class BuildExtensions(build_ext):
-    """Cython first, then both modules side by side; only `kernels` is linked with the core."""
+    """Cython first, then the modules side by side; only `kernels` is linked with the core."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -261,7 +266,9 @@ class BuildPython(build_py):
         package = Path(self.build_lib, "fastnn")
         compiled = [Path(path) for path in self.get_finalized_command("build_ext").get_outputs()]
         written = {Path(path) for path in super().get_outputs(include_bytecode=False)}
-        ours = {path for path in [*written, *compiled] if path.is_relative_to(package)} | {package / "build.txt"}
+        ours = {path for path in [*written, *compiled] if path.is_relative_to(package)} | {
+            package / "build.txt"
+        }
         for path in sorted(package.rglob("*")):
             if path.is_file() and path not in ours:
                 path.unlink()  # of an earlier build: a module since deleted must not travel in the wheel

@@ -11,9 +11,9 @@ FORWARD(identity, z)
 BACKWARD(identity, da)
 /* vec_max returns its second operand where either is NaN. */
 FORWARD(relu, vec_max(vec_set(0), z))
-BACKWARD(relu, vec_select(a <= 0, vec_set(0), da))
+BACKWARD(relu, vec_where(a, less_equal, vec_set(0), vec_set(0), da))
 FORWARD(leaky_relu, vec_max((REAL)0.01 * z, z))
-BACKWARD(leaky_relu, vec_select(a < 0, (REAL)0.01 * da, da))
+BACKWARD(leaky_relu, vec_where(a, less_equal, vec_set(0), (REAL)0.01 * da, da))
 FORWARD(sigmoid, vec_sigmoid(z))
 BACKWARD(sigmoid, da * (a * (1 - a)))
 FORWARD(tanh, vec_tanh(z))
@@ -60,13 +60,24 @@ BACKWARD(tanh, da * vec_fma(-a, a, vec_set(1)))
 
 /* ---------------------------------------------------------------- softmax */
 
-/* block = exp(z - max) and 0 beyond `count`. Infinities need no care: a row with +inf, or of -inf alone, is
- * NaN, as the formula says. */
-INLINE void FN(exp_block)(const REAL *z, ptrdiff_t count, vec max, vec block[BLOCK_VECTORS])
+/* exp(z - max) of a block whose lanes from `count` on hold -inf; there 0. Infinities need no care: a row with
+ * +inf, or of -inf alone, is NaN, as the formula says. */
+INLINE void FN(exp_block)(ptrdiff_t count, REAL max, vec block[BLOCK_VECTORS])
 {
-    FN(load_block)(z, count, -REAL_INFINITY, block);
     UNROLL for (int i = 0; i < BLOCK_VECTORS; i++)
         block[i] = count > i * LANES ? vec_exp(block[i] - max) : vec_set(0);
+}
+
+/* The same for a row that is one block (n <= BLOCK), of which memory is read once; gives max and sum. */
+INLINE void FN(exp_short_row)(ptrdiff_t n, const REAL *z, vec e[BLOCK_VECTORS], REAL *max, REAL *sum)
+{
+    vec copy[BLOCK_VECTORS];
+    FN(load_block)(z, n, -REAL_INFINITY, e);
+    UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) copy[i] = e[i];
+    *max = FN(tree_max)(copy);
+    FN(exp_block)(n, *max, e);
+    UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) copy[i] = e[i];
+    *sum = FN(tree_sum)(copy);
 }
 
 INLINE void FN(store_block)(REAL *p, ptrdiff_t count, const vec block[BLOCK_VECTORS])
@@ -87,7 +98,8 @@ static REAL FN(exp_row)(ptrdiff_t n, const REAL *z, REAL max, REAL *e)
     UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) sum[i] = vec_set(0);
     for (ptrdiff_t j = 0; j < n; j += BLOCK) {
         const ptrdiff_t count = n - j < BLOCK ? n - j : BLOCK;
-        FN(exp_block)(z + j, count, vec_set(max), block);
+        FN(load_block)(z + j, count, -REAL_INFINITY, block);
+        FN(exp_block)(count, max, block);
         UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) sum[i] += block[i];
         if (e)
             FN(store_block)(e + j, count, block);
@@ -99,17 +111,15 @@ static REAL FN(exp_row)(ptrdiff_t n, const REAL *z, REAL max, REAL *e)
 static void FN(rows_softmax)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, REAL *a, ptrdiff_t ld_a)
 {
     for (; m > 0; m--, z += ld_z, a += ld_a) {
-        const REAL max = row_max(n, z);
         if (n <= BLOCK) { /* nothing but the result goes to memory */
-            vec e[BLOCK_VECTORS], copy[BLOCK_VECTORS];
-            FN(exp_block)(z, n, vec_set(max), e);
-            UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) copy[i] = e[i];
-            const vec sum = vec_set(FN(tree_sum)(copy));
+            vec e[BLOCK_VECTORS];
+            REAL max, sum;
+            FN(exp_short_row)(n, z, e, &max, &sum);
             UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) e[i] = e[i] / sum;
             FN(store_block)(a, n, e);
             continue;
         }
-        const vec sum = vec_set(FN(exp_row)(n, z, max, a));
+        const REAL sum = FN(exp_row)(n, z, row_max(n, z), a);
         ptrdiff_t j = 0;
         for (; j + LANES <= n; j += LANES) vec_store(a + j, vec_load(a + j) / sum);
         if (j < n)

@@ -20,31 +20,23 @@ INLINE vec FN(minus_one_hot)(vec p, ptrdiff_t first, ptrdiff_t label)
     return p - (vec)(here & (ivec)vec_set(1));
 }
 
-/* Softmax less one hot, times factor; returns the sum of exp(z - max). dz may be z. */
-INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, REAL max, ptrdiff_t label, REAL factor, REAL *dz)
+/* dz = softmax less one hot, times factor; returns the sum of exp(z - max), and max. dz may be z, or NULL. */
+INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, ptrdiff_t label, REAL factor, REAL *dz, REAL *max)
 {
-    if (n > BLOCK) {
-        const REAL total = FN(exp_row)(n, z, max, dz);
-        if (dz)
-            for (ptrdiff_t j = 0; j < n; j += LANES) {
-                const ptrdiff_t count = n - j < LANES ? n - j : LANES;
-                const vec p = (count == LANES ? vec_load(dz + j) : vec_load_part(dz + j, count)) / total;
-                const vec result = FN(minus_one_hot)(p, j, label) * factor;
-                if (count == LANES)
-                    vec_store(dz + j, result);
-                else
-                    vec_store_part(dz + j, result, count);
-            }
-        return total;
+    REAL total;
+    vec e[BLOCK_VECTORS] = {{0}};
+    if (n <= BLOCK) {
+        FN(exp_short_row)(n, z, e, max, &total);
+    } else {
+        *max = row_max(n, z);
+        total = FN(exp_row)(n, z, *max, dz);
     }
-    vec e[BLOCK_VECTORS], copy[BLOCK_VECTORS];
-    FN(exp_block)(z, n, vec_set(max), e);
-    UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) copy[i] = e[i];
-    const REAL total = FN(tree_sum)(copy);
-    if (dz) {
+    for (ptrdiff_t j = 0; dz && j < n; j += BLOCK) {
+        if (n > BLOCK)
+            FN(load_block)(dz + j, n - j, 0, e);
         UNROLL for (int i = 0; i < BLOCK_VECTORS; i++)
-            e[i] = FN(minus_one_hot)(e[i] / total, i * LANES, label) * factor;
-        FN(store_block)(dz, n, e);
+            e[i] = FN(minus_one_hot)(e[i] / total, j + i * LANES, label) * factor;
+        FN(store_block)(dz + j, n - j, e);
     }
     return total;
 }
@@ -59,11 +51,11 @@ static void FN(cross_entropy)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t
         const ptrdiff_t rows = m - first < BLOCK ? m - first : BLOCK;
         for (ptrdiff_t r = 0; r < rows; r++) {
             const ptrdiff_t i = first + r, label = (ptrdiff_t)labels[i];
-            const REAL *zi = z + i * ld_z;
-            const REAL max = row_max(n, zi);
-            gap[r] = max - zi[label];
-            total[r] = FN(cross_entropy_row)(n, zi, max, label, FN(row_factor)(weight, i, scale),
-                                             dz ? dz + i * ld_dz : NULL);
+            const REAL *zi = z + i * ld_z, chosen = zi[label]; /* read before dz may overwrite it */
+            REAL max;
+            total[r] = FN(cross_entropy_row)(n, zi, label, FN(row_factor)(weight, i, scale),
+                                             dz ? dz + i * ld_dz : NULL, &max);
+            gap[r] = max - chosen;
         }
         for (ptrdiff_t r = 0; r < rows; r += LANES) {
             const vec loss = vec_load(gap + r) + vec_log(vec_load(total + r));
@@ -83,10 +75,10 @@ INLINE vec FN(binary_cross_entropy_terms)(vec z, vec y, vec *gradient)
 {
     const vec e = vec_exp(-vec_abs(z));
     /* sigmoid(z) - y over the common denominator 1 + e: where y is 0 or 1, nothing cancels. */
-    const vec not_y = 1 - y;
-    const ivec left = z < 0;
-    *gradient = vec_fma(e, vec_select(left, not_y, -y), vec_select(left, -y, not_y)) / (1 + e);
-    return vec_fma(-z, y, vec_max(vec_set(0), z)) + vec_log1p(e);
+    const vec not_y = 1 - y, zero = vec_set(0);
+    const vec of_e = vec_where(z, less, zero, not_y, -y), of_one = vec_where(z, less, zero, -y, not_y);
+    *gradient = vec_fma(e, of_e, of_one) / (1 + e);
+    return vec_fma(-z, y, vec_max(zero, z)) + vec_log1p(e);
 }
 
 #define NEUTRAL_mse 0

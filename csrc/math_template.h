@@ -1,4 +1,5 @@
-/* exp, log, log1p, tanh and sigmoid of a vector, without branches. Included after vector_template.h, with the same parameters.
+/* exp, log, log1p, tanh and sigmoid of a vector, without branches. Included after vector_template.h, with
+ * the same parameters.
  *
  * Coefficients are minimax fits (Remez) made for this file: each comment says what is approximated, where,
  * and the largest relative error of the result that the fit alone causes. */
@@ -155,15 +156,15 @@ INLINE vec FN(unbiased)(uvec e)
 
 INLINE vec vec_log(vec x)
 {
-    const ivec tiny = x < TINY;
-    const vec y = vec_select(tiny, x * (REAL)((REAL_UBITS)1 << TINY_SHIFT), x);
+    const vec zero = vec_set(0), tiny = vec_set(TINY), infinity = vec_set(REAL_INFINITY);
+    const vec y = vec_where(x, less, tiny, x * (REAL)((REAL_UBITS)1 << TINY_SHIFT), x);
+    const vec shift = vec_where(x, less, tiny, vec_set(TINY_SHIFT), zero);
     const uvec e = FN(biased_exponent)(y);
     const vec m = (vec)((uvec)y - ((e - BIAS) << MANTISSA));
-    const vec shift = (vec)(tiny & (ivec)vec_set(TINY_SHIFT));
     const vec value = FN(log_reduced)(FN(unbiased)(e) - shift, m - 1);
-    const vec special = vec_select(x == 0, vec_set(-REAL_INFINITY), vec_set(REAL_NAN));
+    const vec not_positive = vec_where(x, less, zero, vec_set(REAL_NAN), -infinity);
     /* Infinity and NaN answer for themselves. */
-    return vec_select(x > 0, vec_select(x < REAL_INFINITY, value, x), vec_select(x != x, x, special));
+    return vec_where(x, less, infinity, vec_where(zero, less, x, value, not_positive), x);
 }
 
 /* For x >= 0. 1 + x = 2^e (1 + f), where f = (2^-e - 1) + 2^-e x is rounded once: log(1 + x) of a rounded
@@ -177,7 +178,8 @@ INLINE vec vec_log1p(vec x)
      * need the subnormal. */
     const vec part = (vec)((uvec)x - ((e - BIAS) << MANTISSA));
     const vec value = FN(log_reduced)(FN(unbiased)(e), part + (scale - 1));
-    return vec_select((x > 0) & (x < REAL_INFINITY), value, x);
+    /* Zero keeps its sign; infinity and NaN answer for themselves. */
+    return vec_where(vec_set(0), less, x, vec_where(x, less, vec_set(REAL_INFINITY), value, x), x);
 }
 
 /* x + x^3 q(x^2) up to TANH_SMALL, where tanh is 1/2 and the other form, 1 - 2 / (exp(2|x|) + 1), no longer
@@ -188,16 +190,17 @@ INLINE vec vec_tanh(vec x)
     vec rounded;
     const vec p = FN(exp_reduced)(vec_min(vec_set(TANH_FLAT), size + size), &rounded);
     /* 2^n for 0 <= n < BIAS: the bits of ROUNDER leave at the upper end of the shift. */
-    const vec power = (vec)(((uvec)rounded << MANTISSA) + (FN(bits_of)(1) - (FN(bits_of)(ROUNDER) << MANTISSA)));
+    const REAL_UBITS offset = FN(bits_of)(1) - (FN(bits_of)(ROUNDER) << MANTISSA);
+    const vec power = (vec)(((uvec)rounded << MANTISSA) + offset);
     const vec large = 1 - 2 / vec_fma(p, power, vec_set(1));
     const vec square = size * size;
     const vec small = vec_fma(square * POLYNOMIAL(tanh_coefficients, square), size, size);
-    return (vec)((uvec)vec_select(size < TANH_SMALL, small, large) | (uvec)sign);
+    return (vec)((uvec)vec_where(size, less, vec_set(TANH_SMALL), small, large) | (uvec)sign);
 }
 
 /* exp(-|x|) cannot overflow: e / (1 + e) left of zero, 1 / (1 + e) right of it. */
 INLINE vec vec_sigmoid(vec x)
 {
     const vec e = vec_exp(-vec_abs(x));
-    return vec_select(x < 0, e, vec_set(1)) / (1 + e);
+    return vec_where(x, less, vec_set(0), e, vec_set(1)) / (1 + e);
 }

@@ -12,7 +12,7 @@
  * to sleep, so that whoever moves the word knows, from the same atomic operation, whether a system call is
  * needed to wake somebody: none is while all spin. */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_setname_np, syscall */
+#define _GNU_SOURCE /* pthread_setname_np, syscall, sched_getcpu, cpu_set_t */
 #endif
 #include "fastnn.h"
 
@@ -20,8 +20,10 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 /* FASTNN_PORTABLE_SLEEP picks the sleep of other systems on Linux too, so that it can be tested there. */
 #if defined(__linux__) && !defined(FASTNN_PORTABLE_SLEEP)
@@ -46,8 +48,9 @@
  * spinning keeps the awaited thread from running. Longer costs that much a barrier while cores are short;
  * shorter would sleep through joins that are merely uneven. */
 #define SPIN_BRIEF_NANOSECONDS 2000
-/* Every so many waits the long spin is tried again, to find out that cores are free. Larger finds it later (each
- * wait until then can cost a wake-up), smaller wastes more: SPIN_NANOSECONDS / RETRY_WAITS a wait. */
+/* Every so many such waits the long spin is tried again, to find out that cores are free, from another core if
+ * need be (see move_off). Larger finds it later (each wait until then can cost a wake-up), smaller wastes more:
+ * SPIN_NANOSECONDS / RETRY_WAITS a wait. */
 #define RETRY_WAITS 32
 /* Looks at the word between two looks at the clock: about 1 us; the clock is never read in a hot join. */
 #define SPIN_LOOKS 64
@@ -60,21 +63,17 @@
 #define SLEEPER 1u
 #define STEP 2u
 
-/* How patiently a thread spins at barriers and joins; its own, so not atomic. */
-struct patience {
-    int slept; /* did the last long wait end asleep? */
-    unsigned waits;
-};
-
 struct slot {
     /* written by the caller that posts a job */
     _Alignas(LINE) _Atomic uint32_t start;
     int n_threads;
     fastnn_task task; /* NULL: end */
     void *context;
-    /* written by the thread itself, apart from `handle` */
-    _Alignas(LINE) struct patience patience;
-    pthread_t handle;
+    /* written by the thread itself: how its waits at barriers and joins went */
+    _Alignas(LINE) int slept; /* did the last one that was not over at once end asleep? */
+    unsigned waits;           /* how many came after such a one */
+    atomic_int cpu;           /* 1 + the core on which it last found out, 0: none */
+    pthread_t handle;         /* written and read under `busy` */
 };
 
 static struct {
@@ -179,22 +178,62 @@ static inline int spin_looks(_Atomic uint32_t *word, uint32_t target)
     return 0;
 }
 
+/* Moves a worker to a core that none of the team was seen on, if it shares its own. Threads that sleep and wake
+ * each other in turn are drawn to one core by Linux and look to its balancer like one thread; left alone, a
+ * team of two stayed there for seconds (20 us a barrier, against 0.2, with the other core half free). The
+ * caller's thread is not ours to move. */
+static void move_off(struct slot *self)
+{
+#if defined(__linux__)
+    const int cpu = sched_getcpu();
+    atomic_store_explicit(&self->cpu, cpu + 1, memory_order_relaxed);
+    if (self == &pool.slots[0] || cpu < 0)
+        return;
+    cpu_set_t allowed, others;
+    /* fails beyond 1024 cores: then it stays */
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return;
+    others = allowed;
+    int shared = 0;
+    for (int i = 0; i < self->n_threads; i++) {
+        const int taken = atomic_load_explicit(&pool.slots[i].cpu, memory_order_relaxed) - 1;
+        if (taken >= 0 && &pool.slots[i] != self) {
+            shared |= taken == cpu;
+            CPU_CLR((size_t)taken, &others);
+        }
+    }
+    if (!shared || CPU_COUNT(&others) == 0)
+        return;
+    if (sched_setaffinity(0, sizeof others, &others) == 0) /* moves at once */
+        sched_setaffinity(0, sizeof allowed, &allowed);
+    atomic_store_explicit(&self->cpu, sched_getcpu() + 1, memory_order_relaxed);
+#else
+    (void)self;
+#endif
+}
+
 /* The rest of a wait that was not over at once. Yielding before the sleep lost: it hands a busy neighbour a whole
  * time slice (9-108 us a barrier of two with both cores taken, against 6-29), and gains nothing with three
  * threads on two cores. */
-static __attribute__((noinline)) void wait_long(_Atomic uint32_t *word, uint32_t target, struct patience *patience)
+static __attribute__((noinline)) void wait_long(_Atomic uint32_t *word, uint32_t target, struct slot *self)
 {
-    const int brief = patience && patience->slept && ++patience->waits % RETRY_WAITS != 0;
-    const int64_t end = nanoseconds() + (brief ? SPIN_BRIEF_NANOSECONDS : SPIN_NANOSECONDS);
+    int64_t spin = SPIN_NANOSECONDS;
+    if (self && self->slept) {
+        if (++self->waits % RETRY_WAITS == 0)
+            move_off(self);
+        else
+            spin = SPIN_BRIEF_NANOSECONDS;
+    }
+    const int64_t end = nanoseconds() + spin;
     do {
         if (spin_looks(word, target)) {
-            if (patience)
-                patience->slept = 0;
+            if (self)
+                self->slept = 0;
             return;
         }
     } while (nanoseconds() < end);
-    if (patience)
-        patience->slept = 1;
+    if (self)
+        self->slept = 1;
     while (!reached(word, target)) {
         /* Relaxed: the mark carries no data. If the word moves first, the exchange or the sleep fails. */
         uint32_t value = atomic_load_explicit(word, memory_order_relaxed);
@@ -206,11 +245,12 @@ static __attribute__((noinline)) void wait_long(_Atomic uint32_t *word, uint32_t
     }
 }
 
-/* Returns when the word, its mark aside, is `target`. `patience`: NULL for always the long spin. */
-static inline void wait_for(_Atomic uint32_t *word, uint32_t target, struct patience *patience)
+/* Returns when the word, its mark aside, is `target`. `self`: whose waits are kept account of; NULL for always
+ * the long spin. */
+static inline void wait_for(_Atomic uint32_t *word, uint32_t target, struct slot *self)
 {
     if (!spin_looks(word, target))
-        wait_long(word, target, patience);
+        wait_long(word, target, self);
 }
 
 /* Moves a word on which others wait, and releases what was written before. */
@@ -318,7 +358,9 @@ static int start_worker(int thread, const pthread_attr_t *attributes)
 {
     struct slot *slot = &pool.slots[thread];
     atomic_store_explicit(&slot->start, 0, memory_order_relaxed);
-    memset(&slot->patience, 0, sizeof slot->patience);
+    slot->slept = 0;
+    slot->waits = 0;
+    atomic_store_explicit(&slot->cpu, 0, memory_order_relaxed);
     return pthread_create(&slot->handle, attributes, work, slot) == 0;
 }
 
@@ -368,7 +410,7 @@ int fastnn_run(fastnn_task task, void *context, int n_threads)
             for (int i = 1; i < n_threads; i++)
                 post(&pool.slots[i], task, context, n_threads);
             task(context, 0, n_threads);
-            wait_for(&pool.running, 0, &pool.slots[0].patience);
+            wait_for(&pool.running, 0, &pool.slots[0]);
             release_pool();
             return n_threads;
         }
@@ -390,7 +432,7 @@ void fastnn_barrier(int thread, int n_threads)
         atomic_store_explicit(arrived, 0, memory_order_relaxed);
         move_to(&pool.generation, next);
     } else {
-        wait_for(&pool.generation, next, &pool.slots[thread].patience);
+        wait_for(&pool.generation, next, &pool.slots[thread]);
     }
 }
 

@@ -55,6 +55,17 @@
 #define row_max FN(row_max)
 
 #define SUM_OF(a, b) ((a) + (b))
+
+/* Relations of vec_where. */
+#if ISA_AVX512
+#define WHERE_less _CMP_LT_OQ
+#define WHERE_less_equal _CMP_LE_OQ
+#define WHERE_unequal _CMP_NEQ_UQ
+#else
+#define WHERE_less <
+#define WHERE_less_equal <=
+#define WHERE_unequal !=
+#endif
 #endif
 
 #undef LANES
@@ -65,6 +76,7 @@
 #undef REAL_INFINITY
 #undef REAL_NAN
 #undef LANE_NUMBERS
+#undef vec_where
 #undef vec_interleave_low
 #undef vec_interleave_high
 
@@ -110,8 +122,28 @@ INLINE vec vec_set(REAL s)
 /* mask: all bits or none in each lane, as comparisons give them. */
 INLINE vec vec_select(ivec mask, vec a, vec b)
 {
+#if ISA_AVX2 && REAL_IS_FLOAT
+    return (vec)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)mask);
+#elif ISA_AVX2
+    return (vec)_mm256_blendv_pd((__m256d)b, (__m256d)a, (__m256d)mask);
+#else
     return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));
+#endif
 }
+
+/* x < y ? a : b for `less`, and so on. With AVX-512 the answer of a comparison stays in a mask register, which
+ * gcc does not find out by itself. */
+#if ISA_AVX512 && REAL_IS_FLOAT
+#define vec_where(x, relation, y, a, b)                                                                \
+    ((vec)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)(x), (__m512)(y), WHERE_##relation), (__m512)(b), \
+                               (__m512)(a)))
+#elif ISA_AVX512
+#define vec_where(x, relation, y, a, b)                                                                  \
+    ((vec)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)(x), (__m512d)(y), WHERE_##relation), (__m512d)(b), \
+                               (__m512d)(a)))
+#else
+#define vec_where(x, relation, y, a, b) vec_select((x) WHERE_##relation (y), a, b)
+#endif
 
 INLINE vec vec_abs(vec v)
 {
@@ -309,13 +341,6 @@ INLINE vec vec_sqrt(vec v)
 
 /* ---------------------------------------------------------------- reductions of a row */
 
-/* a where either is NaN, else the larger: a NaN of either side stays. */
-INLINE vec FN(max_or_nan)(vec a, vec b)
-{
-    const vec larger = vec_max(a, b);
-    return vec_select(a != a, a, larger);
-}
-
 /* One number from a block: lane i meets lane i + half, for half = BLOCK / 2 .. 1. That order is part of the
  * result, so registers of every width walk the same tree. */
 #define DEFINE_TREE(name, combine)                                     \
@@ -348,14 +373,13 @@ INLINE vec FN(max_or_nan)(vec a, vec b)
 #define HALVE(v, combine) v = combine(v, __builtin_shufflevector(v, v, 1, 0));
 #endif
 DEFINE_TREE(tree_sum, SUM_OF)
-DEFINE_TREE(tree_max, FN(max_or_nan))
+DEFINE_TREE(tree_max, vec_max)
 #undef DEFINE_TREE
 
 /* Up to BLOCK numbers of a row, `fill` beyond. */
 INLINE void FN(load_block)(const REAL *p, ptrdiff_t count, REAL fill, vec block[BLOCK_VECTORS])
 {
-    UNROLL for (int i = 0; i < BLOCK_VECTORS; i++)
-    {
+    UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) {
         const ptrdiff_t rest = count - i * LANES;
         block[i] = rest >= LANES ? vec_load(p + i * LANES)
                    : rest > 0    ? vec_load_fill(p + i * LANES, rest, fill)
@@ -363,30 +387,19 @@ INLINE void FN(load_block)(const REAL *p, ptrdiff_t count, REAL fill, vec block[
     }
 }
 
-/* n = 0: the neutral element. */
-#define DEFINE_REDUCTION(name, neutral, combine, tree)                                              \
-    INLINE REAL FN(name)(ptrdiff_t n, const REAL *p)                                                \
-    {                                                                                               \
-        vec s[BLOCK_VECTORS], t[BLOCK_VECTORS];                                                     \
-        FN(load_block)(p, n, neutral, s);                                                           \
-        ptrdiff_t j = BLOCK;                                                                        \
-        for (; j + BLOCK <= n; j += BLOCK)                                                          \
-            UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) s[i] = combine(s[i], vec_load(p + j + i * LANES)); \
-        if (j < n) {                                                                                \
-            FN(load_block)(p + j, n - j, neutral, t);                                               \
-            UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) s[i] = combine(s[i], t[i]);              \
-        }                                                                                           \
-        return FN(tree)(s);                                                                         \
+/* n = 0: the neutral element. row_max of a row with a NaN is any number of that row, or NaN: softmax, its one
+ * use, comes out NaN either way. */
+#define DEFINE_REDUCTION(name, neutral, combine, tree)                                                \
+    static inline REAL name(ptrdiff_t n, const REAL *p)                                               \
+    {                                                                                                 \
+        vec s[BLOCK_VECTORS], t[BLOCK_VECTORS];                                                       \
+        FN(load_block)(p, n, neutral, s);                                                             \
+        for (ptrdiff_t j = BLOCK; j < n; j += BLOCK) {                                                \
+            FN(load_block)(p + j, n - j, neutral, t);                                                 \
+            UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) s[i] = combine(s[i], t[i]);                \
+        }                                                                                             \
+        return FN(tree)(s);                                                                           \
     }
-DEFINE_REDUCTION(row_sum_, 0, SUM_OF, tree_sum)
-DEFINE_REDUCTION(row_max_, -REAL_INFINITY, FN(max_or_nan), tree_max)
+DEFINE_REDUCTION(row_sum, 0, SUM_OF, tree_sum)
+DEFINE_REDUCTION(row_max, -REAL_INFINITY, vec_max, tree_max)
 #undef DEFINE_REDUCTION
-
-static inline REAL row_sum(ptrdiff_t n, const REAL *p)
-{
-    return FN(row_sum_)(n, p);
-}
-static inline REAL row_max(ptrdiff_t n, const REAL *p)
-{
-    return FN(row_max_)(n, p);
-}

@@ -197,7 +197,7 @@ def test_two_threads_work_at_the_same_time(threads):
     found = [cores_and_help() for _ in range(20)]
     assert fn.show_config(mode="dict")["threads_started"] >= 1
     assert np.median([help_ for _, help_ in found]) > 0.5  # the worker does its half
-    # Both at a time: more CPU time than wall time, in the best run. Other work can take the cores for all runs.
+    # Both at a time: more CPU than wall time in the best run. Other work may take the cores in all of them.
     if os.getloadavg()[0] < len(os.sched_getaffinity(0)) + 1:
         assert max(cores for cores, _ in found) > 1.2
 

@@ -8,6 +8,7 @@
 #include "../../csrc/fastnn.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -387,6 +388,23 @@ static void test_workers_block_signals_have_names_and_stack(void)
     CHECK(sigismember(&before, SIGINT) == sigismember(&after, SIGINT), "the caller's signals changed");
 }
 
+#if defined(__linux__)
+static void wait_often(void *context, int thread, int n_threads)
+{
+    (void)context;
+    cpu_set_t before, after;
+    sched_getaffinity(0, sizeof before, &before);
+    for (int i = 0; i < 3000; i++)
+        fastnn_barrier(thread, n_threads);
+    sched_getaffinity(0, sizeof after, &after);
+    CHECK(CPU_EQUAL(&before, &after), "thread %d may now run on other cores", thread);
+}
+
+static void test_workers_keep_the_cores_they_were_given(void) { fastnn_run(wait_often, NULL, 3); }
+#else
+static void test_workers_keep_the_cores_they_were_given(void) {}
+#endif
+
 static void test_idle_workers_sleep(void)
 {
     check_each_thread_ran_once(3);
@@ -485,6 +503,7 @@ int main(int n_arguments, char **arguments)
         test_two_threads_may_fork_at_the_same_time();
     }
     test_workers_block_signals_have_names_and_stack();
+    test_workers_keep_the_cores_they_were_given();
     test_idle_workers_sleep();
     test_those_who_wait_long_at_a_barrier_sleep();
     test_threads_that_cannot_be_had_make_a_smaller_team();

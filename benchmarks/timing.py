@@ -1,0 +1,304 @@
+"""The one way in which benchmarks time: contenders in turn, in short rounds, medians, paired ratios.
+
+A benchmark calls `start` first (it leaves the caps on OpenBLAS behind), compares every contender's result
+with a float64 reference by `agree`, times by `compare`, and writes rows into a `Report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+import fastnn as fn
+from fastnn.demo import BLAS_CAPS, uncap_blas
+
+RESULTS = Path(__file__).parent / "results"
+# Long enough for the clock and for OpenBLAS's threads to be awake, short enough that a change of the
+# machine's load meets all contenders of a round alike.
+ROUND_SECONDS = 0.2
+ROUNDS = 15
+QUICK_SECONDS, QUICK_ROUNDS = 0.002, 2
+# OpenBLAS's threads look for work for about 20 ms after a call; two spinning pools would fight.
+PAUSE_SECONDS = 0.04
+# A round whose CPU time for each second of wall time is below this share of the contender's best one was
+# shared with other processes.
+CLEAN_SHARE = 0.95
+
+
+@dataclass
+class Contender:
+    """Something to be timed.
+
+    Parameters
+    ----------
+    name : str
+    call : callable
+        Does the work once.
+    threads : int, optional
+        Threads of the BLAS while it is timed; None leaves them.
+    """
+
+    name: str
+    call: Callable[[], object]
+    threads: int | None = None
+
+
+@dataclass
+class Timing:
+    """What one contender took: seconds of a call (median over clean rounds) and the rounds behind it."""
+
+    median: float
+    quartiles: tuple[float, float]
+    rounds: int
+    dropped: int
+    cpus: float  # CPU seconds for each second of wall time
+    ratio: float = 1.0  # to the first contender, median over rounds in which both were clean
+
+
+@dataclass
+class _Sample:
+    wall: float
+    cpu: float
+    calls: int
+
+    @property
+    def share(self) -> float:
+        return self.cpu / self.wall
+
+
+def start(description: str) -> argparse.Namespace:
+    """Read the command line, shared by all benchmarks, and leave the caps on OpenBLAS behind."""
+    uncap_blas(sys.argv)
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a few short rounds, only to see that all runs")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the tables (default: benchmarks/results; --quick: none)"
+    )
+    parser.add_argument("--rounds", type=int, help=f"rounds of {ROUND_SECONDS} s (default: {ROUNDS})")
+    arguments = parser.parse_args()
+    if arguments.out is None and not arguments.quick:
+        arguments.out = RESULTS
+    arguments.rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
+    arguments.seconds = QUICK_SECONDS if arguments.quick else ROUND_SECONDS
+    arguments.pause = 0.0 if arguments.quick else PAUSE_SECONDS
+    if arguments.quick:
+        # Two threads of OpenBLAS on a busy machine can fall to 1/60 of one.
+        threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+    return arguments
+
+
+def agree(name: str, result: Any, reference: Any, tolerance: float) -> float:
+    """Largest error against the float64 reference, in units of its largest value; too large ends the run."""
+    result, reference = np.asarray(result, np.float64), np.asarray(reference, np.float64)
+    if result.shape != reference.shape:
+        sys.exit(f"{name}: shape {result.shape} is not that of the reference, {reference.shape}")
+    scale = float(np.abs(reference).max(initial=0)) or 1.0
+    error = float(np.abs(result - reference).max(initial=0)) / scale
+    if not error <= tolerance:  # NaN is an error too
+        sys.exit(
+            f"{name}: differs from the float64 reference by {error:.3g}, more than {tolerance:g}: not timed"
+        )
+    return error
+
+
+def compare(contenders: list[Contender], arguments: argparse.Namespace) -> dict[str, Timing]:
+    """Time the contenders in turn; each round starts with another one."""
+    if arguments.quick:
+        contenders = [replace(one, threads=1) for one in contenders]
+    calls = {one.name: _calls_for(one, arguments.seconds) for one in contenders}
+    samples: dict[str, list[_Sample]] = {one.name: [] for one in contenders}
+    for number in range(arguments.rounds):
+        turn = number % len(contenders)
+        for one in contenders[turn:] + contenders[:turn]:
+            samples[one.name].append(_sample(one, calls[one.name], arguments.pause))
+    return _judge(samples)
+
+
+def _calls_for(one: Contender, seconds: float) -> int:
+    """How many calls fill a round; runs the contender, which warms caches and starts threads."""
+    calls = 1
+    while True:
+        taken = _sample(one, calls, 0.0).wall
+        if taken >= seconds / 4:
+            return max(1, round(calls * seconds / taken))
+        calls = min(calls * 10, max(calls + 1, int(calls * seconds / 2 / taken)))
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+def _sample(one: Contender, calls: int, pause: float) -> _Sample:
+    with _blas().limit(limits=one.threads):
+        call = one.call
+        time.sleep(pause)
+        call()  # wakes threads that slept through the pause
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(calls):
+            call()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return _Sample(max(wall, 1e-9), cpu, calls)
+
+
+def _judge(samples: dict[str, list[_Sample]]) -> dict[str, Timing]:
+    """Medians over clean rounds; ratios pair each contender with the first one, round by round."""
+    clean = {}
+    for name, rounds in samples.items():
+        best = max(one.share for one in rounds)
+        clean[name] = [one.share >= CLEAN_SHARE * best for one in rounds]
+        if sum(clean[name]) < max(2, len(rounds) // 4):
+            # Too few to stand on: all are kept, and `dropped` of 0 with wide quartiles shows it.
+            clean[name] = [True] * len(rounds)
+    first = next(iter(samples))
+    timings = {}
+    for name, rounds in samples.items():
+        kept = [one for one, good in zip(rounds, clean[name], strict=True) if good]
+        seconds = [one.wall / one.calls for one in kept]
+        low, _, high = (
+            statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+        )
+        both = [i for i in range(len(rounds)) if clean[name][i] and clean[first][i]] or range(len(rounds))
+        pairs = [
+            (rounds[i].wall / rounds[i].calls) / (samples[first][i].wall / samples[first][i].calls)
+            for i in both
+        ]
+        timings[name] = Timing(
+            median=statistics.median(seconds),
+            quartiles=(low, high),
+            rounds=len(rounds),
+            dropped=len(rounds) - len(kept),
+            cpus=statistics.median(one.share for one in kept),
+            ratio=statistics.median(pairs),
+        )
+    return timings
+
+
+# ---------------------------------------------------------------- reports
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on and with."""
+    import sklearn
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        "fastnn": {
+            key: value for key, value in fn.show_config(mode="dict").items() if key != "threads_started"
+        },
+        "blas": [
+            {**pool, "filepath": Path(pool["filepath"]).name} for pool in threadpoolctl.threadpool_info()
+        ],
+        "caps": {name: os.environ.get(name) for name in BLAS_CAPS},
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+@dataclass
+class Report:
+    """Rows of one benchmark: printed as they come, saved as JSON and as a Markdown table.
+
+    Parameters
+    ----------
+    name : str
+        Of the files.
+    title : str
+    arguments : argparse.Namespace
+        Of `start`.
+    notes : list of str
+        What a reader of the table must know.
+    """
+
+    name: str
+    title: str
+    arguments: argparse.Namespace
+    notes: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.machine = machine()
+        print(f"# {self.title}")
+        for key, value in self.machine.items():
+            print(f"{key}: {value}")
+        print(flush=True)
+
+    def add(self, case: str, timings: dict[str, Timing], error: float, **facts: Any) -> None:
+        """One case: its timings, the first being fastnn's, and the largest error that `agree` found."""
+        taken = {name: vars(one) for name, one in timings.items()}
+        self.rows.append({"case": case, "error": error, **facts, "timings": taken})
+        times = "  ".join(
+            f"{name} {one.median * 1e6:.3g} us ({one.ratio:.2f}x, {one.dropped} dropped)"
+            for name, one in timings.items()
+        )
+        extra = "  ".join(f"{key} {value}" for key, value in facts.items())
+        print(f"{case:<36} {times}  {extra}  error {error:.1e}", flush=True)
+
+    def markdown(self) -> str:
+        """The table: microseconds of each contender, and how many times fastnn's they are."""
+        columns = list(dict.fromkeys(name for row in self.rows for name in row["timings"]))
+        facts = list(
+            dict.fromkeys(key for row in self.rows for key in row if key not in ("case", "error", "timings"))
+        )
+        ratios = [f"{name} / {columns[0]}" for name in columns[1:]]
+        head = ["case", *(f"{name}, µs" for name in columns), *ratios, *facts]
+        lines = [f"# {self.title}", "", self._about(), "", *(f"{note}\n" for note in self.notes)]
+        lines += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+        for row in self.rows:
+            taken = row["timings"]
+            cells = [f"{taken[name]['median'] * 1e6:.3g}" if name in taken else "" for name in columns]
+            cells += [f"{taken[name]['ratio']:.2f}" if name in taken else "" for name in columns[1:]]
+            cells += [str(row.get(key, "")) for key in facts]
+            lines.append("| " + " | ".join([row["case"], *cells]) + " |")
+        return "\n".join(lines) + "\n"
+
+    def _about(self) -> str:
+        on, fastnn = self.machine, self.machine["fastnn"]
+        blas = ", ".join(
+            f"{pool['internal_api']} {pool['version']} ({pool.get('architecture')})"
+            for pool in on["blas"]
+            if pool["user_api"] == "blas"
+        )
+        return (
+            f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, NumPy {on['numpy']}, scikit-learn "
+            f"{on['scikit-learn']}; BLAS: {blas}; fastnn {fastnn['version']}, {fastnn['isa']}, "
+            f"{fastnn['num_threads']} threads, {fastnn['compiler']}. Medians of {self.arguments.rounds} "
+            f"rounds of {self.arguments.seconds} s taken in turn; ratios are paired by round."
+        )
+
+    def save(self) -> None:
+        """Write <name>.json and <name>.md where the command line wants them."""
+        folder = self.arguments.out
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"title": self.title, "notes": self.notes, "machine": self.machine, "rows": self.rows}
+        text = json.dumps(content, indent=1, default=str)
+        (folder / f"{self.name}.json").write_text(f"{text}\n", encoding="utf-8")
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+        print(f"\nsaved {folder / self.name}.json and .md")
