@@ -186,8 +186,8 @@ cdef void update_parameters(const Net *net, const fastnn_update *u, ptrdiff_t of
 
 
 cdef ptrdiff_t share(const Net *net, const Layer *s, int thread, int n_threads) noexcept nogil:
-    """First row of w of a thread's share: whole panels, so that no two threads write one."""
-    cdef ptrdiff_t panel = net.table.panel
+    """First row of w of a thread's share: whole panels where w has any, so that no two threads write one."""
+    cdef ptrdiff_t panel = net.table.panel if s.needs_dx else 1
     return min((s.n_in + panel - 1) // panel * thread // n_threads * panel, s.n_in)
 
 
