@@ -12,6 +12,7 @@
 #include "losses_template.h"
 #include "optimizers_template.h"
 #include "random_template.h"
+#include "inputs_template.h"
 
 const fastnn_kernels TABLE = {
     .isa = ISA_NAME,
@@ -30,6 +31,10 @@ const fastnn_kernels TABLE = {
     .update = FN(update),
     .dropout = FN(dropout),
     .multiply = FN(multiply),
+    .widen = FN(widen),
+    .scale = FN(scale),
+    .embed = FN(embed),
+    .embed_gradient = FN(embed_gradient),
     .exp = FN(exp_n),
     .log = FN(log_n),
     .log1p = FN(log1p_n),

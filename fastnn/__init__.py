@@ -17,7 +17,7 @@ from . import devices, errors, ops  # noqa: E402
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError  # noqa: E402
 from .kernels import COMPILER as _COMPILER  # noqa: E402
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
-from .layers import Activation, Dense, Dropout  # noqa: E402
+from .layers import Activation, Dense, Dropout, Embedding, Scale  # noqa: E402
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
 from .network import Sequential  # noqa: E402
 from .optimizers import SGD, Adam  # noqa: E402
@@ -36,9 +36,11 @@ __all__ = [
     "DeviceError",
     "DivergenceError",
     "Dropout",
+    "Embedding",
     "FormatError",
     "History",
     "NotFittedError",
+    "Scale",
     "Sequential",
     "Trainer",
     "__version__",

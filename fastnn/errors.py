@@ -217,7 +217,9 @@ def rows(found: Array) -> Array:
 
 
 def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
-    """A matrix (rows, n_columns) of dtype with unit column stride; not copied where it is one already.
+    """A matrix (rows, n_columns) of dtype, or of uint8, with unit column stride; not copied where it is one.
+
+    Bytes stay bytes: programs widen them row by row.
 
     Parameters
     ----------
@@ -238,7 +240,7 @@ def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any
         raise ValueError(f"{argument} must have {n_columns} column{plural}, got shape {found.shape}")
     if found.shape[1] == 0:
         raise ValueError(f"{argument} must have at least one column, got shape {found.shape}")
-    return rows(cast(argument, found, dtype))
+    return rows(found if found.dtype == np.uint8 else cast(argument, found, dtype))
 
 
 def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | None = None) -> Array:
