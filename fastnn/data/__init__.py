@@ -11,6 +11,7 @@ read with the standard library, so results never depend on what is installed.
 ([0], ('no', 'yes'))
 """
 
+from .columns import Kind
 from .encoders import ONE_HOT_CATEGORIES
 from .idx import read_idx
 from .recipe import Recipe
@@ -21,6 +22,7 @@ from .target import CLASS_COUNT, Target
 __all__ = [
     "CLASS_COUNT",
     "ONE_HOT_CATEGORIES",
+    "Kind",
     "Recipe",
     "Table",
     "Target",

@@ -203,7 +203,7 @@ def column(name: str, values: Any) -> Column:
         It is no 1-D array of such.
     """
     if isinstance(values, np.ma.MaskedArray):
-        values = values.astype(object).filled(None)
+        values = values.tolist()
     try:
         found = np.asarray(values)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The recipe: how the named columns of a table become the matrix that a model takes, fixed and kept with it."""
+"""The recipe: how the named columns of a table become the matrix of a model; fixed, and kept with it."""
 
 from __future__ import annotations
 
@@ -189,9 +189,9 @@ class Recipe:
 
     def describe(self) -> str:
         """A line for each column: its kind and what becomes of it."""
-        table = [(e.name, e.kind, str(len(e.features())), e.describe()) for e in self.encoders]
+        table: list[tuple[str, str, str, str]] = [("column", "kind", "width", "")]
+        table += [(e.name, e.kind, str(len(e.features())), e.describe()) for e in self.encoders]
         table += [(name, "-", "0", f"left out: {reason}") for name, reason in self.dropped]
-        table.insert(0, ("column", "kind", "width", ""))
         widths = [max(len(row[i]) for row in table) for i in range(3)]
         lines = [
             f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {n:>{widths[2]}}  {text}".rstrip()

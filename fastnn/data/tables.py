@@ -110,7 +110,7 @@ def read_table(source: Any) -> Table:
         return _read_csv(os.fspath(source))
     if isinstance(source, Mapping):
         values = dict(source)
-        if values and all(np.ndim(v) == 0 for v in values.values()):
+        if values and all(isinstance(v, (str, bytes)) or not hasattr(v, "__len__") for v in values.values()):
             values = {name: [v] for name, v in values.items()}
         return _table("the table", values, lambda v: v)
     names = getattr(getattr(source, "dtype", None), "names", None)
@@ -145,11 +145,11 @@ def _array_of_series(series: Any) -> Any:
     if getattr(dtype, "tz", None) is not None:  # pandas would give objects; times become UTC
         series = series.dt.tz_convert(None)
     values = series.to_numpy()
-    if values.dtype.kind == "f" and "int" in str(getattr(series, "type", dtype)).lower():
-        # Whole numbers with gaps come as floats, where two large ones could become one.
-        if np.nanmax(np.abs(values), initial=0.0) >= LARGEST_EXACT:
-            whole = series.to_pylist() if hasattr(series, "to_pylist") else series.to_list()
-            return np.array([*whole, None], object)[:-1]
+    # Whole numbers with gaps come as floats, where two large ones could become one.
+    was_whole = values.dtype.kind == "f" and "int" in str(getattr(series, "type", dtype)).lower()
+    if was_whole and np.nanmax(np.abs(values), initial=0.0) >= LARGEST_EXACT:
+        whole = series.to_pylist() if hasattr(series, "to_pylist") else series.to_list()
+        return np.array([*whole, None], object)[:-1]
     return values
 
 
@@ -204,7 +204,7 @@ def _parse(path: str, file: IO[str]) -> Table:
     except csv.Error as error:
         raise ValueError(f"{path} must be a CSV file, got {error} in line {reader.line_num}") from None
     columns = {}
-    for name, texts in zip(names, zip(*rows) if rows else [()] * n_fields, strict=True):
+    for name, texts in zip(names, zip(*rows, strict=True) if rows else [()] * n_fields, strict=True):
         found = text_column(texts)
         columns[name] = found if delimiter == "," else _with_points(found)
     return Table(columns, len(rows), path, np.array(lines, np.int64))

@@ -139,9 +139,9 @@ class Target:
             raise FormatError(f"the classes of the recipe must be a list of labels, got {classes!r}")
         if len(set(classes)) != len(classes) or (len(classes) > 1) != (task == "classification"):
             raise FormatError(f"the classes of the recipe must be distinct and fit the task, got {classes!r}")
-        for number in (value["mean"], value["scale"]):
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-                raise FormatError(f"mean and scale of the target must be finite numbers, got {number!r}")
+        for item in (value["mean"], value["scale"]):
+            if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
+                raise FormatError(f"mean and scale of the target must be finite numbers, got {item!r}")
         if value["scale"] <= 0:
             raise FormatError(f"the scale of the target must be positive, got {value['scale']!r}")
         return cls(name, task, tuple(classes), float(value["mean"]), float(value["scale"]))
@@ -158,10 +158,9 @@ def _is_classes(column: Column) -> bool:
 def _numbers(name: str, column: Column) -> Array:
     if column.kind not in ("number", "boolean"):
         raise ValueError(f"the target {name!r} must hold numbers for regression, got {_example(column)}")
-    if not np.isfinite(column.data).all():
-        raise ValueError(
-            f"the target {name!r} must be finite, got {column.data[~np.isfinite(column.data)][0]}"
-        )
+    bad = column.data[~np.isfinite(column.data)]
+    if len(bad):
+        raise ValueError(f"the target {name!r} must be finite, got {bad[0]}")
     return column.data
 
 
