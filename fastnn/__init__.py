@@ -13,15 +13,18 @@ from . import build_check
 
 build_check.check()  # one clear sentence before anything else can fail on a missing or stale module
 
-from . import devices, errors, ops  # noqa: E402
+from . import devices, errors, metrics, ops  # noqa: E402
+from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau  # noqa: E402
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError  # noqa: E402
+from .history import History  # noqa: E402
 from .kernels import COMPILER as _COMPILER  # noqa: E402
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
 from .layers import Activation, Dense, Dropout  # noqa: E402
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
 from .network import Sequential  # noqa: E402
 from .optimizers import SGD, Adam  # noqa: E402
-from .trainer import History, Trainer  # noqa: E402
+from .reports import CSVLogger, ProgressBar  # noqa: E402
+from .trainer import Trainer  # noqa: E402
 
 if TYPE_CHECKING:
     from . import data
@@ -34,19 +37,26 @@ __all__ = [
     "Activation",
     "Adam",
     "BinaryCrossEntropy",
+    "CSVLogger",
+    "Callback",
     "CrossEntropy",
     "Dense",
     "DeviceError",
     "DivergenceError",
     "Dropout",
+    "EarlyStopping",
     "FormatError",
     "History",
+    "ModelCheckpoint",
     "NotFittedError",
+    "ProgressBar",
+    "ReduceLROnPlateau",
     "Sequential",
     "Trainer",
     "__version__",
     "data",
     "get_num_threads",
+    "metrics",
     "ops",
     "set_num_threads",
     "show_config",

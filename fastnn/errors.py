@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -102,6 +102,41 @@ class DivergenceError(FloatingPointError):
         self.epoch = epoch
         self.batch = batch
         self.step = step
+
+
+def explained(
+    error: DivergenceError,
+    where: str,
+    *,
+    layers: Sequence[object],
+    lr: float,
+    step: int,
+    x_name: str = "x",
+    epoch: int | None = None,
+    batch: int | None = None,
+) -> DivergenceError:
+    """The error of a program with the place in the training and what to try."""
+    smaller = f"try a smaller lr (it is {lr:g}) or inputs scaled to about -1 .. 1"
+    if error.layer == -1:
+        reason = f"{x_name} itself has a value that is not finite"
+        advice = f"look for it with np.isfinite({x_name}).all(axis=1)"
+    elif error.layer is None:
+        reason = "the outputs of all layers are finite, so the loss itself overflowed"
+        advice = f"scale the targets, or {smaller}"
+    else:
+        reason = f"layer {error.layer}, {layers[error.layer]!r}, is the first whose output is not finite"
+        advice = smaller
+    return DivergenceError(
+        f"the loss is not finite {where} (step {step}): {reason}. "
+        f"Parameters are as before that step; {advice}",
+        step_in_call=error.step_in_call,
+        layer=error.layer,
+        loss_sum=error.loss_sum,
+        weight_sum=error.weight_sum,
+        epoch=epoch,
+        batch=batch,
+        step=step,
+    )
 
 
 # ---------------------------------------------------------------- names and numbers
@@ -216,8 +251,8 @@ def rows(found: Array) -> Array:
     return np.ascontiguousarray(found)
 
 
-def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
-    """A matrix (rows, n_columns) of dtype with unit column stride; not copied where it is one already.
+def table(argument: str, value: Any, n_columns: int | None) -> Array:
+    """A 2-D array (rows, n_columns) of what `value` holds, judged by its shape and kind, not yet converted.
 
     Parameters
     ----------
@@ -238,7 +273,12 @@ def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any
         raise ValueError(f"{argument} must have {n_columns} column{plural}, got shape {found.shape}")
     if found.shape[1] == 0:
         raise ValueError(f"{argument} must have at least one column, got shape {found.shape}")
-    return rows(cast(argument, found, dtype))
+    return found
+
+
+def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
+    """A `table` of dtype with unit column stride; not copied where it is one already."""
+    return rows(cast(argument, table(argument, value, n_columns), dtype))
 
 
 def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | None = None) -> Array:
