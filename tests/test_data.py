@@ -1,6 +1,7 @@
 """Tables of any origin, splits, labels and IDX files."""
 
 import gzip
+import importlib
 import struct
 import time
 
@@ -116,7 +117,7 @@ def frames(columns):
         ("pyarrow", lambda m: m.table(columns)),
     ):
         try:
-            module = __import__(library)
+            module = importlib.import_module(library)
         except ImportError:
             continue
         made[library] = build(module)

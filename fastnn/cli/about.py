@@ -79,7 +79,7 @@ def bench(arguments: argparse.Namespace) -> int:
         given += ["--threads", str(arguments.threads)]
     demo.uncap_blas(["-m", "fastnn", "bench", *given])
     random = np.random.default_rng(0)
-    found = []
+    found: list[dict[str, Any]] = []
     for name, widths, batch, steps in NETWORKS:
         x = random.standard_normal((batch * steps, widths[0]), dtype=np.float32)
         y = random.integers(0, widths[-1], len(x))

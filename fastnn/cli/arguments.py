@@ -92,7 +92,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser; each command sets `command`, a function of the arguments that gives the exit status."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common.add_argument("--threads", type=_positive_int, metavar="N", help="threads to use (default: all)")
 

@@ -254,9 +254,10 @@ def encoder_from_json(value: Any) -> Encoder:
     FormatError
         A field is missing, unknown or of the wrong type.
     """
-    if not isinstance(value, dict) or value.get("kind") not in ENCODERS:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in ENCODERS:
         raise FormatError(f"a column of the recipe must name its kind ({', '.join(ENCODERS)}), got {value!r}")
-    cls = ENCODERS[value["kind"]]
+    cls = ENCODERS[kind]
     return cls(**checked_fields(cls, {k: v for k, v in value.items() if k != "kind"}))
 
 

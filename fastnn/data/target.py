@@ -64,7 +64,7 @@ class Target:
             if scale == 0:
                 raise ValueError(f"the target {name!r} must vary, got {mean:g} in every row")
             return cls(name, "regression", (), mean, scale)
-        labels = _labels(column)
+        labels = _labels(name, column)
         if len(labels) < 2:
             raise ValueError(f"the target {name!r} must have two classes or more, got only {labels[0]!r}")
         return cls(name, "classification", tuple(labels))
@@ -135,7 +135,9 @@ class Target:
         name, task, classes = value["name"], value["task"], value["classes"]
         if not isinstance(name, str) or task not in TASKS:
             raise FormatError(f"the target of the recipe must have a name and a task, got {value!r}")
-        if not isinstance(classes, list) or not all(isinstance(c, (str, int, float)) for c in classes):
+        if not isinstance(classes, list) or not all(
+            isinstance(c, str) or (isinstance(c, (int, float)) and math.isfinite(c)) for c in classes
+        ):
             raise FormatError(f"the classes of the recipe must be a list of labels, got {classes!r}")
         if len(set(classes)) != len(classes) or (len(classes) > 1) != (task == "classification"):
             raise FormatError(f"the classes of the recipe must be distinct and fit the task, got {classes!r}")
@@ -152,12 +154,13 @@ def _is_classes(column: Column) -> bool:
     if found.kind != "number":
         return found.kind != "date"
     values = np.unique(found.data)
-    return len(values) <= CLASS_COUNT and bool((values == np.floor(values)).all())
+    is_whole = np.isfinite(values) & (values == np.floor(values))
+    return len(values) <= CLASS_COUNT and bool(is_whole.all())
 
 
 def _numbers(name: str, column: Column) -> Array:
     if column.kind not in ("number", "boolean"):
-        raise ValueError(f"the target {name!r} must hold numbers for regression, got {_example(column)}")
+        raise ValueError(f"the target {name!r} must hold numbers, got {_example(column)}")
     bad = column.data[~np.isfinite(column.data)]
     if len(bad):
         raise ValueError(f"the target {name!r} must be finite, got {bad[0]}")
@@ -168,13 +171,13 @@ def _example(column: Column) -> str:
     return "dates" if column.kind == "date" else repr(column.texts[int(column.data[0])])
 
 
-def _labels(column: Column) -> list[Label]:
+def _labels(name: str, column: Column) -> list[Label]:
     """The distinct labels in order: bools, whole numbers, other numbers or texts."""
     if column.kind == "boolean":
         return [bool(v) for v in np.unique(column.data)]
     found = column.inferred()
     if found.kind == "number":
-        values = np.unique(found.data).tolist()
+        values = np.unique(_numbers(name, found)).tolist()
         if all(v.is_integer() and abs(v) <= LARGEST_EXACT for v in values):
             return [int(v) for v in values]
         return list(values)
