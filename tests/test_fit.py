@@ -157,7 +157,9 @@ def test_validation_rows_that_are_not_finite_are_named(device: str) -> None:
     bad = x[80:].copy()
     bad[3] = np.nan
     trainer = make(device=device)
-    with pytest.raises(fn.DivergenceError, match=r"over validation_data\[0\].*validation_data\[0\] itself has"):
+    with pytest.raises(
+        fn.DivergenceError, match=r"over validation_data\[0\].*validation_data\[0\] itself has"
+    ):
         trainer.fit(x[:80], y[:80], epochs=2, validation_data=(bad, y[80:]))
     assert trainer.epoch == 1  # its steps are done
     assert math.isnan(trainer.history["val_loss"][0])
@@ -357,13 +359,13 @@ class Checkpoint(fn.Callback):
 
 
 CALLBACKS: list[Callable[[], list[fn.Callback]]] = [
-    lambda: [fn.EarlyStopping(patience=3)],
+    lambda: [fn.EarlyStopping("val_accuracy", 2, min_delta=0.05)],
     lambda: [fn.ReduceLROnPlateau(patience=1, factor=0.5, min_delta=1.0)],
-    lambda: [fn.ReduceLROnPlateau(patience=2, cooldown=1), fn.EarlyStopping("val_accuracy", 4)],
+    lambda: [fn.ReduceLROnPlateau("loss", patience=2, cooldown=1), fn.EarlyStopping("val_accuracy", 3, 0.02)],
 ]
 
 
-@pytest.mark.parametrize("at", [1, 4, 6])
+@pytest.mark.parametrize("at", [1, 4, 6, 99])
 @pytest.mark.parametrize("callbacks", CALLBACKS)
 def test_a_resumed_fit_ends_with_the_bits_of_the_undisturbed_one(at: int, callbacks: Any) -> None:
     x, y = data()

@@ -266,7 +266,11 @@ def test_descriptions_compare_print_and_pickle() -> None:
             ValueError,
             r"y must be 0 or 1 for metric 'accuracy', got 0\.5 in row 0",
         ),
-        (lambda: metrics.Accuracy()([3], [[1.0, 0]], link="softmax"), ValueError, "labels from 0 to 1, got 3"),
+        (
+            lambda: metrics.Accuracy()([3], [[1.0, 0]], link="softmax"),
+            ValueError,
+            "labels from 0 to 1, got 3",
+        ),
         (lambda: metrics.Accuracy()([], np.zeros((0, 2)), link="softmax"), ValueError, "at least one row"),
         (lambda: metrics.Accuracy()([0], [[1.0, 0]], link="soft"), ValueError, "did you mean 'softmax'"),
         (
