@@ -107,7 +107,7 @@ def test_a_split_of_values_is_random_and_the_same_in_each_fit() -> None:
     x, _ = data()
     trainer = fn.Trainer(fn.Sequential(fn.Dense(1)), "mse", "sgd", ["r2"], seed=1)
     first = trainer.fit(x, x[:, 0], validation_split=0.5)
-    rows, others = validation.split(0.5, None, 120, 1)
+    _, others = validation.split(0.5, None, 120, 1)
     assert others.tolist() != sorted(range(60))
     assert trainer.evaluate(x[others], x[others, 0])["loss"] == pytest.approx(first["val_loss"][0])
     second = trainer.fit(x, x[:, 0], validation_split=0.5, shuffle=False)
@@ -119,7 +119,7 @@ def test_both_sides_of_a_split_keep_their_sample_weights() -> None:
     w = np.random.default_rng(1).random(120)
     trainer, other = make(), make()
     history = trainer.fit(x, y, validation_split=0.25, sample_weight=w)
-    rows, others = validation.split(0.25, y, 120, 3)
+    _, others = validation.split(0.25, y, 120, 3)
     assert history["val_loss"][0] == pytest.approx(trainer.evaluate(x[others], y[others], w[others])["loss"])
     w[others] *= 5
     other.fit(x, y, validation_split=0.25, sample_weight=w)
