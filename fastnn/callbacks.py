@@ -1,48 +1,433 @@
-"""What happens between epochs: for now the progress line."""
+"""What happens between epochs: the contract of callbacks, and those that steer a training or save it."""
 
 from __future__ import annotations
 
-import sys
-import time
+import math
+import os
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["ProgressLine"]
+from . import errors
+
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "Team",
+    "file_path",
+    "get_all",
+    "judge_resumed",
+]
 
 
-class ProgressLine:
-    """One line an epoch on stderr: a line that renews itself on a terminal, whole lines elsewhere.
+class Callback:
+    """Base of what `fit` calls between epochs; a subclass overrides what it needs.
+
+    Epochs count from 1, as in `History`. What a callback raises ends the fit, after `on_fit_end` of all.
+
+    Examples
+    --------
+    >>> class StopAt(Callback):
+    ...     def on_epoch_end(self, trainer, epoch, logs):
+    ...         if logs["loss"] < 0.1:
+    ...             trainer.stop("good enough")
+    """
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        """Before the first epoch; the model is built. What an earlier fit left behind is forgotten here."""
+
+    def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
+        """Before the first step of an epoch."""
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        """After an epoch was measured; `logs` is the epoch's row of the history, which has it already."""
+
+    def on_checkpoint(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        """After `on_epoch_end` of all: the place to save, as every callback's state is that of this epoch."""
+
+    def on_fit_end(self, trainer: Any) -> None:
+        """After the last epoch, and after an error or Ctrl-C."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: numbers, strings, None and arrays by name."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Called after `on_fit_begin` in the fit that finishes an interrupted one.
+        """
+
+    def judge(self, measured: Mapping[str, str | None]) -> None:
+        """Refuse a fit in which what it needs is not measured, before anything has happened.
+
+        Parameters
+        ----------
+        measured : mapping
+            Names of the quantities that each epoch's logs will have, and which way each is better: "min",
+            "max" or None where nobody has said.
+        """
+
+
+def get_all(callbacks: object) -> tuple[Callback, ...]:
+    """The callbacks of a list of them."""
+    if isinstance(callbacks, (Callback, str)) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}")
+    found = tuple(callbacks)
+    for i, one in enumerate(found):
+        if isinstance(one, type) and issubclass(one, Callback):
+            raise TypeError(f"callbacks[{i}] must be a callback, got the class; write {one.__name__}()")
+        if not isinstance(one, Callback):
+            raise TypeError(f"callbacks[{i}] must be a fastnn.Callback, got {one!r}")
+    return found
+
+
+class Team:
+    """The callbacks of one running fit, called in their order.
 
     Parameters
     ----------
-    progress : bool or None
-        None shows it on a terminal only.
-    n_epochs : int
-        Epochs to come in all.
+    given : tuple of Callback
+        Those whose states a checkpoint keeps.
+    shown : tuple of Callback
+        Others.
     """
 
-    def __init__(self, progress: bool | None, n_epochs: int) -> None:
-        self._stream = sys.stderr  # None in a process without one
-        self._is_terminal = self._stream is not None and self._stream.isatty()
-        self._shown = self._stream is not None and (self._is_terminal if progress is None else progress)
-        self._n_epochs = n_epochs
-        self._begun = time.perf_counter()
-        self._line_is_open = False
+    def __init__(self, given: tuple[Callback, ...], shown: tuple[Callback, ...] = ()) -> None:
+        self.given = given
+        self._all = (*given, *shown)
+        self._begun: list[Callback] = []
 
-    def epoch(self, done: int, loss: float) -> None:
-        """Show that `done` epochs are done and the loss of the last."""
-        if not self._shown:
+    def begin(self, trainer: Any, states: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Begin a fit; with states, one for each that was given, it goes on with an interrupted one."""
+        for one in self._all:
+            self._begun.append(one)
+            one.on_fit_begin(trainer)
+        for one, (_, state) in zip(self.given, states, strict=False):
+            one.load_state_dict(state)
+
+    def epoch_begin(self, trainer: Any, epoch: int) -> None:
+        """Before the steps of an epoch."""
+        for one in self._all:
+            one.on_epoch_begin(trainer, epoch)
+
+    def epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        """All learn of the epoch before the first of them saves."""
+        for one in self._all:
+            one.on_epoch_end(trainer, epoch, dict(logs))
+        for one in self._all:
+            one.on_checkpoint(trainer, epoch, dict(logs))
+
+    def end(self, trainer: Any, error: BaseException | None) -> None:
+        """End all that have begun, whatever one of them raises; the first error is what the caller sees."""
+        first = error
+        for one in self._begun:
+            try:
+                one.on_fit_end(trainer)
+            except BaseException as failed:
+                if first is None:
+                    first = failed
+                else:
+                    first.add_note(f"then {type(one).__name__}.on_fit_end failed: {failed!r}")
+        if first is not None and first is not error:
+            raise first
+
+
+def judge_resumed(given: Sequence[Callback], states: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Refuse other callbacks than those whose states a checkpoint brought."""
+    want, got = [name for name, _ in states], [type(one).__name__ for one in given]
+    if want != got:
+        raise ValueError(
+            f"callbacks must be those of the interrupted fit, [{', '.join(want)}], got [{', '.join(got)}]"
+        )
+
+
+class _Monitor(Callback):
+    """A callback that watches one quantity.
+
+    nan is never better than what was before.
+    """
+
+    def __init__(self, monitor: str, mode: str | None, min_delta: float) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a name, got {monitor!r}")
+        if mode is not None:
+            errors.choice("mode", mode, ["min", "max"])
+        self.monitor = monitor
+        self.mode = mode
+        self.min_delta = errors.real("min_delta", min_delta)
+        self._sign = -1.0 if mode == "min" else 1.0
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+
+    def judge(self, measured: Mapping[str, str | None]) -> None:
+        if self.monitor not in measured:
+            validation = self.monitor.startswith("val_") and not any(n.startswith("val_") for n in measured)
+            advice = "; it needs validation_data or validation_split" if validation else ""
+            raise ValueError(
+                f"monitor of {type(self).__name__} must be one of {', '.join(measured)}, "
+                f"got {self.monitor!r}{advice}"
+            )
+        mode = self.mode or measured[self.monitor]
+        if mode is None:
+            raise ValueError(
+                f"mode of {type(self).__name__} must be 'min' or 'max', got None: "
+                f"nobody has said which way {self.monitor!r} is better"
+            )
+        self._sign = -1.0 if mode == "min" else 1.0
+
+    def _improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
+        """Whether the epoch is better than the best by more than min_delta; it is the best then."""
+        value = logs[self.monitor]
+        if math.isnan(value):
+            return False
+        if self.best is not None and not self._sign * (value - self.best) > self.min_delta:
+            return False
+        self.best, self.best_epoch = value, epoch
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+
+class EarlyStopping(_Monitor):
+    """Ends a fit when the monitored quantity has not become better for `patience` epochs (Prechelt 1998).
+
+    Parameters
+    ----------
+    monitor : str
+        A quantity of the history.
+    patience : int
+        Epochs without improvement that end the fit.
+    min_delta : float
+        An improvement is larger than this.
+    restore_best : bool
+        Whether the model has the parameters of the best epoch after the fit, however that ended. Optimizer
+        state stays that of the last step.
+    mode : "min", "max" or None
+        Which way is better; None: as the loss or metric says.
+
+    Attributes
+    ----------
+    best, best_epoch : float and int, or None
+        Of the last fit; None before its first epoch.
+    wait : int
+        Epochs since the best one.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        mode: str | None = None,
+    ) -> None:
+        self.patience = errors.integer("patience", patience)
+        self.restore_best = errors.flag("restore_best", restore_best)
+        super().__init__(monitor, mode, min_delta)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.wait = 0
+        self._parameters: Any = None
+        self._trainer: Any = None
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        self._forget()
+        self._trainer = trainer
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        if self._improved(epoch, logs):
+            self.wait = 0
+            if self.restore_best:
+                self._parameters = trainer.model.parameters.copy()
             return
-        seconds = time.perf_counter() - self._begun
-        line = f"epoch {done}/{self._n_epochs}  loss {loss:.6g}  {seconds:.1f} s"
-        if self._is_terminal:
-            self._stream.write(f"\r\x1b[K{line}")
-        else:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
-        self._line_is_open = self._is_terminal
+        self.wait += 1
+        self._judge_patience(trainer)
 
-    def close(self) -> None:
-        """End the line, whatever ended the training."""
-        if self._line_is_open:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._line_is_open = False
+    def _judge_patience(self, trainer: Any) -> None:
+        if self.wait >= self.patience:
+            plural = "" if self.patience == 1 else "s"
+            since = "" if self.best is None else f" since epoch {self.best_epoch} ({self.best:.6g})"
+            trainer.stop(f"{self.monitor} has not improved for {self.patience} epoch{plural}{since}")
+
+    def on_fit_end(self, trainer: Any) -> None:
+        if self._parameters is not None:
+            trainer.model.parameters = self._parameters
+        self._parameters = self._trainer = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "wait": self.wait, "parameters": self._parameters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.wait, self._parameters = state["wait"], state["parameters"]
+        # The interrupted fit may have been killed after its last epoch.
+        self._judge_patience(self._trainer)
+
+
+class ReduceLROnPlateau(_Monitor):
+    """Multiplies the learning rate by `factor` when the quantity has not become better for `patience` epochs.
+
+    It changes `trainer.rate_factor`, which stays as it is after the fit.
+
+    Parameters
+    ----------
+    monitor : str
+        A quantity of the history.
+    factor : float
+        From above 0 to below 1.
+    patience : int
+        Epochs without improvement before a reduction.
+    min_delta : float
+        An improvement is larger than this.
+    cooldown : int
+        Epochs after a reduction that are not counted.
+    min_lr : float
+        The rate is not made smaller than this.
+    mode : "min", "max" or None
+        Which way is better; None: as the loss or metric says.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        mode: str | None = None,
+    ) -> None:
+        self.factor = errors.real("factor", factor, 0.0, 1.0)
+        if self.factor == 0.0:
+            raise ValueError("factor must be above 0, got 0.0")
+        self.patience = errors.integer("patience", patience)
+        self.cooldown = errors.integer("cooldown", cooldown, 0)
+        self.min_lr = errors.real("min_lr", min_lr)
+        super().__init__(monitor, mode, min_delta)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.wait = 0
+        self._cooling = 0
+        self._trainer: Any = None
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        self._forget()
+        self._trainer = trainer
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        if self._improved(epoch, logs):
+            self.wait = 0
+        elif self._cooling == 0:
+            self.wait += 1
+        self._cooling = max(0, self._cooling - 1)
+        if self.wait >= self.patience:
+            self.wait, self._cooling = 0, self.cooldown
+            lr = trainer.optimizer.lr
+            lowest = min(trainer.rate_factor, self.min_lr / lr) if lr > 0 else trainer.rate_factor
+            trainer.rate_factor = max(trainer.rate_factor * self.factor, lowest)
+
+    def on_fit_end(self, trainer: Any) -> None:
+        self._trainer = None
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {**super().state_dict(), "wait": self.wait, "cooling": self._cooling}
+        return {**state, "rate_factor": None if self._trainer is None else self._trainer.rate_factor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.wait, self._cooling = state["wait"], state["cooling"]
+        if state["rate_factor"] is not None:
+            self._trainer.rate_factor = state["rate_factor"]
+
+
+class ModelCheckpoint(_Monitor):
+    """Saves after each epoch, or after each that is better than all before.
+
+    Parameters
+    ----------
+    path : str or path
+        May have fields, ``"run-{epoch:03d}-{val_loss:.4f}.safetensors"``: the epoch and what was measured.
+    monitor : str
+        What tells the better epoch.
+    save_best_only : bool
+    model_only : bool
+        Whether `model.save` is called instead of `trainer.save_checkpoint`.
+    min_delta : float
+        An improvement is larger than this.
+    mode : "min", "max" or None
+        Which way is better; None: as the loss or metric says.
+
+    Attributes
+    ----------
+    saved : str or None
+        Path of the last file.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        save_best_only: bool = False,
+        model_only: bool = False,
+        min_delta: float = 0.0,
+        mode: str | None = None,
+    ) -> None:
+        self.path = file_path(path)
+        self.save_best_only = errors.flag("save_best_only", save_best_only)
+        self.model_only = errors.flag("model_only", model_only)
+        super().__init__(monitor, mode, min_delta)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.saved: str | None = None
+        self._due = False
+
+    def judge(self, measured: Mapping[str, str | None]) -> None:
+        if self.save_best_only:
+            super().judge(measured)
+        values: dict[str, Any] = {"epoch": 1, **dict.fromkeys(measured, 0.5)}
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None}
+            for name in sorted(fields - set(values)):
+                raise ValueError(f"its fields must be of {', '.join(values)}, got {{{name}}}")
+            self.path.format(**values)
+        except ValueError as error:
+            raise ValueError(f"path of ModelCheckpoint, {self.path!r}: {error}") from None
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        self._forget()
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        self._due = not self.save_best_only or self._improved(epoch, logs)
+
+    def on_checkpoint(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        if not self._due:
+            return
+        path = self.path.format(epoch=epoch, **logs)
+        if self.model_only:
+            trainer.model.save(path)
+        else:
+            trainer.save_checkpoint(path)
+        self.saved = path
+
+
+def file_path(path: object) -> str:
+    """A path as str."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a path, got {path!r}")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"path must be a text that is not empty, got {text!r}")
+    return text

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -104,6 +105,41 @@ class DivergenceError(FloatingPointError):
         self.step = step
 
 
+def explained(
+    error: DivergenceError,
+    where: str,
+    *,
+    layers: Sequence[object],
+    lr: float,
+    step: int,
+    x_name: str = "x",
+    epoch: int | None = None,
+    batch: int | None = None,
+) -> DivergenceError:
+    """The error of a program with the place in the training and what to try."""
+    smaller = f"try a smaller lr (it is {lr:g}) or inputs scaled to about -1 .. 1"
+    if error.layer == -1:
+        reason = f"{x_name} itself has a value that is not finite"
+        advice = f"look for it with np.isfinite({x_name}).all(axis=1)"
+    elif error.layer is None:
+        reason = "the outputs of all layers are finite, so the loss itself overflowed"
+        advice = f"scale the targets, or {smaller}"
+    else:
+        reason = f"layer {error.layer}, {layers[error.layer]!r}, is the first whose output is not finite"
+        advice = smaller
+    return DivergenceError(
+        f"the loss is not finite {where} (step {step}): {reason}. "
+        f"Parameters are as before that step; {advice}",
+        step_in_call=error.step_in_call,
+        layer=error.layer,
+        loss_sum=error.loss_sum,
+        weight_sum=error.weight_sum,
+        epoch=epoch,
+        batch=batch,
+        step=step,
+    )
+
+
 # ---------------------------------------------------------------- names and numbers
 
 
@@ -171,6 +207,16 @@ def real_dtype(argument: str, value: Any) -> np.dtype[Any]:
     return dtype
 
 
+def file_path(argument: str, value: object) -> str:
+    """A path as str."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a path, got {value!r}")
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"{argument} must be a text that is not empty and has no NUL, got {text!r}")
+    return text
+
+
 # ---------------------------------------------------------------- arrays
 
 
@@ -216,10 +262,8 @@ def rows(found: Array) -> Array:
     return np.ascontiguousarray(found)
 
 
-def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
-    """A matrix (rows, n_columns) of dtype, or of uint8, with unit column stride; not copied where it is one.
-
-    Bytes stay bytes: programs widen them row by row.
+def table(argument: str, value: Any, n_columns: int | None) -> Array:
+    """A 2-D array (rows, n_columns) of what `value` holds, judged by its shape and kind, not yet converted.
 
     Parameters
     ----------
@@ -240,6 +284,15 @@ def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any
         raise ValueError(f"{argument} must have {n_columns} column{plural}, got shape {found.shape}")
     if found.shape[1] == 0:
         raise ValueError(f"{argument} must have at least one column, got shape {found.shape}")
+    return found
+
+
+def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
+    """A `table` of dtype, or of uint8, with unit column stride; not copied where it is one already.
+
+    Bytes stay bytes: programs widen them row by row.
+    """
+    found = table(argument, value, n_columns)
     return rows(found if found.dtype == np.uint8 else cast(argument, found, dtype))
 
 

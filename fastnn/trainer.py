@@ -1,62 +1,31 @@
-"""The trainer: a model, a loss, an optimizer and a device; fit, run, gradient and the History of the loss."""
+"""The trainer: a model, a loss, an optimizer, metrics and a device; fit, run, evaluate, gradient."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import devices, errors, kernels, losses, optimizers
-from .callbacks import ProgressLine
+from . import callbacks as callbacks_
+from . import devices, errors, kernels, losses, optimizers, validation
+from . import metrics as metrics_
+from .callbacks import Callback
 from .errors import DivergenceError
-from .layers import Dense, Dropout, lower
+from .history import History
+from .layers import Dense, Dropout
 from .losses import Loss
+from .metrics import Metric
 from .network import Sequential
 from .optimizers import Optimizer
+from .reports import ProgressBar, on_terminal
+from .samples import Sample, Task, measure
 
-__all__ = ["History", "Trainer"]
+__all__ = ["Trainer"]
 
 Array = NDArray[Any]
-
-
-class History(Mapping[str, list[float]]):
-    """What was measured, by epoch: ``history["loss"]`` is a list of floats.
-
-    Attributes
-    ----------
-    epoch : list of int
-        Numbers of the epochs, counted from 1 over all fits of a trainer.
-    """
-
-    def __init__(self) -> None:
-        self.epoch: list[int] = []
-        self._series: dict[str, list[float]] = {"loss": []}
-
-    def __getitem__(self, name: str) -> list[float]:
-        if name not in self._series:
-            raise KeyError(f"{name!r}; there is {', '.join(self._series)}")
-        return self._series[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._series)
-
-    def __len__(self) -> int:
-        return len(self._series)
-
-    def append(self, epoch: int, **measured: float) -> None:
-        """Add what was measured in an epoch."""
-        self.epoch.append(epoch)
-        for name, value in measured.items():
-            self._series[name].append(value)
-
-    def __repr__(self) -> str:
-        if not self.epoch:
-            return "History(no epochs)"
-        last = ", ".join(f"{name} {values[-1]:.6g}" for name, values in self._series.items())
-        return f"History({len(self.epoch)} epochs, last: {last})"
 
 
 class Trainer:
@@ -69,6 +38,10 @@ class Trainer:
         "cross_entropy" (logits and integer labels), "binary_cross_entropy" (logits), "mse".
     optimizer : str or Optimizer
         "sgd", "adam" with their defaults, or a description such as ``Adam(lr=3e-4)``.
+    metrics : list
+        What `evaluate` and `fit` tell beside the loss: names ("accuracy", "top_5_accuracy",
+        "balanced_accuracy", "f1", "auc", "log_loss", "r2", "mae", "rmse", "mse"), descriptions of
+        `fastnn.metrics`, or functions of yours, ``f(y, output) -> float``.
     device : str
         "cpu": compiled; "numpy": plain array code, the reference that the compiled one is tested against.
     seed : int, optional
@@ -80,8 +53,12 @@ class Trainer:
         The seed in use, drawn or given.
     epoch, step : int
         Epochs and optimizer steps done.
+    last_epoch : int
+        Epoch that the running fit, or the last one, was asked to reach.
     history : History
         All epochs of all fits.
+    stop_reason : str or None
+        Why the last fit ended before its last epoch, as `stop` was told.
 
     Examples
     --------
@@ -98,6 +75,7 @@ class Trainer:
         model: Sequential,
         loss: str | Loss,
         optimizer: str | Optimizer,
+        metrics: Iterable[str | Metric | Callable[..., float]] = (),
         *,
         device: str = "cpu",
         seed: int | None = None,
@@ -107,10 +85,17 @@ class Trainer:
         self.model = model
         self.loss = losses.get(loss)
         self.optimizer = optimizers.get(optimizer)
+        self.metrics = metrics_.get_all(metrics, self.loss.link)
         self.device = devices.check(device)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
         self.epoch = 0
+        self.last_epoch = 0
         self.history = History()
+        self.stop_reason: str | None = None
+        self._rate_factor = 1.0
+        self._callbacks: tuple[Callback, ...] = ()  # of the running fit
+        self._interrupted = False  # whether the next fit finishes one that a checkpoint was taken from
+        self._resumed_states: list[tuple[str, dict[str, Any]]] = []  # of its callbacks, by class name
         _judge_end(model, self.loss)
         model.link = self.loss.link
         self._program: devices.Program | None = None
@@ -119,6 +104,11 @@ class Trainer:
 
     # ------------------------------------------------------------ the program
 
+    @property
+    def _task(self) -> Task:
+        """What data must fit."""
+        return Task(self.model.layers, self.model.n_in, self.model.dtype, self.loss, self.metrics)
+
     def _judged(
         self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, order: ArrayLike | None = None
     ) -> tuple[Array, Array, Array | None, Array | None]:
@@ -126,17 +116,13 @@ class Trainer:
 
         With an order only the targets that it names are looked at; without, there must be a row.
         """
-        matrix = errors.matrix("x", x, self.model.n_in, self.model.dtype)
-        n_rows = len(matrix)
-        if order is None and n_rows == 0:
-            raise ValueError(f"x must have at least one row, got shape {matrix.shape}")
-        rows = None if order is None else errors.row_order("order", order, n_rows)
-        n_out = lower(self.model.layers, matrix.shape[1])[-1].n_out
-        if self.loss.takes_labels:
-            targets = errors.labels("y", y, n_rows, n_out, rows)
-        else:
-            targets = errors.values("y", y, n_rows, n_out, self.model.dtype, self.loss.bounds, rows)
-        return matrix, targets, errors.sample_weights("sample_weight", sample_weight, n_rows), rows
+        task = self._task
+        matrix = errors.matrix("x", x, task.n_in, task.dtype)
+        if order is None:
+            task.some_rows("x", matrix)
+        rows = None if order is None else errors.row_order("order", order, len(matrix))
+        targets = task.targets("y", y, matrix, rows)
+        return matrix, targets, errors.sample_weights("sample_weight", sample_weight, len(matrix)), rows
 
     def _ready(self, n_in: int) -> devices.Program:
         """The program; an unbuilt model is built for n_in columns."""
@@ -151,7 +137,7 @@ class Trainer:
         if self._program is None or self._block is not block:
             if self._program is not None:
                 # The model was built anew: what was learned about the old parameters is void.
-                self.epoch, self.history = 0, History()
+                self.epoch, self.history, self._rate_factor = 0, History(), 1.0
             self._program = devices.make(
                 self.device,
                 self.model.steps,
@@ -174,6 +160,15 @@ class Trainer:
             return self._program.step
         return self._saved[1] if self._saved is not None else 0
 
+    @property
+    def rate_factor(self) -> float:
+        """What every rate of the optimizer is multiplied by: 1 until you or `ReduceLROnPlateau` change it."""
+        return self._rate_factor
+
+    @rate_factor.setter
+    def rate_factor(self, value: float) -> None:
+        self._rate_factor = errors.real("rate_factor", value)
+
     # ------------------------------------------------------------ training
 
     def fit(
@@ -184,10 +179,16 @@ class Trainer:
         epochs: int = 1,
         batch_size: int = 32,
         shuffle: bool = True,
+        validation_data: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
         sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
     ) -> History:
         """Train on mini-batches; a second call trains `epochs` more.
+
+        The first call after `resume` finishes the interrupted fit instead: its `epochs` counts in total.
 
         Parameters
         ----------
@@ -200,16 +201,29 @@ class Trainer:
             The rest of an epoch is one smaller batch.
         shuffle : bool
             Whether each epoch takes the rows in another order, a function of seed and epoch.
+        validation_data : (x, y) or (x, y, sample_weight), optional
+            Measured after each epoch and never trained on.
+        validation_split : float
+            Share of the rows, from 0 to below 1, that is taken for this instead; by the trainer's seed, the
+            same rows in each fit. Each class gives its share where targets are classes.
         sample_weight : array_like (n,), optional
             The loss of a batch is sum(weight * loss) / sum(weight).
+        class_weight : dict or "balanced", optional
+            Weights by label, 1 for others, multiplied with sample_weight in training; what is measured on
+            validation rows, and all metrics, are without them. "balanced" gives each class the same sum.
+        callbacks : list of Callback
+            Called between epochs.
         progress : bool, optional
-            A line for each epoch on stderr; None: only where that is a terminal.
+            Whether epochs are shown on stderr; None: only where that is a terminal.
 
         Returns
         -------
         History
-            Of this call; `trainer.history` holds all. The loss of an epoch is the mean over its rows, each
-            taken as its batch was trained.
+            Of this call; `trainer.history` holds all. "loss" is the mean over the rows of an epoch, each
+            taken as its batch was trained, with dropout. Metrics are taken after the epoch, without dropout,
+            on the trained rows ("accuracy") and on the validation rows ("val_accuracy", with "val_loss");
+            those of the trained rows cost about as much as predicting them. A fit that finishes an
+            interrupted one returns all epochs.
 
         Raises
         ------
@@ -221,27 +235,121 @@ class Trainer:
         shuffle = errors.flag("shuffle", shuffle)
         if progress is not None:
             errors.flag("progress", progress)
-        matrix, targets, weights, _ = self._judged(x, y, sample_weight)
-        program, n_rows = self._ready(matrix.shape[1]), len(matrix)
+        share = errors.real("validation_split", validation_split, 0.0, 1.0)
+        given = callbacks_.get_all(callbacks)
+        task, (matrix, targets, judged_weight, _) = self._task, self._judged(x, y, sample_weight)
+        sample = Sample(matrix, targets, judged_weight)
+        task.judge_metrics("y", sample)
+        trained, weights, measured = validation.share_out(
+            task,
+            sample,
+            validation_data=validation_data,
+            validation_split=share,
+            class_weight=class_weight,
+            seed=self.seed,
+        )
+        quantities = self._quantities(measured is not None)
+        for one in given:
+            one.judge(quantities)
+        if self._interrupted:
+            callbacks_.judge_resumed(given, self._resumed_states)
 
-        history = History()
-        line = ProgressLine(progress, self.epoch + epochs)
-        n_whole = n_rows // batch_size
+        program = self._ready(matrix.shape[1])
+        history = self._begin(epochs, quantities)
+        bar = progress or (progress is None and on_terminal())
+        shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
+        self._callbacks = given
+        team = callbacks_.Team(given, shown)
         try:
-            for _ in range(epochs):
-                order = kernels.shuffle(self.seed, self.epoch, n_rows) if shuffle else np.arange(n_rows)
-                split = n_whole * batch_size
-                whole, rest = order[:split].reshape(n_whole, batch_size), order[split:].reshape(1, -1)
-                loss_sum, weight_sum = self._steps(program, matrix, targets, whole, weights, 0)
-                rest_loss, rest_weight = self._steps(program, matrix, targets, rest, weights, n_whole)
-                loss = (loss_sum + rest_loss) / (weight_sum + rest_weight)
+            team.begin(self, self._resumed_states)
+            self._interrupted, self._resumed_states = False, []
+            while self.epoch < self.last_epoch and self.stop_reason is None:
+                team.epoch_begin(self, self.epoch + 1)
+                logs = {"loss": self._epoch(program, trained, weights, batch_size, shuffle)}
                 self.epoch += 1
-                for kept in (history, self.history):
-                    kept.append(self.epoch, loss=loss)
-                line.epoch(self.epoch, loss)
+                try:
+                    if self.metrics:
+                        logs |= self._measured(trained, with_loss=False)
+                    if measured is not None:
+                        logs |= {f"val_{name}": value for name, value in self._measured(measured).items()}
+                finally:  # the steps are done, so the epoch counts, measured or not
+                    for kept in (history, self.history):
+                        kept.append(self.epoch, **logs)
+                team.epoch_end(self, self.epoch, logs)
+        except BaseException as error:
+            team.end(self, error)
+            raise
+        else:
+            team.end(self, None)
         finally:
-            line.close()
+            self._callbacks = ()
         return history
+
+    def stop(self, reason: str) -> None:
+        """End the running fit after the epoch that is running; for callbacks."""
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a text, got {reason!r}")
+        self.stop_reason = reason
+
+    def _quantities(self, validated: bool) -> dict[str, str | None]:
+        """What each epoch measures, in the order of the logs, and which way each is better."""
+        modes = {"loss": "min", **{metric.name: metric.mode for metric in self.metrics}}
+        return {**modes, **({f"val_{name}": mode for name, mode in modes.items()} if validated else {})}
+
+    def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
+        """Set how far the fit goes; gives the history that it will return."""
+        history = History()
+        if self._interrupted:
+            history, self.last_epoch = self.history.copy(), max(self.epoch, epochs)
+        else:
+            self.last_epoch, self.stop_reason = self.epoch + epochs, None
+        for kept in (history, self.history):
+            kept.add_names(list(quantities))
+        return history
+
+    def _epoch(
+        self, program: devices.Program, trained: Sample, weights: Array | None, batch_size: int, shuffle: bool
+    ) -> float:
+        """The steps of one epoch; gives the mean loss of its rows."""
+        n_rows = len(trained)
+        order = kernels.shuffle(self.seed, self.epoch, n_rows) if shuffle else np.arange(n_rows)
+        if trained.rows is not None:
+            order = trained.rows[order]
+        n_whole = n_rows // batch_size
+        split = n_whole * batch_size
+        whole, rest = order[:split].reshape(n_whole, batch_size), order[split:].reshape(1, -1)
+        loss_sum, weight_sum = self._steps(program, trained.x, trained.y, whole, weights, 0)
+        rest_loss, rest_weight = self._steps(program, trained.x, trained.y, rest, weights, n_whole)
+        return (loss_sum + rest_loss) / (weight_sum + rest_weight)
+
+    # ------------------------------------------------------------ measuring
+
+    def evaluate(
+        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> dict[str, float]:
+        """The mean loss, and the trainer's metrics, without dropout; nothing is changed.
+
+        Parameters
+        ----------
+        x, y, sample_weight : array_like
+            As for `fit`. x is read in blocks: one of another dtype is not copied as a whole.
+
+        Returns
+        -------
+        dict
+            "loss", then each metric by its name.
+        """
+        self.model._require()
+        return self._measured(self._task.sample(x, y, sample_weight, ("x", "y", "sample_weight")))
+
+    def _measured(self, sample: Sample, with_loss: bool = True) -> dict[str, float]:
+        """Loss and metrics of a sample."""
+        try:
+            return measure(self._current_program(), self._task, sample, with_loss)
+        except DivergenceError as error:
+            raise self._explained(error, f"over {sample.name}", sample.name) from None
+
+    # ------------------------------------------------------------ steps
 
     def _steps(
         self,
@@ -256,38 +364,28 @@ class Trainer:
         if order.size == 0:
             return 0.0, 0.0
         try:
-            return program.run(x, y, order, optimizers.rates(self.optimizer, len(order)), weights)
+            rates = self._rate_factor * optimizers.rates(self.optimizer, len(order))
+            return program.run(x, y, order, rates, weights)
         except DivergenceError as error:
             if first_batch is None:
                 raise self._explained(error, f"in row {error.step_in_call} of order") from None
             epoch, batch = self.epoch + 1, first_batch + error.step_in_call + 1
-            raise self._explained(error, f"in epoch {epoch}, batch {batch}", epoch, batch) from None
+            where = f"in epoch {epoch}, batch {batch}"
+            raise self._explained(error, where, epoch=epoch, batch=batch) from None
 
     def _explained(
-        self, error: DivergenceError, where: str, epoch: int | None = None, batch: int | None = None
+        self,
+        error: DivergenceError,
+        where: str,
+        x_name: str = "x",
+        epoch: int | None = None,
+        batch: int | None = None,
     ) -> DivergenceError:
         """The error of a program with the place in the training and what to try."""
-        smaller = f"try a smaller lr (it is {self.optimizer.lr:g}) or inputs scaled to about -1 .. 1"
-        if error.layer == -1:
-            reason = "x itself has a value that is not finite"
-            advice = "look for it with np.isfinite(x).all(axis=1)"
-        elif error.layer is None:
-            reason = "the outputs of all layers are finite, so the loss itself overflowed"
-            advice = f"scale the targets, or {smaller}"
-        else:
-            layer = self.model.layers[error.layer]
-            reason = f"layer {error.layer}, {layer!r}, is the first whose output is not finite"
-            advice = smaller
-        return DivergenceError(
-            f"the loss is not finite {where} (step {self.step}): {reason}. "
-            f"Parameters are as before that step; {advice}",
-            step_in_call=error.step_in_call,
-            layer=error.layer,
-            loss_sum=error.loss_sum,
-            weight_sum=error.weight_sum,
-            epoch=epoch,
-            batch=batch,
-            step=self.step,
+        lr = self._rate_factor * self.optimizer.lr
+        layers, step = self.model.layers, self.step
+        return errors.explained(
+            error, where, layers=layers, lr=lr, step=step, x_name=x_name, epoch=epoch, batch=batch
         )
 
     def run(
@@ -367,6 +465,7 @@ class Trainer:
         if self._program is not None:
             state["_saved"] = self._program.state.copy(), self._program.step
         state["_program"] = state["_block"] = None
+        state["_callbacks"] = ()  # they belong to the running fit
         return state
 
 

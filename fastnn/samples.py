@@ -1,0 +1,144 @@
+"""Rows to train on and to measure on: how they are judged, walked in blocks, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import devices, errors
+from .layers import AnyLayer, lower
+from .losses import Loss
+from .metrics import Metric
+
+__all__ = ["Sample", "Task", "measure"]
+
+Array = NDArray[Any]
+
+# Rows measured in one call: enough for all threads, few enough that buffers stay small beside the data.
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to train on or to measure on.
+
+    Parameters
+    ----------
+    x : ndarray (n, n_in)
+        Of any dtype: `blocks` converts one block after the other.
+    y : ndarray
+        Judged targets.
+    weight : ndarray (n,) float64 or None
+    rows : ndarray or None
+        Numbers of the rows that belong to it; None: all.
+    name : str
+        Of x, for messages.
+    """
+
+    x: Array
+    y: Array
+    weight: Array | None
+    rows: Array | None = None
+    name: str = "x"
+
+    def __len__(self) -> int:
+        return len(self.x) if self.rows is None else len(self.rows)
+
+    def of(self, values: Array) -> Array:
+        """The elements of an array by row that belong to the sample."""
+        return values if self.rows is None else values[self.rows]
+
+    def blocks(self, dtype: np.dtype[Any]) -> Iterator[tuple[Array, Array, Array | None]]:
+        """x as programs take it, y and weight, of BLOCK_ROWS rows after the other."""
+        for first in range(0, len(self), BLOCK_ROWS):
+            block: Any = slice(first, first + BLOCK_ROWS)
+            if self.rows is not None:
+                block = self.rows[block]
+            x = errors.rows(errors.cast(self.name, self.x[block], dtype))
+            yield x, self.y[block], None if self.weight is None else self.weight[block]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a trainer's data must fit.
+
+    Parameters
+    ----------
+    layers : tuple of layers
+    n_in : int or None
+        Columns of x; None before the model is built.
+    dtype : numpy.dtype
+        Of the model.
+    loss : Loss
+    metrics : tuple of Metric
+    """
+
+    layers: tuple[AnyLayer, ...]
+    n_in: int | None
+    dtype: np.dtype[Any]
+    loss: Loss
+    metrics: tuple[Metric, ...]
+
+    def n_out(self, x: Array) -> int:
+        """Outputs of the model for the columns of x."""
+        return lower(self.layers, x.shape[1])[-1].n_out
+
+    def targets(self, argument: str, y: object, x: Array, order: Array | None = None) -> Array:
+        """y as the loss takes it, a target for each row of x; with an order only its rows are looked at."""
+        if self.loss.takes_labels:
+            return errors.labels(argument, y, len(x), self.n_out(x), order)
+        return errors.values(argument, y, len(x), self.n_out(x), self.dtype, self.loss.bounds, order)
+
+    def some_rows(self, argument: str, x: Array) -> None:
+        """Refuse a matrix without rows."""
+        if len(x) == 0:
+            raise ValueError(f"{argument} must have at least one row, got shape {x.shape}")
+
+    def judge_metrics(self, argument: str, sample: Sample) -> None:
+        """Refuse targets of which a metric can make nothing."""
+        n_out = self.n_out(sample.x)
+        for metric in self.metrics:
+            metric.check_data(argument, sample.y, n_out, self.loss.link, sample.weight is not None)
+
+    def sample(self, x: object, y: object, weight: object, names: Sequence[str]) -> Sample:
+        """Rows to measure on, judged; x is not converted. `names` are those of the arguments."""
+        table = errors.table(names[0], x, self.n_in)
+        self.some_rows(names[0], table)
+        targets = self.targets(names[1], y, table)
+        found = Sample(table, targets, errors.sample_weights(names[2], weight, len(table)), name=names[0])
+        self.judge_metrics(names[1], found)
+        return found
+
+
+def measure(program: devices.Program, task: Task, sample: Sample, with_loss: bool = True) -> dict[str, float]:
+    """Mean loss and metrics of a sample by name, dropout off.
+
+    Outputs are kept only for metrics; x goes through in blocks.
+
+    Raises
+    ------
+    DivergenceError
+        As the program gives it: the loss of a block is not finite.
+    """
+    outputs: list[Array] = []
+    loss_sum = weight_sum = 0.0
+    for x, y, weight in sample.blocks(task.dtype):
+        total = float(len(x) if weight is None else weight.sum())
+        if with_loss and total > 0:
+            loss_sum += total * program.loss(x, y, weight)
+            weight_sum += total
+        if task.metrics:
+            outputs.append(program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype)))
+    found = {"loss": loss_sum / weight_sum} if with_loss else {}
+    if task.metrics:
+        output, y = np.concatenate(outputs), sample.of(sample.y)
+        weight = None if sample.weight is None else sample.of(sample.weight)
+        # Outputs that overflow after a bad epoch give nan: the loss of the next batch says why.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for metric in task.metrics:
+                found[metric.name] = metric.measure(y, output, weight, task.loss.link)
+    return found

@@ -1,0 +1,161 @@
+"""How the rows given to `fit` are shared out: to train on, to validate on, and how much each counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import errors, kernels
+from .losses import Loss
+from .samples import Sample, Task
+
+__all__ = ["class_weights", "classes_of", "share_out", "split"]
+
+Array = NDArray[Any]
+
+# Numbers the split's permutation among a seed's shuffles: no training gets this far.
+SPLIT_EPOCH = 2**64 - 1
+
+
+def share_out(
+    task: Task,
+    given: Sample,
+    *,
+    validation_data: object,
+    validation_split: float,
+    class_weight: object,
+    seed: int,
+) -> tuple[Sample, Array | None, Sample | None]:
+    """Rows to train on, the weights of all rows in training, and rows to validate on, or None."""
+    trained, measured, weights = given, None, given.weight
+    classes = classes_of(task.loss, given.y)
+    if validation_data is not None:
+        if validation_split > 0:
+            raise ValueError(
+                "validation_split must be 0 where validation_data is given, "
+                f"got {validation_split:g}; give one of the two"
+            )
+        names = [f"validation_data[{i}]" for i in range(3)]
+        measured = task.sample(*triple(validation_data), names)
+        if measured.x.shape[1] != given.x.shape[1]:
+            raise ValueError(
+                f"{names[0]} must have {given.x.shape[1]} columns as x has, got shape {measured.x.shape}"
+            )
+    elif validation_split > 0:
+        rows, others = split(validation_split, classes, len(given), seed)
+        trained, measured = (Sample(given.x, given.y, weights, part) for part in (rows, others))
+        if weights is not None and not weights[others].any():
+            raise ValueError("sample_weight must not be all zero in the rows of validation_split")
+    if class_weight is not None:
+        n_classes = task.n_out(given.x) if task.loss.takes_labels else 2
+        weighted = class_weights(
+            class_weight, task.loss, None if classes is None else trained.of(classes), n_classes
+        )
+        of_class = np.zeros(len(given))
+        of_class[slice(None) if trained.rows is None else trained.rows] = weighted
+        weights = of_class if weights is None else of_class * weights
+    if weights is not None and not trained.of(weights).any():
+        named = {"sample_weight": given.weight, "class_weight": class_weight}
+        argument = " times ".join(name for name, value in named.items() if value is not None)
+        raise ValueError(f"{argument} must not be all zero in the rows to train on")
+    return trained, weights, measured
+
+
+def triple(value: object) -> tuple[Any, Any, Any]:
+    """x, y and weights (or None) of validation_data."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        got = f"{len(value)} of them" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise TypeError(f"validation_data must be (x, y) or (x, y, sample_weight), got {got}")
+    return value[0], value[1], value[2] if len(value) == 3 else None
+
+
+def classes_of(loss: Loss, y: Array) -> Array | None:
+    """A class number for each row of judged targets, or None where the targets are no classes."""
+    if loss.takes_labels:
+        return y
+    if loss.link == "sigmoid" and y.shape[1] == 1 and bool(((y == 0) | (y == 1)).all()):
+        return np.asarray(y[:, 0], np.int64)
+    return None
+
+
+def split(share: float, classes: Array | None, n_rows: int, seed: int) -> tuple[Array, Array]:
+    """Numbers of the rows to train on and of those to validate on, both ascending.
+
+    A function of the arguments alone. With classes each is split alike: counts are rounded so that they sum
+    up (largest remainder), and one row of each class at least stays to train on.
+    """
+    n_validation = round(share * n_rows)
+    if not 0 < n_validation < n_rows:
+        which = "to validate on" if n_validation == 0 else "to train on"
+        raise ValueError(
+            f"validation_split={share:g} must leave rows for both sides, got none {which} of {n_rows}"
+        )
+    order = kernels.shuffle(seed, SPLIT_EPOCH, n_rows)
+    chosen = np.zeros(n_rows, bool)
+    if classes is None:
+        chosen[order[:n_validation]] = True
+    else:
+        _, number, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        taken = _apportion(share, counts, n_validation)
+        # Place of each row among those of its class, in the permuted order.
+        grouped = order[np.argsort(number[order], kind="stable")]
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        chosen[grouped] = np.arange(n_rows) - first < np.repeat(taken, counts)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _apportion(share: float, counts: Array, n_validation: int) -> Array:
+    """How many rows of each class are split off: n_validation in all."""
+    room: Array = counts - 1
+    if room.sum() < n_validation:
+        raise ValueError(
+            f"validation_split={share:g} must leave a row of each class to train on, got {counts.sum()} rows "
+            f"of {len(counts)} classes"
+        )
+    wanted = counts * (n_validation / counts.sum())
+    taken: Array = np.minimum(np.floor(wanted).astype(np.int64), room)
+    while (missing := n_validation - int(taken.sum())) > 0:
+        # Most needed first, the lower class of equals; one row each until none is missing.
+        open_classes = np.flatnonzero(taken < room)
+        by_need = open_classes[np.argsort((taken - wanted)[open_classes], kind="stable")]
+        taken[by_need[:missing]] += 1
+    return taken
+
+
+def class_weights(value: object, loss: Loss, classes: Array | None, n_classes: int) -> Array:
+    """A weight for each row from its class.
+
+    Parameters
+    ----------
+    value : mapping or "balanced"
+        Weights by label, 1 for labels it does not name; "balanced" gives each class that occurs the same
+        sum: n_rows / (number of these classes * rows of the class).
+    classes : ndarray or None
+        Of the rows to train on, as `classes_of` gives them.
+    n_classes : int
+        Labels are 0 .. n_classes-1.
+    """
+    if classes is None:
+        raise ValueError(
+            f"class_weight needs targets that are classes, got loss {loss.name!r} with other ones; "
+            "use sample_weight"
+        )
+    table = np.ones(n_classes)
+    if isinstance(value, str):
+        errors.choice("class_weight", value, ["balanced"])
+        counts = np.bincount(classes, minlength=n_classes)
+        there = counts > 0
+        table[there] = len(classes) / (there.sum() * counts[there])
+    elif isinstance(value, Mapping):
+        for label, weight in value.items():
+            if isinstance(label, (bool, np.bool_)) or not isinstance(label, (int, np.integer)):
+                raise TypeError(f"class_weight must have labels as keys, got {label!r}")
+            if not 0 <= label < n_classes:
+                raise ValueError(f"class_weight must name labels from 0 to {n_classes - 1}, got {label}")
+            table[label] = errors.real(f"class_weight[{label}]", weight)
+    else:
+        raise TypeError(f"class_weight must be a dict of weights by label or 'balanced', got {value!r}")
+    return table[classes]
