@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import devices, errors, initializers, ops
 from .inference import Predictor
-from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters
+from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters, places
 
 if TYPE_CHECKING:
     from . import saving
@@ -174,18 +174,10 @@ class Sequential:
         An embedding has "0.weight_3" (n_categories, width) for the category column 3.
         """
         block = self._require()
-        views: dict[str, Array] = {}
-        for s in self._steps:
-            if s.weight >= 0:
-                flat = block[s.weight : s.weight + s.n_in * s.n_out]
-                views[f"{s.layer}.weight"] = flat.reshape(s.n_in, s.n_out)
-            if s.bias >= 0:
-                views[f"{s.layer}.bias"] = block[s.bias : s.bias + s.n_out]
-            for table in s.tables:
-                shape = table.n_categories, table.width
-                flat = block[table.weight : table.weight + shape[0] * shape[1]]
-                views[f"{s.layer}.weight_{table.column}"] = flat.reshape(shape)
-        return views
+        return {
+            name: block[offset : offset + math.prod(shape)].reshape(shape)
+            for name, (offset, shape) in places(self._steps).items()
+        }
 
     @property
     def buffers(self) -> Array:
