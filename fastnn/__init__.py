@@ -21,7 +21,7 @@ from .kernels import COMPILER as _COMPILER  # noqa: E402
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
 from .layers import Activation, Dense, Dropout  # noqa: E402
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
-from .network import Sequential  # noqa: E402
+from .network import Sequential, load  # noqa: E402
 from .optimizers import SGD, Adam  # noqa: E402
 from .reports import CSVLogger, ProgressBar  # noqa: E402
 from .trainer import Trainer  # noqa: E402
@@ -56,6 +56,7 @@ __all__ = [
     "__version__",
     "data",
     "get_num_threads",
+    "load",
     "metrics",
     "ops",
     "set_num_threads",

@@ -265,7 +265,8 @@ class AUC(_OfClasses):
             return math.nan
         if z.shape[1] == 2:
             return _area(y == 1, z[:, 1] - z[:, 0], w)
-        p = np.exp(_log_softmax(z))
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)  # not from the logarithm, whose rounding parts equal ones
         areas = [_area(y == c, p[:, c], w) for c in np.unique(y)]
         return float(np.mean(areas))
 

@@ -15,9 +15,10 @@ from .inference import Predictor
 from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters
 
 if TYPE_CHECKING:
+    from . import saving
     from .data import Recipe
 
-__all__ = ["Sequential"]
+__all__ = ["Sequential", "load"]
 
 Array = NDArray[Any]
 
@@ -290,6 +291,33 @@ class Sequential:
             given.append(f"dtype='{self.dtype}'")
         return f"Sequential({', '.join(given)})"
 
+    # ------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file that `fastnn.load` reads, and any reader of safetensors.
+
+        The file appears whole and safe on the disk, or what was there stays; see docs/files.md.
+
+        Raises
+        ------
+        NotFittedError
+            The model has no parameters.
+        OSError
+            It can not be written.
+        """
+        from . import saving  # loaded with the first file
+
+        saving.write_model(path, self._description(), self.weights)
+
+    def _description(self) -> saving.Description:
+        """All that a file says of the model but its numbers."""
+        from . import saving
+
+        self._require()
+        assert self.n_in is not None
+        recipe = None if self.recipe is None else self.recipe.to_json()
+        return saving.Description(self.layers, str(self.dtype), self.n_in, self.link, recipe, self.classes)
+
     # ------------------------------------------------------------ copies
 
     def __getstate__(self) -> dict[str, Any]:
@@ -312,3 +340,31 @@ class Sequential:
         if state["n_in"] is not None:
             self._allocate(state["n_in"])
             self.parameters = state["parameters"]
+
+
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """The model that `Sequential.save` wrote, ready to predict and to train.
+
+    Loading runs no code and takes no more than about twice the memory of the file. The file must be intact
+    and have each weight of its architecture and no other.
+
+    Raises
+    ------
+    FormatError
+        It is truncated, altered, of a newer format, of another program, or does not fit itself.
+    OSError
+        It can not be read.
+    """
+    from . import saving
+
+    description, weights = saving.read_model(path)
+    model = Sequential(*description.layers, dtype=description.dtype)
+    model.link, model.classes = description.link, description.classes
+    if description.recipe is not None:
+        from . import data
+
+        model.recipe = data.Recipe.from_json(description.recipe)
+    model._allocate(description.n_in)
+    for name, view in model.weights.items():
+        view[...] = weights[name]
+    return model

@@ -58,7 +58,8 @@ def share_out(
         of_class[slice(None) if trained.rows is None else trained.rows] = weighted
         weights = of_class if weights is None else of_class * weights
     if weights is not None and not trained.of(weights).any():
-        argument = "sample_weight" if class_weight is None else "sample_weight times class_weight"
+        named = {"sample_weight": given.weight, "class_weight": class_weight}
+        argument = " times ".join(name for name, value in named.items() if value is not None)
         raise ValueError(f"{argument} must not be all zero in the rows to train on")
     return trained, weights, measured
 

@@ -19,13 +19,13 @@ PACKAGE = Path(fastnn.__file__).parent
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
     {"build_check", "cores", "errors"},
-    {"kernels"},
+    {"container", "kernels"},
     {"inference"},
     {"program"},
     {"initializers"},
     {"layers", "losses", "optimizers", "schedules", "metrics"},
-    {"devices"},
-    {"ops"},
+    {"descriptions", "devices"},
+    {"ops", "saving"},
     {"data", "samples"},
     {"network", "validation"},
     {"callbacks", "history"},

@@ -1,0 +1,465 @@
+"""Callbacks: the contract, the given ones, their files, and what happens when one fails."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fastnn as fn
+
+Array = NDArray[Any]
+
+
+def data(n: int = 60) -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 4)).astype(np.float32)
+    return x, (x[:, 0] + x[:, 1] > 0).astype(int) + (x[:, 2] > 1)
+
+
+def make(metrics: Any = (), **given: Any) -> fn.Trainer:
+    model = fn.Sequential(fn.Dense(8, "relu"), fn.Dense(3))
+    return fn.Trainer(model, "cross_entropy", given.pop("optimizer", "adam"), metrics, seed=3, **given)
+
+
+def scripted(values: list[float], name: str = "score", mode: str | None = "max") -> fn.metrics.Function:
+    """A metric whose values are those of a list, one an epoch."""
+    remaining: Iterator[float] = iter(values)
+    return fn.metrics.Function(lambda y, output: next(remaining), name, mode)
+
+
+class Log(fn.Callback):
+    """Notes every call, in a list that several share."""
+
+    def __init__(self, name: str, notes: list[Any]) -> None:
+        self.name, self.notes = name, notes
+
+    def note(self, *what: Any) -> None:
+        self.notes.append((self.name, *what))
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        assert trainer.model.is_built
+        self.note("fit begin", trainer.epoch)
+
+    def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
+        self.note("begin", epoch, trainer.epoch)
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        assert {name: trainer.history[name][-1] for name in logs} == logs
+        self.note("end", epoch, trainer.epoch)
+        logs.clear()  # its own copy
+
+    def on_checkpoint(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        assert "loss" in logs
+        self.note("checkpoint", epoch, trainer.epoch)
+
+    def on_fit_end(self, trainer: Any) -> None:
+        self.note("fit end", trainer.epoch)
+
+
+# ---------------------------------------------------------------- the contract
+
+
+def test_all_learn_of_an_epoch_before_the_first_saves() -> None:
+    x, y = data()
+    notes: list[Any] = []
+    trainer = make()
+    trainer.fit(x, y)
+    trainer.fit(x, y, epochs=2, callbacks=(Log(name, notes) for name in "ab"))
+    expected = [("a", "fit begin", 1), ("b", "fit begin", 1)]
+    for epoch in (2, 3):
+        expected += [(name, "begin", epoch, epoch - 1) for name in "ab"]  # type: ignore[misc]
+        expected += [(name, "end", epoch, epoch) for name in "ab"]  # type: ignore[misc]
+        expected += [(name, "checkpoint", epoch, epoch) for name in "ab"]  # type: ignore[misc]
+    assert notes == [*expected, ("a", "fit end", 3), ("b", "fit end", 3)]
+    assert trainer._callbacks == ()
+
+
+def test_stop_ends_the_fit_after_the_epoch_and_keeps_the_reason() -> None:
+    x, y = data()
+
+    class StopAt(fn.Callback):
+        def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
+            if epoch == 2:
+                trainer.stop("seen enough")
+
+    trainer = make()
+    assert trainer.fit(x, y, epochs=9, callbacks=[StopAt()]).epoch == [1, 2]
+    assert trainer.stop_reason == "seen enough"
+    assert trainer.last_epoch == 9
+    assert trainer.fit(x, y, epochs=3).epoch == [3, 4, 5]
+    assert trainer.stop_reason is None
+    with pytest.raises(TypeError, match="reason must be a text, got None"):
+        trainer.stop(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "where", ["on_fit_begin", "on_epoch_begin", "on_epoch_end", "on_checkpoint", "on_fit_end"]
+)
+def test_an_error_in_a_callback_propagates_after_the_fit_ended_for_all(where: str) -> None:
+    x, y = data()
+    notes: list[Any] = []
+
+    def fail(self: Any, *arguments: Any) -> None:
+        raise RuntimeError(f"failed in {where}")
+
+    failing = type("Failing", (fn.Callback,), {where: fail})()
+    trainer = make()
+    with pytest.raises(RuntimeError, match=f"failed in {where}"):
+        trainer.fit(x, y, epochs=2, callbacks=[Log("a", notes), failing, Log("b", notes)])
+    begun = ["a"] if where == "on_fit_begin" else ["a", "b"]
+    assert [note[0] for note in notes if note[1] == "fit end"] == begun
+    done = {"on_fit_begin": 0, "on_epoch_begin": 0, "on_fit_end": 2}.get(where, 1)
+    assert trainer.epoch == len(trainer.history["loss"]) == done
+    assert trainer._callbacks == ()
+    assert trainer.fit(x, y).epoch == [done + 1]
+
+
+def test_a_second_failure_is_a_note_on_the_first() -> None:
+    x, y = data()
+
+    class Twice(fn.Callback):
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+            raise KeyboardInterrupt
+
+        def on_fit_end(self, trainer: Any) -> None:
+            raise ValueError("and this")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make().fit(x, y, callbacks=[Twice()])
+    assert caught.value.__notes__ == ["then Twice.on_fit_end failed: ValueError('and this')"]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "error", "text"),
+    [
+        (fn.EarlyStopping(), TypeError, "callbacks must be a list of callbacks, got <"),
+        ("progress", TypeError, "callbacks must be a list of callbacks, got 'progress'"),
+        ([fn.EarlyStopping], TypeError, r"callbacks\[0\] must be a callback.*write EarlyStopping\(\)"),
+        ([fn.ProgressBar(), print], TypeError, r"callbacks\[1\] must be a fastnn\.Callback, got <built-in"),
+        ([fn.EarlyStopping()], ValueError, "one of loss, got 'val_loss'; it needs validation_data"),
+        ([fn.EarlyStopping("los")], ValueError, "monitor of EarlyStopping must be one of loss, got 'los'"),
+        ([fn.ModelCheckpoint("a", save_best_only=True)], ValueError, "monitor of ModelCheckpoint"),
+        ([fn.ModelCheckpoint("{val_loss}")], ValueError, r"fields must be of epoch, loss, got \{val_loss\}"),
+        ([fn.ModelCheckpoint("{}")], ValueError, r"fields must be of epoch, loss, got \{\}"),
+        ([fn.ModelCheckpoint("{epoch")], ValueError, r"path of ModelCheckpoint, '\{epoch': expected '\}'"),
+        ([fn.ModelCheckpoint("{epoch:.2q}")], ValueError, "path of ModelCheckpoint"),
+    ],
+)
+def test_wrong_callbacks_are_named_before_anything_happens(
+    callbacks: Any, error: type[Exception], text: str
+) -> None:
+    x, y = data()
+    trainer = make()
+    with pytest.raises(error, match=text):
+        trainer.fit(x, y, callbacks=callbacks)
+    assert not trainer.model.is_built
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "text"),
+    [
+        (lambda: fn.EarlyStopping(patience=0), ValueError, "patience must be at least 1, got 0"),
+        (lambda: fn.EarlyStopping(patience=1.5), TypeError, "patience must be an integer"),
+        (lambda: fn.EarlyStopping(min_delta=-1), ValueError, "min_delta must be at least 0"),
+        (lambda: fn.EarlyStopping(mode="mx"), ValueError, "did you mean 'max'"),
+        (lambda: fn.EarlyStopping(monitor=3), TypeError, "monitor must be a name, got 3"),
+        (lambda: fn.EarlyStopping(restore_best=1), TypeError, "restore_best must be True or False"),
+        (lambda: fn.ReduceLROnPlateau(factor=1), ValueError, "factor must be at least 0 and below 1"),
+        (lambda: fn.ReduceLROnPlateau(factor=0), ValueError, "factor must be above 0"),
+        (lambda: fn.ReduceLROnPlateau(cooldown=-1), ValueError, "cooldown must be at least 0"),
+        (lambda: fn.ModelCheckpoint(3), TypeError, "path must be a path, got 3"),
+        (lambda: fn.ModelCheckpoint(""), ValueError, "path must be a text that is not empty"),
+        (lambda: fn.CSVLogger("a", append="yes"), TypeError, "append must be True or False"),
+    ],
+)
+def test_wrong_settings_are_named(act: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        act()
+
+
+# ---------------------------------------------------------------- EarlyStopping
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "patience", "min_delta", "epochs", "best"),
+    [
+        ([1, 2, 3, 3, 3, 3], "max", 2, 0.0, 5, 3),
+        ([3, 2, 1, 1, 1, 1], "min", 2, 0.0, 5, 3),
+        ([1, 2, 2.5, 2.9, 2.9], "max", 2, 1.0, 5, 3),
+        ([1, 2.1, 2.5, 3.0, 9], "max", 2, 1.0, 4, 2),
+        ([math.nan, math.nan, 1, 2, 3], "max", 2, 0.0, 2, None),
+        ([math.nan, 1, math.nan, 2, 3], "max", 2, 0.0, 5, 5),
+        ([5, 1, 2, 3, 4], "max", 1, 0.0, 2, 1),
+    ],
+)
+def test_early_stopping_by_hand(
+    values: list[float], mode: str, patience: int, min_delta: float, epochs: int, best: int | None
+) -> None:
+    x, y = data()
+    stopping = fn.EarlyStopping("score", patience, min_delta)
+    trainer = make([scripted(values, mode=mode)])
+    history = trainer.fit(x, y, epochs=len(values), callbacks=[stopping])
+    assert len(history.epoch) == epochs
+    assert stopping.best_epoch == best
+    assert (trainer.stop_reason is not None) == (stopping.wait >= patience)
+
+
+def test_the_best_parameters_come_back_however_the_fit_ended() -> None:
+    x, y = data()
+
+    class Ends(fn.Callback):
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+            if epoch == 4:
+                raise KeyboardInterrupt
+
+    two = make()
+    two.fit(x, y, epochs=2)
+    for callbacks, values in (
+        ([], [1, 2, 1, 1, 1]),  # stopped
+        ([], [1, 2, 1, 1]),  # all epochs done
+        ([Ends()], [1, 2, 1, 1, 1, 1]),
+    ):
+        trainer = make([scripted(values)])
+        stopping = fn.EarlyStopping("score", patience=3)
+        try:
+            trainer.fit(x, y, epochs=len(values), callbacks=[stopping, *callbacks])
+        except KeyboardInterrupt:
+            assert trainer.epoch == 4
+        np.testing.assert_array_equal(trainer.model.parameters, two.model.parameters)
+    other = make([scripted([1, 2, 1, 1, 1])])
+    other.fit(x, y, epochs=5, callbacks=[fn.EarlyStopping("score", 3, restore_best=False)])
+    five = make()
+    five.fit(x, y, epochs=5)
+    np.testing.assert_array_equal(other.model.parameters, five.model.parameters)
+
+
+def test_early_stopping_starts_anew_in_each_fit() -> None:
+    x, y = data()
+    stopping = fn.EarlyStopping("score", 2)
+    trainer = make([scripted([9, 1, 1, 2, 1, 1, 1])])
+    assert trainer.fit(x, y, epochs=9, callbacks=[stopping]).epoch == [1, 2, 3]
+    assert trainer.fit(x, y, epochs=9, callbacks=[stopping]).epoch == [4, 5, 6]
+    assert (stopping.best, stopping.best_epoch) == (2, 4)
+    assert trainer.stop_reason == "score has not improved for 2 epochs since epoch 4 (2)"
+
+
+def test_the_way_up_or_down_is_that_of_the_metric() -> None:
+    x, y = data()
+    names = ["accuracy", "f1", "auc", "log_loss", "balanced_accuracy"]
+    trainer = make(names)
+    stopping = fn.EarlyStopping()
+    for name in ("loss", *names):
+        for prefix in ("", "val_"):
+            stopping.monitor = prefix + name
+            trainer.fit(x, y, validation_split=0.3, callbacks=[stopping])
+            assert stopping._sign == (-1 if name in ("loss", "log_loss") else 1)
+    unsaid = make([scripted([1, 2, 3], mode=None)])
+    with pytest.raises(ValueError, match="mode of EarlyStopping must be 'min' or 'max', got None"):
+        unsaid.fit(x, y, callbacks=[fn.EarlyStopping("score")])
+    unsaid.fit(x, y, epochs=3, callbacks=[fn.EarlyStopping("score", 1, mode="max")])
+    assert unsaid.epoch == 3
+
+
+# ---------------------------------------------------------------- ReduceLROnPlateau
+
+
+def test_the_rate_is_reduced_on_a_plateau() -> None:
+    x, y = data()
+    factors: list[float] = []
+
+    class Watch(fn.Callback):
+        def on_checkpoint(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+            factors.append(trainer.rate_factor)
+
+    values = [1, 1, 1, 1, 1, 1, 1, 2, 2]
+    plateau = fn.ReduceLROnPlateau("score", factor=0.5, patience=2, cooldown=1)
+    trainer = make([scripted(values)])
+    trainer.fit(x, y, epochs=9, callbacks=[Watch(), plateau])
+    # By hand: epoch 1 is the best; 3 reduces; 4 cools; 5 and 6 wait, 6 reduces; 7 cools; 8 is better.
+    assert factors == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    assert trainer.rate_factor == 0.25
+
+
+def test_the_rate_does_not_fall_below_its_least() -> None:
+    x, y = data()
+    trainer = make([scripted([1] * 20)], optimizer=fn.SGD(lr=0.1))
+    trainer.fit(x, y, epochs=20, callbacks=[fn.ReduceLROnPlateau("score", 0.5, 1, min_lr=0.03)])
+    assert trainer.rate_factor * 0.1 == pytest.approx(0.03)
+    trainer.rate_factor = 0.1  # below the least already: left alone
+    trainer.metrics = (scripted([1] * 5),)
+    trainer.fit(x, y, epochs=5, callbacks=[fn.ReduceLROnPlateau("score", 0.5, 1, min_lr=0.03)])
+    assert trainer.rate_factor == 0.1
+
+
+# ---------------------------------------------------------------- ModelCheckpoint
+
+
+@pytest.fixture
+def saves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
+    """What was saved, in place of the savers: kind, path, and the epoch or the parameters then."""
+    kept: list[tuple[str, str, Any]] = []
+    monkeypatch.setattr(
+        fn.Trainer,
+        "save_checkpoint",
+        lambda self, path: kept.append(
+            ("checkpoint", path, [getattr(one, "best", None) for one in self._callbacks])
+        ),
+        raising=False,
+    )
+    monkeypatch.setattr(
+        fn.Sequential,
+        "save",
+        lambda self, path: kept.append(("model", path, self.parameters.copy())),
+        raising=False,
+    )
+    return kept
+
+
+def test_a_checkpoint_after_each_epoch_has_its_name(saves: list[Any]) -> None:
+    x, y = data()
+    checkpoint = fn.ModelCheckpoint(Path("run-{epoch:03d}-{score:.1f}.ckpt"))
+    make([scripted([1, 2.26])]).fit(x, y, epochs=2, callbacks=[checkpoint])
+    assert [path for _, path, _ in saves] == ["run-001-1.0.ckpt", "run-002-2.3.ckpt"]
+    assert checkpoint.saved == "run-002-2.3.ckpt"
+
+
+def test_only_the_best_is_saved_where_that_is_wanted(saves: list[Any]) -> None:
+    x, y = data()
+    checkpoint = fn.ModelCheckpoint("best-{epoch}", "score", save_best_only=True, model_only=True)
+    trainer = make([scripted([1, 0, math.nan, 3, 3])])
+    trainer.fit(x, y, epochs=5, callbacks=[checkpoint])
+    assert [save[:2] for save in saves] == [("model", "best-1"), ("model", "best-4")]
+    four = make()
+    four.fit(x, y, epochs=4)
+    np.testing.assert_array_equal(saves[-1][2], four.model.parameters)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_every_state_in_a_checkpoint_is_that_of_its_epoch(saves: list[Any], backwards: bool) -> None:
+    x, y = data()
+    given: list[fn.Callback] = [
+        fn.ModelCheckpoint("a", "score", save_best_only=True),
+        fn.EarlyStopping("score"),
+        fn.ModelCheckpoint("b", "score", save_best_only=True),
+        fn.ReduceLROnPlateau("score"),
+    ]
+    make([scripted([1, 2])]).fit(x, y, epochs=2, callbacks=given[::-1] if backwards else given)
+    assert [states for _, _, states in saves] == [[1] * 4, [1] * 4, [2] * 4, [2] * 4]
+
+
+# ---------------------------------------------------------------- CSVLogger
+
+
+def read(path: Path) -> list[list[str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_the_csv_file_holds_the_history_in_full(tmp_path: Path) -> None:
+    x, y = data()
+    path = tmp_path / "log.csv"
+    trainer = make(["accuracy"])
+    history = trainer.fit(x, y, epochs=3, validation_split=0.3, callbacks=[fn.CSVLogger(path)])
+    header, *rows = read(path)
+    assert header == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]
+    assert [int(row[0]) for row in rows] == [1, 2, 3]
+    for i, name in enumerate(header[1:], 1):
+        assert [float(row[i]) for row in rows] == history[name]
+
+
+def test_a_csv_file_is_begun_anew_or_appended_to(tmp_path: Path) -> None:
+    x, y = data()
+    path = tmp_path / "log.csv"
+    trainer = make()
+    for append, epochs in ((False, "1 2"), (False, "3 4"), (True, "3 4 5 6")):
+        trainer.fit(x, y, epochs=2, callbacks=[fn.CSVLogger(str(path), append)])
+        assert " ".join(row[0] for row in read(path)[1:]) == epochs
+    with pytest.raises(ValueError, match="must have the columns epoch, loss, val_loss, got epoch, loss"):
+        trainer.fit(x, y, validation_split=0.3, callbacks=[fn.CSVLogger(path, append=True)])
+    new = tmp_path / "new.csv"
+    trainer.fit(x, y, callbacks=[fn.CSVLogger(new, append=True)])
+    assert [row[0] for row in read(new)] == ["epoch", "7"]
+
+
+def test_a_file_that_cannot_be_made_ends_the_fit_before_its_first_step(tmp_path: Path) -> None:
+    x, y = data()
+    trainer = make()
+    with pytest.raises(FileNotFoundError):
+        trainer.fit(x, y, callbacks=[fn.CSVLogger(tmp_path / "none" / "log.csv")])
+    assert trainer.step == 0
+
+
+def test_a_csv_file_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+    x, y = data()
+    whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
+    make().fit(x, y, epochs=6, callbacks=[fn.CSVLogger(whole)])
+    trainer, states = make(), []
+
+    class Kill(fn.Callback):
+        def on_checkpoint(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+            if epoch == 3:
+                states.extend((type(one).__name__, one.state_dict()) for one in trainer._callbacks)
+
+    trainer.fit(x, y, epochs=5, callbacks=[fn.CSVLogger(killed), Kill()])  # lines 4 and 5 are not known
+    resumed = make()
+    resumed.fit(x, y, epochs=3)
+    resumed._interrupted, resumed._resumed_states = True, states
+    resumed.fit(x, y, epochs=6, callbacks=[fn.CSVLogger(killed), Kill()])
+    assert killed.read_bytes() == whole.read_bytes()
+
+    os.truncate(killed, 20)
+    resumed._interrupted, resumed._resumed_states = True, states
+    with pytest.raises(ValueError, match=r"must have the \d+ bytes of the interrupted fit, got 20"):
+        resumed.fit(x, y, epochs=7, callbacks=[fn.CSVLogger(killed), Kill()])
+
+
+# ---------------------------------------------------------------- ProgressBar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_whole_lines_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = data()
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    trainer = make(["accuracy"])
+    history = trainer.fit(x, y, epochs=2, validation_split=0.3, callbacks=[fn.ProgressBar()])
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(f"epoch 2/2  loss {history.loss[1]:.6g}  accuracy ")
+    assert f"val_accuracy {history.val_accuracy[1]:.6g}" in lines[1]
+    trainer.fit(x, y, epochs=5, callbacks=[fn.ProgressBar(), fn.EarlyStopping("loss", 1, 1e9)], progress=True)
+    lines = stream.getvalue().splitlines()[2:]
+    assert lines[0].startswith("epoch 3/7")
+    assert lines[2].startswith("stopped after epoch 4: loss has not improved for 1 epoch since epoch 3")
+    assert len(lines) == 3  # one bar, though it is asked for twice
+
+
+def test_progress_is_a_bar_on_a_terminal_where_tqdm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    x, y = data()
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    threads = threading.active_count()
+    trainer = make()
+    trainer.fit(x, y, epochs=3)
+    history = trainer.fit(x, y, epochs=2)
+    shown = stream.getvalue()
+    assert "5/5" in shown
+    assert f"loss {history.loss[-1]:.6g}" in shown
+    assert shown.endswith("\n")
+    assert threading.active_count() == threads
