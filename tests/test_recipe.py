@@ -337,6 +337,14 @@ def test_copies_keep_the_recipe():
         assert np.array_equal(again.predict(TABLE), model.predict(TABLE))
 
 
+def test_a_file_whose_recipe_does_not_fit_its_network_is_refused(tmp_path):
+    model, _ = trained()
+    model.recipe = Recipe.fit({"a": [1.0, 2.0]})
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(FormatError, match=r"the recipe of .* must give \d+ columns, got 1"):
+        fn.load(tmp_path / "m.safetensors")
+
+
 def test_a_table_for_a_model_without_a_recipe_is_refused():
     model = fn.Sequential(fn.Dense(1)).build(2)
     for table in ({"a": [1.0]}, "table.csv"):
