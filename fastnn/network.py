@@ -369,6 +369,11 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         from . import data
 
         model.recipe = data.Recipe.from_json(description.recipe)
+        n_features = len(model.recipe.features)
+        if n_features != description.n_in:
+            raise errors.FormatError(
+                f"the recipe of {os.fspath(path)} must give {description.n_in} columns, got {n_features}"
+            )
     model._allocate(description.n_in)
     for name, view in model.weights.items():
         view[...] = weights[name]

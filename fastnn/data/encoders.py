@@ -23,6 +23,9 @@ ONE_HOT_CATEGORIES = 64
 
 _DAY = 86400
 
+# Share of the values at each end that the limits of a number are not taken from.
+_TAIL = 1e-3
+
 
 def _circle(n: int, period: float) -> Array:
     """Sine and cosine of n equal parts of a circle, (n, 2); a table, so that a row's value is its own."""
@@ -71,8 +74,13 @@ class Encoder:
 class NumberEncoder(Encoder):
     """A number or boolean as (value - mean) / scale, a missing one as `fill` (the median).
 
-    `scale` is the standard deviation of the finite values; 0 where all are equal, and then only the
-    flag of missing values is left.
+    Values beyond `low` and `high` are taken as these: a network goes on in a straight line outside of what
+    it has seen, and one slip of the pen (a diamond 59 mm wide) would be predicted absurdly. The limits are
+    the quantiles of 1/1000 at both ends, and half their distance more; mean and scale are of the limited
+    values, so that a 999999 for "unknown" does not flatten all others.
+
+    `scale` is the standard deviation; 0 where all values are equal, and then only the flag of missing
+    values is left.
     """
 
     kind: ClassVar[Kind] = "number"
@@ -80,26 +88,32 @@ class NumberEncoder(Encoder):
     mean: float
     scale: float
     fill: float
+    low: float
+    high: float
     missing: bool
 
     @classmethod
     def fit(cls, name: str, column: Column) -> NumberEncoder:
         """Measure a column that has a value."""
         values = column.data[np.isfinite(column.data)]
-        mean, scale = mean_and_scale(name, values)
-        return cls(name, mean, scale, float(np.median(values)), len(values) < len(column))
+        low, high = _limits(values)
+        mean, scale = mean_and_scale(name, np.clip(values, low, high))
+        return cls(name, mean, scale, float(np.median(values)), low, high, len(values) < len(column))
 
     def features(self) -> list[str]:
         return [self.name] * (self.scale > 0) + [f"{self.name} is missing"] * self.missing
 
     def describe(self) -> str:
-        text = f"({self.name} - {self.mean:.6g}) / {self.scale:.6g}" if self.scale > 0 else "constant"
+        text = "constant"
+        if self.scale > 0:
+            text = f"(x - {self.mean:.6g}) / {self.scale:.6g}, x limited to {self.low:.6g} .. {self.high:.6g}"
         return text + (f"; missing: {self.fill:.6g}, flagged" if self.missing else "")
 
     def encode(self, column: Column, out: Array) -> None:
         is_missing = ~np.isfinite(column.data)
         if self.scale > 0:
-            out[:, 0] = (np.where(is_missing, self.fill, column.data) - self.mean) / self.scale
+            values = np.clip(np.where(is_missing, self.fill, column.data), self.low, self.high)
+            out[:, 0] = (values - self.mean) / self.scale
         if self.missing:
             out[:, -1] = is_missing
 
@@ -222,6 +236,18 @@ class DateEncoder(Encoder):
         out[np.arange(len(days)), 6 + (days + 3) % 7] = 1  # 1970 began on a Thursday
         if self.hours:
             out[:, 13:15] = _HOURS[(seconds - days * _DAY).astype(np.int64) // 3600]
+
+
+def _limits(values: Array) -> tuple[float, float]:
+    """Smallest and largest value that is taken for true."""
+    with np.errstate(over="ignore", invalid="ignore"):  # judged with mean and scale
+        low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
+        if low == high:  # nearly all are equal, and the rare others are what is to be told apart
+            low, high = values.min(), values.max()
+        room = (high - low) / 2
+        low, high = low - room, high + room
+    greatest = np.finfo(np.float64).max
+    return max(float(low), -greatest), min(float(high), greatest)
 
 
 def mean_and_scale(name: str, values: Array) -> tuple[float, float]:
