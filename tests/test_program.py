@@ -296,7 +296,15 @@ def test_a_loss_that_is_not_finite_changes_nothing(threads, n_threads):
         trainer.run(x, y, np.arange(128).reshape(1, 128))
 
 
-def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable():
+@pytest.fixture
+def default_interrupt():
+    """Ctrl-C as Python has it; a shell's background jobs start with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable(default_interrupt):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((1000, 50)).astype(np.float32), rng.integers(0, 3, 1000)
     trainer = fn.Trainer(
