@@ -347,6 +347,13 @@ class Sequential:
             self.parameters = state["parameters"]
 
 
+def recipe_from_json(value: Any) -> Recipe:
+    """The recipe of a file (FormatError)."""
+    from . import data
+
+    return data.Recipe.from_json(value)
+
+
 def load(path: str | os.PathLike[str]) -> Sequential:
     """The model that `Sequential.save` wrote, ready to predict and to train.
 
@@ -366,9 +373,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     model = Sequential(*description.layers, dtype=description.dtype)
     model.link, model.classes = description.link, description.classes
     if description.recipe is not None:
-        from . import data
-
-        model.recipe = data.Recipe.from_json(description.recipe)
+        model.recipe = recipe_from_json(description.recipe)
         n_features = len(model.recipe.features)
         if n_features != description.n_in:
             raise errors.FormatError(

@@ -137,7 +137,7 @@ def read_model(path: object) -> tuple[Description, dict[str, Array]]:
     """
     found = read(path, "model", set())
     description = Description.from_metadata(found.path, found.metadata)
-    return description, take(found, description.shapes(), description.dtype, last=True)
+    return description, take(found, description.shapes(), description.dtype, others=False)
 
 
 # ---------------------------------------------------------------- any kind
@@ -176,16 +176,18 @@ def read(path: object, kind: str, more: set[str]) -> Contents:
     return found
 
 
-def take(found: Contents, shapes: Mapping[str, tuple[int, ...]], dtype: str, last: bool) -> dict[str, Array]:
+def take(
+    found: Contents, shapes: Mapping[str, tuple[int, ...]], dtype: str, *, others: bool = True
+) -> dict[str, Array]:
     """The tensors of these names, judged and taken out of the contents.
 
     Parameters
     ----------
-    last : bool
-        Whether no other may be left.
+    others : bool
+        Whether there may be more.
     """
     missing = shapes.keys() - found.tensors.keys()
-    extra = found.tensors.keys() - shapes.keys() if last else set()
+    extra = set() if others else found.tensors.keys() - shapes.keys()
     faults = [_both(missing, extra)] if missing or extra else []
     for name, shape in shapes.items():
         if name in missing:
