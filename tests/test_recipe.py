@@ -9,7 +9,7 @@ import pytest
 
 import fastnn as fn
 from fastnn import data
-from fastnn.data import Recipe
+from fastnn.data import Recipe, encoders
 from fastnn.errors import FormatError
 
 TABLE = {
@@ -77,14 +77,27 @@ def test_categories_are_one_hot_and_unknown_ones_all_zeros():
     assert Recipe.fit({"c": ["a", "b"]}).matrix({"c": [None]}).tolist() == [[0, 0]]
 
 
-def test_rare_texts_of_a_large_category_share_a_column():
-    n = data.ONE_HOT_CATEGORIES
+def test_a_large_category_becomes_codes_for_an_embedding():
+    n = data.ONE_HOT_CATEGORIES + 6
+    texts = [f"t{i:03d}" for i in range(n)]
+    table = {"a": np.arange(2 * n) % 7 / 2, "c": 2 * [*texts[:-1], ""], "b": np.arange(2 * n) % 5 / 2}
+    recipe = Recipe.fit(table)
+    assert recipe.features == ["a", "c", "b"]
+    codes = recipe.matrix({"a": [1, 1, 1], "b": [1, 1, 1], "c": ["t003", "new", ""]})[:, 1]
+    assert codes.tolist() == [3, -1, n - 1]
+    assert recipe.embedding() == fn.Embedding(((1, n, round(1.6 * n**0.56)),))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.fit({"c": ["x", "y"]}).embedding() is None
+
+
+def test_rare_texts_of_an_embedded_category_share_a_code(monkeypatch):
+    monkeypatch.setattr(encoders, "EMBEDDED_CATEGORIES", data.ONE_HOT_CATEGORIES + 1)
+    n = data.ONE_HOT_CATEGORIES + 1
     texts = [f"t{i:03d}" for i in range(n + 5)]
     recipe = Recipe.fit({"c": texts + texts[5:]})
-    assert recipe.features == [*(f"c={t}" for t in texts[5:]), "c is other"]
-    found = recipe.matrix({"c": [texts[0], texts[5], "new"]})
-    assert found[:, -1].tolist() == [1, 0, 1]
-    assert found.sum(axis=1).tolist() == [1, 1, 1]
+    codes = recipe.matrix({"c": [texts[0], texts[5], "new"]})[:, 0]
+    assert codes.tolist() == [n, 0, n]  # what was never seen is as rare as what was seen once
+    assert recipe.embedding().columns[0][1] == n + 1
 
 
 @pytest.mark.parametrize(

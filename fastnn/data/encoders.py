@@ -17,9 +17,11 @@ __all__ = ["ENCODERS", "CategoryEncoder", "DateEncoder", "Encoder", "NumberEncod
 
 Array = NDArray[Any]
 
-# Of a column with more distinct texts the most frequent ones get a column of the matrix each, and all
-# others share one. The one switch between small and large categories.
+# A column with more distinct texts is embedded: the matrix holds a code, and the network learns some numbers
+# for each text. The one switch between small and large categories.
 ONE_HOT_CATEGORIES = 64
+# Of an embedded column the most frequent texts have numbers of their own, and all others share one row.
+EMBEDDED_CATEGORIES = 10_000
 
 _DAY = 86400
 
@@ -127,7 +129,10 @@ class BooleanEncoder(NumberEncoder):
 
 @dataclass(frozen=True)
 class CategoryEncoder(Encoder):
-    """A category as one 0/1 column for each of its texts.
+    """A category: one 0/1 column for each of its texts, or one column of codes where there are many.
+
+    Codes number the texts, then (where there are such) "other" and "missing"; -1 stands for what is none
+    of them, which `Embedding` turns into zeros.
 
     Parameters
     ----------
@@ -151,17 +156,33 @@ class CategoryEncoder(Encoder):
         counts = np.bincount(present, minlength=len(column.texts))
         seen = [i for i in range(len(counts)) if counts[i]]
         seen.sort(key=lambda i: (-counts[i], column.texts[i]))
-        kept = sorted(column.texts[i] for i in seen[:ONE_HOT_CATEGORIES])
+        kept = sorted(column.texts[i] for i in seen[:EMBEDDED_CATEGORIES])
         return cls(name, tuple(kept), len(seen) > len(kept), len(present) < len(column))
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the matrix holds a code."""
+        return len(self.categories) > ONE_HOT_CATEGORIES
+
+    def embedding(self) -> tuple[int, int]:
+        """Number of codes, and how many numbers the network learns for each.
+
+        1.6 n^0.56, at most 50: the rule of the fastai library (Howard and Gugger 2020).
+        """
+        n = len(self.categories) + self.other + self.missing
+        return n, min(50, round(1.6 * n**0.56))
+
     def features(self) -> list[str]:
+        if self.is_embedded:
+            return [self.name]
         names = [f"{self.name}={text}" for text in self.categories]
         return names + [f"{self.name} is other"] * self.other + [f"{self.name} is missing"] * self.missing
 
     def describe(self) -> str:
         shown = ", ".join(self.categories[:8]) + (", ..." if len(self.categories) > 8 else "")
         extra = " and other" * self.other + " and missing" * self.missing
-        return f"one of {len(self.categories)}: {shown}{extra}"
+        how = f", embedded in {self.embedding()[1]} numbers" * self.is_embedded
+        return f"one of {len(self.categories)}: {shown}{extra}{how}"
 
     def encode(self, column: Column, out: Array) -> None:
         place = {text: i for i, text in enumerate(self.categories)}
@@ -169,6 +190,9 @@ class CategoryEncoder(Encoder):
         unknown = n if self.other else -1
         absent = n + self.other if self.missing else -1
         places = np.array([*(place.get(text, unknown) for text in column.texts), absent])[column.data]
+        if self.is_embedded:
+            out[:, 0] = places
+            return
         rows = np.flatnonzero(places >= 0)
         out[rows, places[rows]] = 1
 

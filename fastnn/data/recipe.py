@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import FormatError
+from ..layers import Embedding
 from .columns import Column, Kind
-from .encoders import ENCODERS, Encoder, encoder_for, encoder_from_json
+from .encoders import ENCODERS, CategoryEncoder, Encoder, encoder_for, encoder_from_json
 from .tables import read_table
 from .target import TASKS, Target, Task
 
@@ -130,6 +131,15 @@ class Recipe:
     def columns(self) -> list[str]:
         """Names of the columns that a table must have for a prediction."""
         return [encoder.name for encoder in self.encoders]
+
+    def embedding(self) -> Embedding | None:
+        """The first layer that the columns of codes ask for; None where there are none."""
+        columns, at = [], 0
+        for encoder in self.encoders:
+            if isinstance(encoder, CategoryEncoder) and encoder.is_embedded:
+                columns.append((at, *encoder.embedding()))
+            at += len(encoder.features())
+        return Embedding(tuple(columns)) if columns else None
 
     @property
     def features(self) -> list[str]:
