@@ -32,7 +32,7 @@ class Sequential:
 
     Parameters
     ----------
-    *layers : Dense, Activation or Dropout
+    *layers : Dense, Activation, Dropout, Scale or Embedding
         Descriptions, from the input to the output.
     dtype : "float32" or "float64"
         Of parameters and of all arithmetic.
@@ -67,7 +67,7 @@ class Sequential:
                     f"layer {i} must be a description, got the class; write {layer.__name__}(...)"
                 )
             if not isinstance(layer, Layer):
-                raise TypeError(f"layer {i} must be a Dense, Activation or Dropout, got {layer!r}")
+                raise TypeError(f"layer {i} must be a layer such as Dense, got {layer!r}")
         self.layers = layers
         self.dtype = errors.real_dtype("dtype", dtype)
         self.n_in: int | None = None
@@ -95,6 +95,12 @@ class Sequential:
                 )
                 drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.layer)
                 weights[f"{step.layer}.weight"][...] = drawn
+            for table in step.tables:
+                shape = table.n_categories, table.width
+                numbers = initializers.normal(
+                    shape[0] * shape[1], seed=seed, layer=step.layer, parameter=table.column
+                )
+                weights[f"{step.layer}.weight_{table.column}"][...] = numbers.reshape(shape)
         return self
 
     def _allocate(self, n_in: int) -> None:
@@ -150,7 +156,10 @@ class Sequential:
 
     @property
     def weights(self) -> dict[str, Array]:
-        """Writable views of the parameters by layer position: "0.weight" (n_in, n_out), "0.bias" (n_out,)."""
+        """Writable views of the parameters by layer position: "0.weight" (n_in, n_out), "0.bias" (n_out,).
+
+        An embedding has "0.weight_3" (n_categories, width) for the category column 3.
+        """
         block = self._require()
         views: dict[str, Array] = {}
         for s in self._steps:
@@ -159,6 +168,10 @@ class Sequential:
                 views[f"{s.layer}.weight"] = flat.reshape(s.n_in, s.n_out)
             if s.bias >= 0:
                 views[f"{s.layer}.bias"] = block[s.bias : s.bias + s.n_out]
+            for table in s.tables:
+                shape = table.n_categories, table.width
+                flat = block[table.weight : table.weight + shape[0] * shape[1]]
+                views[f"{s.layer}.weight_{table.column}"] = flat.reshape(shape)
         return views
 
     @property
