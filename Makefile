@@ -20,7 +20,7 @@ ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()
 .PHONY: help venv build demo test test-torch lint types check-all bench accuracy clean
 
 help:
-	@echo "make demo        build, train on handwritten digits, compare with NumPy and scikit-learn"
+	@echo "make demo        build, train on handwritten digits and MNIST-5k, compare with NumPy and scikit-learn"
 	@echo "make test        all tests (test-torch: those against PyTorch)"
 	@echo "make build       the compiled modules, in place; venv: only the environment"
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
@@ -60,10 +60,10 @@ venv: $(STAMPS)/tools
 
 build: $(STAMPS)/built
 
-demo: $(STAMPS)/built $(STAMPS)/extra-demo
+demo: $(STAMPS)/built $(STAMPS)/extra-demo $(STAMPS)/mnist
 	$(PY) -m fastnn demo
 
-test: $(STAMPS)/built $(STAMPS)/extra-test
+test: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/mnist
 	$(PY) -m pytest -q
 
 test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist

@@ -42,10 +42,15 @@ def test_demo_refuses_numbers_that_make_no_sense(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_demo_learns_the_digits_and_times_three_contenders():
-    done = fastnn_command("demo", "--seconds", "0.1")
+def test_demo_learns_the_digits_and_mnist_and_times_three_contenders(tmp_path):
+    picture = tmp_path / "curves.png"
+    done = fastnn_command("demo", "--seconds", "0.1", "--curves", str(picture))
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    digits, mnist = done.stdout.split("MNIST-5k")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "<- kept" in mnist
+    assert float(mnist.split("test accuracy")[1].split()[0]) > 93
+    lines = digits.strip().splitlines()
     losses = [float(line.split()[-1]) for line in lines if line.startswith("epoch")]
     assert len(losses) == 30
     assert losses[-1] < losses[0] / 10

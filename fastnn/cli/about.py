@@ -58,6 +58,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from fastnn import demo
 
     given = ["--epochs", str(arguments.epochs), "--seconds", str(arguments.seconds)]
+    given += ["--curves", arguments.curves]
     if arguments.threads is not None:
         fn.set_num_threads(arguments.threads)
         given += ["--threads", str(arguments.threads)]
@@ -66,6 +67,8 @@ def demo(arguments: argparse.Namespace) -> int:
     if accuracy < DEMO_ACCURACY:
         print(f"fastnn: error: test accuracy {accuracy:.4f} is below {DEMO_ACCURACY}", file=sys.stderr)
         return 1
+    print()
+    demo.mnist(arguments.curves)
     return 0
 
 

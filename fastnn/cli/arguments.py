@@ -148,6 +148,10 @@ def parser() -> argparse.ArgumentParser:
         "--seconds", type=_positive_float, default=5.0, help="time of the comparison (default: %(default)s)"
     )
 
+    demo.add_argument(
+        "--curves", default="learning-curves.png", help="file of the picture (default: %(default)s)"
+    )
+
     bench = add("bench", _bench, "time epochs of training beside the same in NumPy, on made-up data")
     bench.add_argument(
         "--seconds", type=_positive_float, default=3.0, help="time for each network (default: %(default)s)"
