@@ -145,6 +145,8 @@ typedef struct {
 
     /* out (n,) = factor * x + shift for bytes x (n,). */
     void (*widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out);
+    /* Whether x (m, n) holds neither NaN nor an infinity. */
+    int (*all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x);
     /* a = factor * x + shift; in place allowed. */
     void (*scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x, ptrdiff_t ld_x, void *a,
                   ptrdiff_t ld_a);

@@ -17,6 +17,23 @@ static void FN(widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift
     }
 }
 
+static int FN(all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld_x)
+{
+    const REAL *x = x_;
+    vec sum = vec_set(0); /* of zeros: NaN times zero and infinity times zero are NaN */
+    for (ptrdiff_t i = 0; i < m; i++, x += ld_x) {
+        ptrdiff_t j = 0;
+        for (; j + LANES <= n; j += LANES) sum += vec_load(x + j) * vec_set(0);
+        if (j < n)
+            sum += vec_load_part(x + j, n - j) * vec_set(0);
+    }
+    REAL lanes[LANES];
+    vec_store(lanes, sum);
+    REAL total = 0;
+    for (int q = 0; q < LANES; q++) total += lanes[q];
+    return total == 0;
+}
+
 static void FN(scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x_, ptrdiff_t ld_x, void *a_,
                       ptrdiff_t ld_a)
 {

@@ -1,11 +1,22 @@
 # cython: language_level=3
 """A network as C structs, and what both training and prediction do with them."""
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastnn.kernels cimport Array, fastnn_kernels, fastnn_table, fastnn_update
 
 cdef extern from "tuning.h" nogil:
     enum: GRADIENT_BYTES
+
+# How a long call without the GIL answers signals: one thread looks every SIGNAL_MILLISECONDS.
+cdef struct Watch:
+    double next_look
+    bint interrupted        # the call is to end, and raise_again to be called
+    PyObject *exception[3]  # what a signal's handler raised
+
+cdef void begin_watch(Watch *w) noexcept
+cdef void look(Watch *w) noexcept nogil
+cdef int raise_again(Watch *w) except -1
 
 cdef enum Kind:
     DENSE

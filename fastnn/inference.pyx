@@ -4,6 +4,7 @@ from libc.math cimport isfinite
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastnn.kernels cimport FASTNN_identity, fastnn_epilogue, kernel_table, run_team, thread_limit
 
@@ -17,6 +18,12 @@ cdef extern from *:
 cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
     enum: PREDICT_BYTES
+    enum: SIGNAL_MILLISECONDS
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+    void PyErr_Fetch(PyObject **type, PyObject **value, PyObject **traceback) noexcept
+    void PyErr_Restore(PyObject *type, PyObject *value, PyObject *traceback) noexcept
 
 BUILD = FASTNN_BUILD.decode()
 
@@ -77,7 +84,8 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
         elif s.kind == EMBEDDING:
             parameters_before = True
             net.n_parameters += step.n_parameters
-            describe_tables(s, step.tables)
+            # beyond these, neighbouring whole numbers are one and the same real
+            describe_tables(s, step.tables, 2 ** (24 if net.size == 4 else 53))
     net.scales_first = net.layers[0].kind == SCALE
     if parameters.rows != 1 or parameters.columns < net.n_parameters:
         raise ValueError(f"parameters must have {net.n_parameters} elements, got {parameters.columns}")
@@ -85,12 +93,15 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
 
 
 
-cdef int describe_tables(Layer *s, tables) except -1:
+cdef int describe_tables(Layer *s, tables, codes) except -1:
     s.tables = <fastnn_table *>calloc(max(1, len(tables)), sizeof(fastnn_table))
     if s.tables == NULL:
         raise MemoryError
     s.n_tables = len(tables)
     for i, table in enumerate(tables):
+        if table.n_categories > codes:
+            raise ValueError(f"n_categories of column {table.column} must be at most {codes} in this dtype, "
+                             f"got {table.n_categories}")
         s.tables[i].column, s.tables[i].n_categories, s.tables[i].width = table.column, table.n_categories, table.width
         s.tables[i].weight, s.tables[i].out = table.weight, table.out
     return 0
@@ -214,6 +225,33 @@ cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept:
     return net.n_steps
 
 
+cdef double seconds() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + 1e-9 * now.tv_nsec
+
+
+cdef void begin_watch(Watch *w) noexcept:
+    memset(w, 0, sizeof(w[0]))
+    w.next_look = seconds() + 1e-3 * SIGNAL_MILLISECONDS
+
+
+cdef void look(Watch *w) noexcept nogil:
+    cdef double now = seconds()
+    if now < w.next_look:
+        return
+    w.next_look = now + 1e-3 * SIGNAL_MILLISECONDS
+    with gil:
+        if PyErr_CheckSignals():  # does nothing in other threads than Python's main one
+            PyErr_Fetch(&w.exception[0], &w.exception[1], &w.exception[2])
+            w.interrupted = True
+
+
+cdef int raise_again(Watch *w) except -1:
+    PyErr_Restore(w.exception[0], w.exception[1], w.exception[2])
+    return -1
+
+
 cdef struct Prediction:
     const Net *net
     const char *x
@@ -221,6 +259,7 @@ cdef struct Prediction:
     ptrdiff_t ld_x, rows
     char *out           # (rows, n_out)
     char *scratch       # two blocks of activations for each thread
+    Watch watch
     ptrdiff_t block_rows, block_bytes
 
 
@@ -291,15 +330,22 @@ cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
     cdef ptrdiff_t first = p.rows * thread // n_threads, last = p.rows * (thread + 1) // n_threads, row
     cdef char *scratch = p.scratch + 2 * thread * p.block_bytes
     row = first
-    while row < last:
+    while row < last and not p.watch.interrupted:
+        if thread == 0:
+            look(&p.watch)
         predict_block(p, row, min(p.block_rows, last - row), scratch, scratch + p.block_bytes)
         row += p.block_rows
 
 
 cdef int judge(const Net *net, Array x, Array out) except -1:
     """Whether x and out are what the net reads and writes."""
-    if (x.itemsize != net.size and x.itemsize != 1) or out.itemsize != net.size:
-        raise TypeError(f"x and out must be float{8 * net.size} as the model is (x may be uint8)")
+    cdef size_t first, last, begin
+    if net.n_steps == 0:
+        raise TypeError("this object was made without its arguments")
+    if x.itemsize != net.size and x.itemsize != 1:
+        raise TypeError(f"x must be float{8 * net.size} as the model is, or uint8, got float{8 * x.itemsize}")
+    if out.itemsize != net.size:
+        raise TypeError(f"out must be float{8 * net.size} as the model is, got float{8 * out.itemsize}")
     if x.buffer.ndim != 2 or x.columns != net.n_in:
         raise ValueError(f"x must have shape (rows, {net.n_in}), got {shape_of(x)}")
     if out.buffer.ndim != 2 or out.rows != x.rows or out.columns != net.n_out:
@@ -308,6 +354,13 @@ cdef int judge(const Net *net, Array x, Array out) except -1:
         raise ValueError("x must have its columns side by side in memory")
     if (out.rows > 1 and out.row_stride != out.columns) or (out.columns > 1 and out.column_stride != 1):
         raise ValueError("out must be C-contiguous")
+    if x.rows and x.columns and out.columns:
+        # where x ends, whichever way its rows lie
+        first = <size_t>x.data + min(0, (x.rows - 1) * x.buffer.strides[0])
+        last = <size_t>x.data + max(0, (x.rows - 1) * x.buffer.strides[0]) + x.columns * x.itemsize
+        begin = <size_t>out.data
+        if first < begin + out.rows * out.columns * out.itemsize and begin < last:
+            raise ValueError("out must not overlap x")
     return 0
 
 
@@ -324,6 +377,7 @@ cdef int predict(Net *net, Array x, Array out) except -1:
     cdef Prediction p
     p.net, p.x, p.ld_x, p.rows, p.out = net, x.data, x.row_stride, x.rows, out.data
     p.is_bytes = x.itemsize == 1
+    begin_watch(&p.watch)
     cdef int n_threads = thread_limit() if flops * p.rows >= TEAM_FLOPS else 1
     p.block_rows = max(1, min(p.rows, max(PREDICT_BYTES // (2 * widest * net.size), 32)))
     p.block_bytes = p.block_rows * widest * net.size + 64
@@ -339,7 +393,7 @@ cdef int predict(Net *net, Array x, Array out) except -1:
             run_team(predict_task, &p, n_threads)
     if not on_stack:
         release(&p.scratch)
-    return 0
+    return raise_again(&p.watch) if p.watch.interrupted else 0
 
 
 cdef class Predictor:
@@ -355,11 +409,12 @@ cdef class Predictor:
     """
     cdef Net net
     cdef Array held_parameters
+    cdef object block
     cdef readonly tuple steps
     cdef readonly object dtype
 
     def __init__(self, steps, parameters):
-        self.steps = tuple(steps)
+        self.steps, self.block = tuple(steps), parameters
         self.held_parameters = Array(parameters)
         self.dtype = np.dtype(np.float32 if self.held_parameters.itemsize == 4 else np.float64)
         describe(&self.net, self.steps, self.held_parameters)
@@ -378,11 +433,14 @@ cdef class Predictor:
         return self.net.n_out
 
     def __call__(self, x, out=None):
-        cdef Array x_ = Array(x, False, True)
+        cdef Array x_ = Array(x, False, True, "x")
         if out is None:
             out = np.empty((x_.rows, self.net.n_out), self.dtype)
-        predict(&self.net, x_, Array(out, True))
+        predict(&self.net, x_, Array(out, True, False, "out"))
         return out
+
+    def __reduce__(self):
+        return Predictor, (self.steps, np.array(self.block))
 
 
 cdef tuple shape_of(Array array):

@@ -181,12 +181,20 @@ def uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n):
 
 
 cdef class Array:
-    def __cinit__(self, array, bint writable=False, bint or_bytes=False):
-        PyObject_GetBuffer(array, &self.buffer, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+    def __cinit__(self, array, bint writable=False, bint or_bytes=False, str name="array"):
+        kinds = "float32, float64 or uint8" if or_bytes else "float32 or float64"
+        try:
+            PyObject_GetBuffer(array, &self.buffer, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+        except (BufferError, TypeError, ValueError) as error:
+            what = f"{type(array).__name__}, dtype {array.dtype}" if hasattr(array, "dtype") else repr(array)[:80]
+            writing = "a writable" if writable else "a"
+            raise TypeError(f"{name} must be {writing} {kinds} array, got {what} ({error})") from None
         self.held = True
-        cdef bytes format = self.buffer.format
-        if format not in ((b"f", b"d", b"B") if or_bytes else (b"f", b"d")) or not 1 <= self.buffer.ndim <= 2:
-            raise TypeError(f"expected a float32 or float64 array of one or two dimensions, got format {format!r}")
+        cdef bytes format = self.buffer.format if self.buffer.format != NULL else b"B"
+        if format not in ((b"f", b"d", b"B") if or_bytes else (b"f", b"d")):
+            raise TypeError(f"{name} must be an aligned, native {kinds} array, got format {format.decode()!r}")
+        if not 1 <= self.buffer.ndim <= 2:
+            raise ValueError(f"{name} must have one or two dimensions, got {self.buffer.ndim}")
         self.itemsize = self.buffer.itemsize
         self.data = <char *>self.buffer.buf
         cdef int last = self.buffer.ndim - 1

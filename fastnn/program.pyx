@@ -7,21 +7,20 @@ rows of each weight matrix are split: a thread sums the gradient of its rows ove
 them while they are in its cache, and renews their transposed copy. Neither split touches the order of any
 sum, so the bits do not depend on the number of threads.
 """
-from cpython.object cimport PyObject
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from libc.string cimport memchr, memcpy, memset
 
 from fastnn.inference cimport (
-    ACTIVATION, DENSE, DROPOUT, GRADIENT_BYTES, EMBEDDING, SCALE, Layer, Net, describe, first_not_finite,
-    forget, forward, free_batch, predict, prepare_batch, take_row,
+    ACTIVATION, DENSE, DROPOUT, GRADIENT_BYTES, EMBEDDING, SCALE, Layer, Net, Watch, begin_watch, describe, first_not_finite,
+    forget, forward, free_batch, look, predict, prepare_batch, raise_again, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_identity, FASTNN_sgd, Array, adam_corrections, fastnn_epilogue,
     fastnn_kernels, fastnn_segment, fastnn_table, fastnn_update, kernel_table, run_team, team_barrier, thread_limit,
 )
 
+import os
 import threading
 
 import numpy as np
@@ -34,14 +33,14 @@ cdef extern from *:
 
 cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
-    enum: SIGNAL_MILLISECONDS
-
-cdef extern from "Python.h":
-    int PyErr_CheckSignals() noexcept
-    void PyErr_Fetch(PyObject **type, PyObject **value, PyObject **traceback) noexcept
-    void PyErr_Restore(PyObject *type, PyObject *value, PyObject *traceback) noexcept
 
 BUILD = FASTNN_BUILD.decode()
+
+
+cdef enum Bad:
+    FINE
+    NOT_FINITE
+    CHANGED  # order or labels are no longer what was judged
 
 
 cdef struct Run:
@@ -54,46 +53,57 @@ cdef struct Run:
     const double *weight       # or NULL
     const int64_t *order       # (n_steps, batch), or NULL: rows 0 .. batch of x, one step
     const double *rates        # (n_steps,), or NULL: nothing is updated
-    ptrdiff_t n_steps, batch
+    ptrdiff_t n_steps, batch, n_rows
     uint64_t first_step        # number of the first step, for dropout and Adam
     bint training              # dropout on
     char *gradient             # instead of updating: (n_parameters,)
     bint loss_only
-    bint watch_signals
     ptrdiff_t done
     double loss_sum, weight_sum
-    bint interrupted           # written by thread 0 between joins
-    PyObject *exception[3]       # what a signal's handler raised
-    char bad[FASTNN_MAX_THREADS]
+    Watch watch                # by thread 0, between joins
+    char bad[FASTNN_MAX_THREADS]  # Bad, by thread
 
 
 # ------------------------------------------------------------------ forward and backward, by rows
 
 
+# A batch whose weights sum to less counts as one without weight: the reciprocal would overflow.
+cdef double LEAST_WEIGHT = 1e-290
+cdef ptrdiff_t KEPT_ROWS = 8192  # buffers of larger batches are given back after a gradient
+
+
 cdef double batch_weight(const Run *r, const int64_t *order) noexcept nogil:
     """Sum of the weights of a batch, in row order: each thread needs it before its first gradient."""
     cdef double total = 0
-    cdef ptrdiff_t i
+    cdef ptrdiff_t i, row
     if r.weight == NULL:
         return <double>r.batch
     for i in range(r.batch):
-        total += r.weight[order[i] if order != NULL else i]
+        row = order[i] if order != NULL else i
+        if 0 <= row < r.n_rows:  # else gather says so
+            total += r.weight[row]
     return total
 
 
-cdef void gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """Rows first .. last of a batch into the net's own buffers."""
+cdef bint gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of a batch into the net's own buffers. False, and nothing is read outside the arrays,
+    where another thread has changed order or labels since they were judged."""
     cdef Net *net = r.net
     cdef ptrdiff_t i, row, size = net.size
     for i in range(first, last):
         row = order[i] if order != NULL else i
+        if not 0 <= row < r.n_rows:
+            return False
         take_row(net, r.x + row * r.ld_x * r.x_size, r.x_size == 1, net.x + i * net.ld_x * size)
         if r.labels != NULL:
             net.labels[i] = r.labels[row]
+            if not 0 <= net.labels[i] < net.n_out:
+                return False
         if r.y != NULL:
             memcpy(net.y + i * net.n_out * size, r.y + row * net.n_out * size, net.n_out * size)
         if r.weight != NULL:
             net.weight[i] = r.weight[row]
+    return True
 
 
 cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -126,26 +136,30 @@ cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t las
                 t.multiply(rows, s.n_out, before.d + at, s.ld, s.mask + at, s.ld)
 
 
-cdef bint rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """Everything that rows first .. last need alone. True when their losses are all finite."""
+cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Everything that rows first .. last need alone."""
     cdef Net *net = r.net
     cdef Layer *end = &net.layers[net.n_steps - 1]
     cdef ptrdiff_t size = net.size, i
     cdef double total = batch_weight(r, order)
-    cdef bint finite = True
-    gather(r, order, first, last)
+    if not gather(r, order, first, last):
+        return CHANGED
+    # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
+    if not net.table.all_finite(last - first, net.n_in, net.x + first * net.ld_x * size, net.ld_x):
+        return NOT_FINITE
     forward(net, step, r.training, first, last)
     net.table.loss(net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
                    net.labels + first if r.labels != NULL else NULL,
                    net.y + first * net.n_out * size if r.y != NULL else NULL, net.n_out,
                    net.weight + first if r.weight != NULL else NULL,
-                   1 / total if total > 0 else 0, net.loss_rows + first,
+                   1 / total if total > LEAST_WEIGHT else 0, net.loss_rows + first,
                    NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
     for i in range(first, last):
-        finite = finite and isfinite(net.loss_rows[i])
-    if finite and not r.loss_only:
+        if not isfinite(net.loss_rows[i]):
+            return NOT_FINITE
+    if not r.loss_only:
         backward(net, r.training, first, last)
-    return finite
+    return FINE
 
 
 # ------------------------------------------------------------------ weights, by rows of each matrix
@@ -226,12 +240,6 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
 # ------------------------------------------------------------------ the loop
 
 
-cdef double seconds() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + 1e-9 * now.tv_nsec
-
-
 cdef void add_losses(Run *r) noexcept nogil:
     cdef Net *net = r.net
     cdef ptrdiff_t i
@@ -257,7 +265,6 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     cdef const int64_t *order = NULL
     cdef fastnn_update u = net.update
     cdef uint64_t before = r.first_step  # thread 0 counts net.step up while others read
-    cdef double next_look = seconds() + 1e-3 * SIGNAL_MILLISECONDS
     if not r.loss_only:
         for i in range(net.n_steps):
             if net.layers[i].needs_dx and net.layers[i].kind == DENSE:
@@ -267,15 +274,11 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     for step in range(r.n_steps):
         if r.order != NULL:
             order = r.order + step * r.batch
-        if thread == 0 and r.watch_signals and seconds() >= next_look:
-            next_look = seconds() + 1e-3 * SIGNAL_MILLISECONDS
-            with gil:
-                if PyErr_CheckSignals():
-                    PyErr_Fetch(&r.exception[0], &r.exception[1], &r.exception[2])
-                    r.interrupted = True  # the others see it after the join; nothing is updated
-        r.bad[thread] = not rows_phase(r, before + step, order, first, last)
+        if thread == 0:
+            look(&r.watch)  # the others see an interruption after the join; nothing is updated
+        r.bad[thread] = rows_phase(r, before + step, order, first, last)
         team_barrier(thread, n_threads)
-        if r.interrupted:
+        if r.watch.interrupted:
             return
         for q in range(n_threads):
             if r.bad[q]:
@@ -295,9 +298,6 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
         team_barrier(thread, n_threads)
 
 
-# ------------------------------------------------------------------ Python
-
-
 cdef class Program:
     """A network compiled for one CPU: trains whole epochs and predicts, in place on `parameters`.
 
@@ -315,9 +315,10 @@ cdef class Program:
     cdef readonly object optimizer
     cdef bint takes_labels
     cdef object lock
+    cdef object process  # that the lock is of
 
     def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0):
-        self.lock = threading.Lock()
+        self.lock, self.process = threading.Lock(), os.getpid()
         self.steps = tuple(steps)
         self.loss_name, self.optimizer = loss, optimizer
         self.held_parameters = Array(parameters, True)
@@ -370,7 +371,7 @@ cdef class Program:
     cdef int go(self, Run *r, x, y, sample_weight) except -1:
         """Judge what would be unsafe, run, and turn the way it stopped into an exception."""
         cdef Net *net = &self.net
-        cdef Array x_ = Array(x, False, True), y_ = None
+        cdef Array x_ = Array(x, False, True, "x"), y_ = None
         cdef const int64_t[::1] labels
         cdef const double[::1] weight
         cdef double flops = 0
@@ -380,14 +381,14 @@ cdef class Program:
         if x_.itemsize not in (1, net.size) or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
                 x_.columns > 1 and x_.column_stride != 1) or x_.buffer.strides[0] % x_.itemsize:
             raise ValueError(f"x must be a {self.dtype} or uint8 array (rows, {net.n_in}) with its columns side by side")
-        r.net, r.x, r.ld_x, r.x_size = net, x_.data, x_.row_stride, x_.itemsize
+        r.net, r.x, r.ld_x, r.x_size, r.n_rows = net, x_.data, x_.row_stride, x_.itemsize, x_.rows
         if self.takes_labels:
             labels = y
             if labels.shape[0] != x_.rows:
                 raise ValueError(f"y must have {x_.rows} labels, got {labels.shape[0]}")
             r.labels = &labels[0] if x_.rows else NULL
         else:
-            y_ = Array(y)
+            y_ = Array(y, False, False, "y")
             if y_.itemsize != net.size or y_.rows != x_.rows or y_.columns != net.n_out or (
                     y_.rows > 1 and y_.row_stride != net.n_out) or (y_.columns > 1 and y_.column_stride != 1):
                 raise ValueError(f"y must be a contiguous {self.dtype} array ({x_.rows}, {net.n_out})")
@@ -406,17 +407,25 @@ cdef class Program:
             if net.layers[i].kind == DENSE:
                 flops += 6.0 * r.batch * net.layers[i].n_in * net.layers[i].n_out
         cdef int n_threads = thread_limit() if flops >= TEAM_FLOPS else 1
-        r.watch_signals = threading.current_thread() is threading.main_thread()
+        begin_watch(&r.watch)
+        if self.process != os.getpid():  # a child of fork: who held the lock is not here
+            self.lock, self.process = threading.Lock(), os.getpid()
         if not self.lock.acquire(False):
             raise RuntimeError("this trainer is at work in another thread")
         try:
+            if r.rates != NULL:
+                r.first_step = net.step
             prepare_batch(net, r.batch, n_threads)
             with nogil:
                 run_team(train, r, n_threads)
+            if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
+                free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
             self.lock.release()
-        if r.interrupted:
-            return raise_again(r)
+        if r.watch.interrupted:
+            return raise_again(&r.watch)
+        if r.done < r.n_steps and memchr(r.bad, CHANGED, FASTNN_MAX_THREADS) != NULL:
+            raise RuntimeError("order or y was changed while the trainer was at work on it; steps before are done")
         if r.done < r.n_steps:
             i = first_not_finite(net, r.batch)
             raise DivergenceError(step_in_call=r.done, loss_sum=r.loss_sum, weight_sum=r.weight_sum,
@@ -441,7 +450,7 @@ cdef class Program:
             raise ValueError("a program without an optimizer does not train")
         if rates_.shape[0] != order_.shape[0]:
             raise ValueError(f"rates must have {order_.shape[0]} elements, got {rates_.shape[0]}")
-        r.n_steps, r.batch, r.training, r.first_step = order_.shape[0], order_.shape[1], True, self.net.step
+        r.n_steps, r.batch, r.training = order_.shape[0], order_.shape[1], True
         if r.n_steps and r.batch:
             r.order, r.rates = &order_[0, 0], &rates_[0]
             self.go(&r, x, y, sample_weight)
@@ -469,14 +478,8 @@ cdef class Program:
 
     def predict(self, x, out):
         """Fill out (rows, n_out) with what the last layer gives, dropout off."""
-        predict(&self.net, Array(x, False, True), Array(out, True))
+        predict(&self.net, Array(x, False, True, "x"), Array(out, True, False, "out"))
         return out
-
-
-cdef int raise_again(Run *r) except -1:
-    """Raise what a signal's handler raised during the run."""
-    PyErr_Restore(r.exception[0], r.exception[1], r.exception[2])
-    return -1
 
 
 cdef int check_rows(const Run *r, ptrdiff_t n_rows, ptrdiff_t n_out) except -1:

@@ -383,6 +383,9 @@ class ArrayProgram:
     def _losses(self, x: Array, y: Array, space: _Workspace, dropout_step: int | None) -> Array:
         """Loss of each row, float64, and space.dz its gradient at what the last step gives."""
         assert self._loss is not None
+        # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
+        if x.dtype.kind == "f" and not bool(self.xp.isfinite(x).all()):
+            raise DivergenceError(layer=-1)
         z = self._forward(x, space, dropout_step)
         losses: Array = self._loss(self.xp, z, y, space.dz).astype(np.float64)
         if not bool(self.xp.isfinite(losses).all()):  # of rows without weight too
