@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import build_check
 
@@ -21,10 +21,13 @@ from .kernels import COMPILER as _COMPILER  # noqa: E402
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
 from .layers import Activation, Dense, Dropout, Embedding, Scale  # noqa: E402
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
-from .network import Sequential  # noqa: E402
+from .network import Sequential, load  # noqa: E402
 from .optimizers import SGD, Adam  # noqa: E402
 from .reports import CSVLogger, ProgressBar  # noqa: E402
 from .trainer import Trainer  # noqa: E402
+
+if TYPE_CHECKING:
+    from . import data
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
@@ -53,12 +56,23 @@ __all__ = [
     "Sequential",
     "Trainer",
     "__version__",
+    "data",
     "get_num_threads",
+    "load",
     "metrics",
     "ops",
     "set_num_threads",
     "show_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Modules that are loaded when they are first used."""
+    if name == "data":
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @overload

@@ -22,7 +22,7 @@ from .network import Sequential
 from .optimizers import SGD
 from .trainer import Trainer
 
-__all__ = ["NumpyNetwork", "run", "uncap_blas"]
+__all__ = ["NumpyNetwork", "epoch_times", "run", "uncap_blas"]
 
 Array = NDArray[Any]
 
@@ -194,7 +194,7 @@ def _digits() -> tuple[Array, Array, Array, Array]:
     return np.ascontiguousarray(x), np.ascontiguousarray(x_test), y, y_test
 
 
-def _epoch_times(epochs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def epoch_times(epochs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Median seconds of an epoch of each, with the better number of BLAS threads: one, or all cores.
 
     Epochs of all are taken in turn until the time is over.
@@ -248,7 +248,7 @@ def run(epochs: int = 30, seconds: float = 5.0) -> float:
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        times = _epoch_times(
+        times = epoch_times(
             {
                 "fastnn": lambda: trainer.fit(x, y, epochs=1, batch_size=BATCH_SIZE, progress=False),
                 "NumPy, in place": lambda: network.run(x, y, random.permutation(len(x)).reshape(steps, -1)),

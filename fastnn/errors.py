@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -204,6 +205,16 @@ def real_dtype(argument: str, value: Any) -> np.dtype[Any]:
     if value is None or dtype.name not in ("float32", "float64") or not dtype.isnative:
         raise ValueError(f"{argument} must be 'float32' or 'float64', got {value!r}")
     return dtype
+
+
+def file_path(argument: str, value: object) -> str:
+    """A path as str."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a path, got {value!r}")
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"{argument} must be a text that is not empty and has no NUL, got {text!r}")
+    return text
 
 
 # ---------------------------------------------------------------- arrays

@@ -63,10 +63,10 @@ class History(Mapping[str, list[float]]):
         """Let there be these quantities, even before an epoch has measured them."""
         self._names += [name for name in names if name not in self._names]
 
-    def copy(self) -> History:
-        """Another one with the same epochs."""
+    def copy(self, after: int = 0) -> History:
+        """Another one with the epochs after that one."""
         other = History(self._names)
-        other._rows = list(self._rows)
+        other._rows = [row for row in self._rows if row[0] > after]
         return other
 
     def to_pandas(self) -> Any:

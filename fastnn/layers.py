@@ -24,6 +24,7 @@ __all__ = [
     "Table",
     "lower",
     "n_parameters",
+    "places",
 ]
 
 
@@ -263,6 +264,23 @@ def _tables(layer: Embedding, position: int, width: int) -> tuple[Table, ...]:
         tables.append(Table(column, n_categories, n_numbers, weight, out))
         weight, out = weight + n_categories * n_numbers, out + n_numbers
     return tuple(tables)
+
+
+def places(steps: tuple[Step, ...]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Offset and shape of each weight by its name, in the order of the flat block.
+
+    "0.weight" (n_in, n_out) and "0.bias" (n_out,) by layer position; "0.weight_3" (n_categories, width) of
+    the category column 3 of an embedding.
+    """
+    found: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for s in steps:
+        for table in s.tables:
+            found[f"{s.layer}.weight_{table.column}"] = table.weight, (table.n_categories, table.width)
+        if s.weight >= 0:
+            found[f"{s.layer}.weight"] = s.weight, (s.n_in, s.n_out)
+        if s.bias >= 0:
+            found[f"{s.layer}.bias"] = s.bias, (s.n_out,)
+    return found
 
 
 def n_parameters(steps: tuple[Step, ...]) -> int:

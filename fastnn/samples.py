@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import devices, errors
-from .layers import AnyLayer, lower
+from .layers import AnyLayer, Dense, Dropout, lower
 from .losses import Loss
 from .metrics import Metric
 
-__all__ = ["Sample", "Task", "measure"]
+__all__ = ["Sample", "Task", "judge_end", "measure"]
 
 Array = NDArray[Any]
 
@@ -142,3 +142,14 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
             for metric in task.metrics:
                 found[metric.name] = metric.measure(y, output, weight, task.loss.link)
     return found
+
+
+def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
+    """Refuse a softmax before a loss that applies one itself."""
+    last = next((layer for layer in reversed(layers) if not isinstance(layer, Dropout)), None)
+    activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
+    if loss.link == "softmax" and activation == "softmax":
+        raise ValueError(
+            f"loss={loss.name!r} takes logits and applies softmax itself, but {last!r} at the end applies it "
+            "too: twice would flatten the gradients. Leave it out; model.predict_proba gives probabilities"
+        )

@@ -10,18 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
-from . import devices, errors, kernels, losses, optimizers, validation
+from . import checkpoints, devices, errors, kernels, losses, optimizers, validation
 from . import metrics as metrics_
 from .callbacks import Callback
 from .errors import DivergenceError
 from .history import History
-from .layers import Dense, Dropout
 from .losses import Loss
 from .metrics import Metric
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Sample, Task, measure
+from .samples import Sample, Task, judge_end, measure
 
 __all__ = ["Trainer"]
 
@@ -88,15 +87,18 @@ class Trainer:
         self.metrics = metrics_.get_all(metrics, self.loss.link)
         self.device = devices.check(device)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
+        self._seed_is_given = seed is not None
         self.epoch = 0
         self.last_epoch = 0
         self.history = History()
         self.stop_reason: str | None = None
         self._rate_factor = 1.0
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
+        self._running = False  # whether a fit is
+        self._fit_begun = 0  # epochs that were done before the running, the interrupted or the last fit
         self._interrupted = False  # whether the next fit finishes one that a checkpoint was taken from
         self._resumed_states: list[tuple[str, dict[str, Any]]] = []  # of its callbacks, by class name
-        _judge_end(model, self.loss)
+        judge_end(model.layers, self.loss)
         model.link = self.loss.link
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
@@ -137,6 +139,7 @@ class Trainer:
         if self._program is None or self._block is not block:
             if self._program is not None:
                 # The model was built anew: what was learned about the old parameters is void.
+                self._interrupted, self._resumed_states = False, []
                 self.epoch, self.history, self._rate_factor = 0, History(), 1.0
             self._program = devices.make(
                 self.device,
@@ -223,7 +226,7 @@ class Trainer:
             taken as its batch was trained, with dropout. Metrics are taken after the epoch, without dropout,
             on the trained rows ("accuracy") and on the validation rows ("val_accuracy", with "val_loss");
             those of the trained rows cost about as much as predicting them. A fit that finishes an
-            interrupted one returns all epochs.
+            interrupted one returns all its epochs.
 
         Raises
         ------
@@ -258,7 +261,7 @@ class Trainer:
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
-        self._callbacks = given
+        self._callbacks, self._running = given, True
         team = callbacks_.Team(given, shown)
         try:
             team.begin(self, self._resumed_states)
@@ -282,7 +285,7 @@ class Trainer:
         else:
             team.end(self, None)
         finally:
-            self._callbacks = ()
+            self._callbacks, self._running = (), False
         return history
 
     def stop(self, reason: str) -> None:
@@ -298,11 +301,14 @@ class Trainer:
 
     def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
         """Set how far the fit goes; gives the history that it will return."""
-        history = History()
         if self._interrupted:
-            history, self.last_epoch = self.history.copy(), max(self.epoch, epochs)
+            history, self.last_epoch = (
+                self.history.copy(self._fit_begun),
+                max(self.epoch, self._fit_begun + epochs),
+            )
         else:
-            self.last_epoch, self.stop_reason = self.epoch + epochs, None
+            self._fit_begun, self.stop_reason = self.epoch, None
+            history, self.last_epoch = History(), self.epoch + epochs
         for kept in (history, self.history):
             kept.add_names(list(quantities))
         return history
@@ -451,6 +457,30 @@ class Trainer:
         """Probabilities for each row of x; see `Sequential.predict_proba`."""
         return self.model.predict_proba(x)
 
+    # ------------------------------------------------------------ files
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write all that `resume` needs to go on to the same bits: parameters, optimizer, counts, history.
+
+        From a callback: with the epoch that has just ended and the states of the fit's callbacks. A kill
+        leaves this file whole, or the one before; see `Sequential.save`.
+        """
+        checkpoints.save(self, path)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Become the trainer that wrote a checkpoint; the model is built and gets its parameters.
+
+        If a fit was running then, the next `fit` finishes it. A seed that was not given is taken over.
+
+        Raises
+        ------
+        FormatError, OSError
+            As for `fastnn.load`.
+        ValueError
+            Layers, dtype, loss, optimizer or seed are others; nothing has changed.
+        """
+        checkpoints.resume(self, path)
+
     # ------------------------------------------------------------ copies
 
     def __repr__(self) -> str:
@@ -465,16 +495,5 @@ class Trainer:
         if self._program is not None:
             state["_saved"] = self._program.state.copy(), self._program.step
         state["_program"] = state["_block"] = None
-        state["_callbacks"] = ()  # they belong to the running fit
+        state["_callbacks"], state["_running"] = (), False  # the fit runs here
         return state
-
-
-def _judge_end(model: Sequential, loss: Loss) -> None:
-    """Refuse a softmax before a loss that applies one itself."""
-    last = next((layer for layer in reversed(model.layers) if not isinstance(layer, Dropout)), None)
-    activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
-    if loss.link == "softmax" and activation == "softmax":
-        raise ValueError(
-            f"loss={loss.name!r} takes logits and applies softmax itself, but {last!r} at the end applies it "
-            "too: twice would flatten the gradients. Leave it out; model.predict_proba gives probabilities"
-        )

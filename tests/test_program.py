@@ -1,5 +1,6 @@
 """The compiled program: against the array program, central differences, and itself in other circumstances."""
 
+import hashlib
 import itertools
 import os
 import signal
@@ -194,12 +195,27 @@ def test_two_threads_work_at_the_same_time(threads):
     assert cores < 1.1
     assert help_ < 0.1
     threads(2)
-    found = [cores_and_help() for _ in range(20)]
+    found, free = [], []
+    for _ in range(20):
+        found.append(cores_and_help())
+        free.append(cores_of_two_hashes())
     assert fn.show_config(mode="dict")["threads_started"] >= 1
     assert np.median([help_ for _, help_ in found]) > 0.5  # the worker does its half
-    # Both at a time: more CPU than wall time in the best run. Other work may take the cores in all of them.
-    if os.getloadavg()[0] < len(os.sched_getaffinity(0)) + 1:
+    # Both at a time: more CPU than wall time, where the machine gives two threads that much at all.
+    if np.median(free) > 1.5:
         assert max(cores for cores, _ in found) > 1.2
+
+
+def cores_of_two_hashes():
+    """CPU time over wall time of two threads that need nothing of each other: what others leave to us."""
+    data = bytes(2_000_000)  # a few milliseconds, without the GIL
+    workers = [threading.Thread(target=hashlib.sha256, args=(data,)) for _ in range(2)]
+    wall, cpu = time.perf_counter(), time.process_time()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return (time.process_time() - cpu) / (time.perf_counter() - wall)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -296,7 +312,15 @@ def test_a_loss_that_is_not_finite_changes_nothing(threads, n_threads):
         trainer.run(x, y, np.arange(128).reshape(1, 128))
 
 
-def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable():
+@pytest.fixture
+def default_interrupt():
+    """Ctrl-C as Python has it; a shell's background jobs start with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable(default_interrupt):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((1000, 50)).astype(np.float32), rng.integers(0, 3, 1000)
     trainer = fn.Trainer(

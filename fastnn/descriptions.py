@@ -1,0 +1,93 @@
+"""Descriptions as JSON and back: layers, losses and optimizers by the name of their class and their fields.
+
+What may be named stands in a dictionary: a file can make descriptions and nothing else. Fields are judged by
+the class itself, at the door that judges its users.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import FormatError
+from .layers import Activation, Dense, Dropout, Embedding, Scale
+from .losses import MSE, BinaryCrossEntropy, CrossEntropy
+from .optimizers import SGD, Adam
+
+__all__ = ["LAYERS", "LOSSES", "OPTIMIZERS", "from_json", "to_json"]
+
+
+def _by_name(*classes: type) -> dict[str, type]:
+    return {known.__name__: known for known in classes}
+
+
+LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding)
+LOSSES = _by_name(CrossEntropy, BinaryCrossEntropy, MSE)
+OPTIMIZERS = _by_name(SGD, Adam)
+_ALL = {**LAYERS, **LOSSES, **OPTIMIZERS}
+
+
+def to_json(value: Any) -> Any:
+    """A description, or what a field of one holds, as JSON takes it: ``{"class": "Dense", "units": 3, ...}``.
+
+    Raises
+    ------
+    TypeError
+        A description of a class that no file may name, or a value that is none.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    name = type(value).__name__
+    if _ALL.get(name) is not type(value) or not dataclasses.is_dataclass(value):
+        raise TypeError(f"a file can keep descriptions of fastnn, got {value!r} of type {name}")
+    fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"class": name, **fields}
+
+
+def from_json(where: str, value: Any, classes: Mapping[str, type]) -> Any:
+    """The description that `to_json` gave.
+
+    Parameters
+    ----------
+    where : str
+        What the messages call it.
+    classes : mapping of type
+        Those that may be named.
+
+    Raises
+    ------
+    FormatError
+        The class is unknown; fields are missing, unknown or wrong.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("class"), str):
+        raise FormatError(f"{where} must be an object with a class, got {value!r:.200}")
+    name = value["class"]
+    if name not in classes:
+        raise FormatError(f"class of {where} must be one of {', '.join(classes)}, got {name!r:.200}")
+    names = {field.name for field in dataclasses.fields(classes[name])}
+    given = {
+        field: _field(f"{where}, {name}", item, classes) for field, item in value.items() if field != "class"
+    }
+    faults = [
+        f"{fault} {', '.join(sorted(found))}"
+        for fault, found in (("misses", names - given.keys()), ("must not have", given.keys() - names))
+        if found
+    ]
+    if faults:
+        raise FormatError(f"{where}, {name}, {' and '.join(faults)}")
+    try:
+        return classes[name](**given)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{where}, {name}: {error}") from None
+
+
+def _field(where: str, value: Any, classes: Mapping[str, type]) -> Any:
+    """What a field holds: a plain value, several, or a description."""
+    if isinstance(value, dict):
+        return from_json(where, value, classes)
+    if isinstance(value, list):
+        return tuple(_field(where, item, classes) for item in value)
+    return value
