@@ -1,8 +1,8 @@
-"""The command line on tables: `fastnn train` with its defaults, `fastnn predict` on rows held out, from a shell.
+"""The command line on tables: `fastnn train` with its defaults and `fastnn predict` on rows held out.
 
-diamonds (53,940 rows, three categories) is the file that comes with plotnine: `python -m pip install --no-deps
-plotnine`, or --diamonds names it. breast_cancer (two classes) and digits (ten) come with scikit-learn; forest
-is made up: 40,000 rows, 54 columns, seven classes of several clusters each.
+diamonds (53,940 rows, three categories) is the file that comes with plotnine:
+`python -m pip install --no-deps plotnine`, or --diamonds names it. breast_cancer (2 classes) and digits (10)
+come with scikit-learn; forest is made up: 40,000 rows, 54 columns, seven classes of several clusters each.
 """
 
 from __future__ import annotations

@@ -81,6 +81,14 @@ typedef struct {
     double correction1, correction2; /* adam: 1 - beta1^t, 1 - beta2^t */
 } fastnn_update;
 
+/* A column of category codes 0 .. n_categories-1, each looked up in a table (n_categories, width). */
+typedef struct {
+    ptrdiff_t column;       /* of x */
+    ptrdiff_t n_categories, width;
+    ptrdiff_t weight;       /* offset of the table in the flat block */
+    ptrdiff_t out;          /* first column of the result */
+} fastnn_table;
+
 typedef struct {
     const char *isa;
     int32_t isa_id;
@@ -134,6 +142,19 @@ typedef struct {
                     ptrdiff_t n, void *a, ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask);
     /* a = a * b elementwise, in place. */
     void (*multiply)(ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, const void *b, ptrdiff_t ld_b);
+
+    /* out (n,) = factor * x + shift for bytes x (n,). */
+    void (*widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out);
+    /* a = factor * x + shift; in place allowed. */
+    void (*scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x, ptrdiff_t ld_x, void *a,
+                  ptrdiff_t ld_a);
+    /* a = the columns of x without a table, in order, then the rows that the codes name; tables are sorted by
+     * column. A whole number outside the table gives zeros, anything else NaN. */
+    void (*embed)(ptrdiff_t m, ptrdiff_t n_in, ptrdiff_t n_tables, const fastnn_table *tables, const void *parameters,
+                  const void *x, ptrdiff_t ld_x, void *a, ptrdiff_t ld_a);
+    /* g (n_categories, width) = sums of d's columns by category, in row order. */
+    void (*embed_gradient)(ptrdiff_t m, const fastnn_table *table, const void *x, ptrdiff_t ld_x, const void *d,
+                           ptrdiff_t ld_d, void *g);
 
     /* Functions of vectors, for the tests of their accuracy and for fastnn.ops. In place allowed. */
     void (*exp)(ptrdiff_t n, const void *x, void *out);

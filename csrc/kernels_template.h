@@ -6,14 +6,13 @@
  * VECTOR_BYTES. All else is static: an inline function compiled for a wide instruction set must not become
  * the copy that the linker keeps for everybody. */
 #include "vector_template.h"
-#if __has_include("math_template.h")
 #include "math_template.h"
-#endif
 #include "activations_template.h"
 #include "matmul_template.h"
 #include "losses_template.h"
 #include "optimizers_template.h"
 #include "random_template.h"
+#include "inputs_template.h"
 
 const fastnn_kernels TABLE = {
     .isa = ISA_NAME,
@@ -32,6 +31,10 @@ const fastnn_kernels TABLE = {
     .update = FN(update),
     .dropout = FN(dropout),
     .multiply = FN(multiply),
+    .widen = FN(widen),
+    .scale = FN(scale),
+    .embed = FN(embed),
+    .embed_gradient = FN(embed_gradient),
     .exp = FN(exp_n),
     .log = FN(log_n),
     .log1p = FN(log1p_n),

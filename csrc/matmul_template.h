@@ -115,11 +115,10 @@ static void FN(finish)(const fastnn_epilogue *e, ptrdiff_t m, ptrdiff_t count, c
 
 /* One column strip of a block of rows: `count` columns in tiles of one kind. Tiles differ by at most one
  * row in height, so that 32 rows are 11 + 11 + 10 rather than 14 + 14 + 4. */
-static void FN(strip)(FN(tile_task) *t, const FN(tile_function) *tiles, ptrdiff_t tile_rows, ptrdiff_t m,
-                      ptrdiff_t k, const REAL *a, const REAL *b, REAL *c, ptrdiff_t count,
-                      const fastnn_epilogue *last, const REAL *gate)
+static void FN(strip)(FN(tile_task) *t, const FN(tile_function) *tiles, ptrdiff_t m, ptrdiff_t k, const REAL *a,
+                      const REAL *b, REAL *c, ptrdiff_t count, const fastnn_epilogue *last, const REAL *gate)
 {
-    const ptrdiff_t n_tiles = (m + tile_rows - 1) / tile_rows;
+    const ptrdiff_t n_tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
         const ptrdiff_t height = (m - i) / (n_tiles - q);
         REAL *ci = c + i * t->ld_c;
@@ -142,26 +141,24 @@ static void FN(copy_panel)(ptrdiff_t k, ptrdiff_t count, const REAL *b, ptrdiff_
         }
 }
 
-/* Rows [0, m) of c for one k block. panel_stride: elements from one column panel of b to the next
- * (PANEL where b lies in place). */
+/* Rows [0, m) of c for one k block. tail_is_readable: a whole vector may be read at the end of b's rows. */
 static void FN(product_block)(FN(tile_task) t, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a,
-                              const REAL *b, ptrdiff_t panel_stride, int tail_is_readable, REAL *c,
+                              const REAL *b, int tail_is_readable, REAL *c,
                               const fastnn_epilogue *e, int last)
 {
     const fastnn_epilogue *finish = last && e && e->gate ? e : NULL;
     const REAL *bias = last && e ? e->bias : NULL, *gate = e ? e->gate : NULL;
-    const int in_place = panel_stride == PANEL;
     const ptrdiff_t ld_b = t.ld_b;
     t.relu = last && e && e->activation == FASTNN_relu;
     REAL copy[K_BLOCK * PANEL] __attribute__((aligned(64)));
-    const int pack = in_place && m >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
+    const int pack = m >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
 
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t rest = n - j;
-        const REAL *bj = b + j / PANEL * panel_stride + j % PANEL;
+        const REAL *bj = b + j;
         const FN(tile_function) *tiles = FN(tiles);
-        ptrdiff_t width = PANEL, count = PANEL, tile_rows = TILE_ROWS;
-        if (in_place && m <= 3 && rest >= FN(wide_vectors)[m] * LANES) {
+        ptrdiff_t width = PANEL, count = PANEL;
+        if (m <= 3 && rest >= FN(wide_vectors)[m] * LANES) {
             tiles = FN(wide_tiles);
             width = count = FN(wide_vectors)[m] * LANES;
         } else if (rest < PANEL) {
@@ -170,21 +167,23 @@ static void FN(product_block)(FN(tile_task) t, ptrdiff_t m, ptrdiff_t n, ptrdiff
             count = rest < LANES ? rest : LANES;
         }
         t.ld_b = ld_b;
-        if ((pack && width == PANEL) || (count < width && in_place && !tail_is_readable)) {
+        if ((pack && width == PANEL) || (count < width && !tail_is_readable)) {
             FN(copy_panel)(k, count, bj, ld_b, width, copy);
             bj = copy;
             t.ld_b = width;
         }
         t.bias = bias ? bias + j : NULL;
-        FN(strip)(&t, tiles, tile_rows, m, k, a, bj, c + j, count, finish, gate ? gate + j : NULL);
+        FN(strip)(&t, tiles, m, k, a, bj, c + j, count, finish, gate ? gate + j : NULL);
         j += count;
     }
 }
 
 static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_col,
-                        const REAL *b, ptrdiff_t ld_b, ptrdiff_t panel_stride, int tail_is_readable, REAL *c,
+                        const REAL *b, ptrdiff_t ld_b, ptrdiff_t b_slack, REAL *c,
                         ptrdiff_t ld_c, const fastnn_epilogue *e)
 {
+    /* The last vector of a row reaches so many elements into what follows. */
+    const ptrdiff_t reach = (LANES - n % LANES) % LANES;
     FN(tile_task) t = {.a_row = a_row * (ptrdiff_t)sizeof(REAL), .a_col = a_col * (ptrdiff_t)sizeof(REAL),
                        .ld_b = ld_b, .ld_c = ld_c};
     for (ptrdiff_t i = 0; i < m; i += M_BLOCK) {
@@ -196,8 +195,8 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
         do { /* once also for k = 0: the sum over nothing is zero */
             const ptrdiff_t depth = k - p < K_BLOCK ? k - p : K_BLOCK;
             t.first = p == 0;
-            FN(product_block)(t, rows, n, depth, a + i * a_row + p * a_col, b + p * ld_b, panel_stride,
-                              tail_is_readable || p + depth < k, c + i * ld_c, &block, p + depth >= k);
+            FN(product_block)(t, rows, n, depth, a + i * a_row + p * a_col, b + p * ld_b,
+                              (k - p - depth) * ld_b + b_slack >= reach, c + i * ld_c, &block, p + depth >= k);
             p += depth;
         } while (p < k);
         if (block.activation != FASTNN_identity && block.activation != FASTNN_relu)
@@ -209,9 +208,7 @@ static void FN(matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptr
                        const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
                        const fastnn_epilogue *e)
 {
-    /* The last vector of a row reaches LANES - n % LANES elements into what follows. */
-    const int readable = n % LANES == 0 || b_slack >= LANES - n % LANES;
-    FN(product)(m, n, k, a, a_row, a_col, b, ld_b, PANEL, readable, c, ld_c, e);
+    FN(product)(m, n, k, a, a_row, a_col, b, ld_b, b_slack, c, ld_c, e);
 }
 
 static void FN(matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
@@ -227,7 +224,7 @@ static void FN(matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void 
             part.bias = (const REAL *)part.bias + j;
         if (part.gate)
             part.gate = (const REAL *)part.gate + j;
-        FN(product)(m, width, k, a, a_row, a_col, b + j * k, PANEL, PANEL, 1, (REAL *)c + j, ld_c, &part);
+        FN(product)(m, width, k, a, a_row, a_col, b + j * k, PANEL, PANEL, (REAL *)c + j, ld_c, &part);
     }
 }
 

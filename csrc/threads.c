@@ -44,14 +44,20 @@
  * pauses between calls, and burns that much of a core after every call; below 20 us the gaps between calls
  * from a loop in Python already cost a wake-up each. */
 #define SPIN_NANOSECONDS 50000
-/* The same for a wait at a barrier or join after one that ended asleep: more threads than free cores, where
- * spinning keeps the awaited thread from running. Longer costs that much a barrier while cores are short;
- * shorter would sleep through joins that are merely uneven. */
-#define SPIN_BRIEF_NANOSECONDS 2000
-/* Every so many such waits the long spin is tried again, to find out that cores are free, from another core if
- * need be (see move_off). Larger finds it later (each wait until then can cost a wake-up), smaller wastes more:
- * SPIN_NANOSECONDS / RETRY_WAITS a wait. */
-#define RETRY_WAITS 32
+/* The same at a barrier, where the others are at work. It must exceed the cost of a wake-up: with less, two
+ * threads of which one was once put to sleep by the system go on putting each other to sleep (with 50 us and
+ * steps of 60 us, each step took 170). */
+#define SPIN_BARRIER_NANOSECONDS 200000
+/* The same once so many barriers in a row have ended asleep: more threads than free cores, where spinning
+ * keeps the awaited thread from running. Longer costs that much a barrier while cores are short. */
+#define MANY_SLEEPS 8
+#define SPIN_BRIEF_NANOSECONDS 5000
+/* Of every RETRY_BARRIERS barriers, RETRY_LENGTH are waited for with the long spin all the same, from another
+ * core if need be (see move_off), to find out that cores are free. All threads do so at the same barriers: one
+ * that spins while the other still sleeps finds out nothing. A smaller share finds it later, a larger one
+ * wastes more while cores are short. */
+#define RETRY_BARRIERS 256
+#define RETRY_LENGTH 12
 /* Looks at the word between two looks at the clock: about 1 us; the clock is never read in a hot join. */
 #define SPIN_LOOKS 64
 /* Threads up to which a barrier counts arrivals in the line that is waited on; see `generation`. */
@@ -69,9 +75,8 @@ struct slot {
     int n_threads;
     fastnn_task task; /* NULL: end */
     void *context;
-    /* written by the thread itself: how its waits at barriers and joins went */
-    _Alignas(LINE) int slept; /* did the last one that was not over at once end asleep? */
-    unsigned waits;           /* how many came after such a one */
+    /* written by the thread itself */
+    _Alignas(LINE) int slept; /* barriers in a row that ended asleep, up to MANY_SLEEPS */
     atomic_int cpu;           /* 1 + the core on which it last found out, 0: none */
     pthread_t handle;         /* written and read under `busy` */
 };
@@ -217,11 +222,12 @@ static void move_off(struct slot *self)
  * threads on two cores. */
 static __attribute__((noinline)) void wait_long(_Atomic uint32_t *word, uint32_t target, struct slot *self)
 {
-    int64_t spin = SPIN_NANOSECONDS;
-    if (self && self->slept) {
-        if (++self->waits % RETRY_WAITS == 0)
+    int64_t spin = self ? SPIN_BARRIER_NANOSECONDS : SPIN_NANOSECONDS;
+    if (self && self->slept == MANY_SLEEPS) {
+        const uint32_t turn = target / STEP % RETRY_BARRIERS;
+        if (turn == 0)
             move_off(self);
-        else
+        if (turn >= RETRY_LENGTH)
             spin = SPIN_BRIEF_NANOSECONDS;
     }
     const int64_t end = nanoseconds() + spin;
@@ -232,8 +238,8 @@ static __attribute__((noinline)) void wait_long(_Atomic uint32_t *word, uint32_t
             return;
         }
     } while (nanoseconds() < end);
-    if (self)
-        self->slept = 1;
+    if (self && self->slept < MANY_SLEEPS)
+        self->slept++;
     while (!reached(word, target)) {
         /* Relaxed: the mark carries no data. If the word moves first, the exchange or the sleep fails. */
         uint32_t value = atomic_load_explicit(word, memory_order_relaxed);
@@ -245,8 +251,7 @@ static __attribute__((noinline)) void wait_long(_Atomic uint32_t *word, uint32_t
     }
 }
 
-/* Returns when the word, its mark aside, is `target`. `self`: whose waits are kept account of; NULL for always
- * the long spin. */
+/* Returns when the word, its mark aside, is `target`. `self`: who waits at a barrier; NULL elsewhere. */
 static inline void wait_for(_Atomic uint32_t *word, uint32_t target, struct slot *self)
 {
     if (!spin_looks(word, target))
@@ -359,7 +364,6 @@ static int start_worker(int thread, const pthread_attr_t *attributes)
     struct slot *slot = &pool.slots[thread];
     atomic_store_explicit(&slot->start, 0, memory_order_relaxed);
     slot->slept = 0;
-    slot->waits = 0;
     atomic_store_explicit(&slot->cpu, 0, memory_order_relaxed);
     return pthread_create(&slot->handle, attributes, work, slot) == 0;
 }
@@ -410,7 +414,7 @@ int fastnn_run(fastnn_task task, void *context, int n_threads)
             for (int i = 1; i < n_threads; i++)
                 post(&pool.slots[i], task, context, n_threads);
             task(context, 0, n_threads);
-            wait_for(&pool.running, 0, &pool.slots[0]);
+            wait_for(&pool.running, 0, NULL);
             release_pool();
             return n_threads;
         }

@@ -19,7 +19,7 @@ from .errors import DeviceError, DivergenceError, FormatError, NotFittedError  #
 from .history import History  # noqa: E402
 from .kernels import COMPILER as _COMPILER  # noqa: E402
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
-from .layers import Activation, Dense, Dropout  # noqa: E402
+from .layers import Activation, Dense, Dropout, Embedding, Scale  # noqa: E402
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
 from .network import Sequential, load  # noqa: E402
 from .optimizers import SGD, Adam  # noqa: E402
@@ -45,12 +45,14 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "FormatError",
     "History",
     "ModelCheckpoint",
     "NotFittedError",
     "ProgressBar",
     "ReduceLROnPlateau",
+    "Scale",
     "Sequential",
     "Trainer",
     "__version__",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import FormatError
-from .layers import Activation, Dense, Dropout
+from .layers import Activation, Dense, Dropout, Embedding, Scale
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy
 from .optimizers import SGD, Adam
 
@@ -22,7 +22,7 @@ def _by_name(*classes: type) -> dict[str, type]:
     return {known.__name__: known for known in classes}
 
 
-LAYERS = _by_name(Dense, Activation, Dropout)
+LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding)
 LOSSES = _by_name(CrossEntropy, BinaryCrossEntropy, MSE)
 OPTIMIZERS = _by_name(SGD, Adam)
 _ALL = {**LAYERS, **LOSSES, **OPTIMIZERS}

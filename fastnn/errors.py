@@ -288,8 +288,12 @@ def table(argument: str, value: Any, n_columns: int | None) -> Array:
 
 
 def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
-    """A `table` of dtype with unit column stride; not copied where it is one already."""
-    return rows(cast(argument, table(argument, value, n_columns), dtype))
+    """A `table` of dtype, or of uint8, with unit column stride; not copied where it is one already.
+
+    Bytes stay bytes: programs widen them row by row.
+    """
+    found = table(argument, value, n_columns)
+    return rows(found if found.dtype == np.uint8 else cast(argument, found, dtype))
 
 
 def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | None = None) -> Array:

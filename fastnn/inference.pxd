@@ -2,7 +2,7 @@
 """A network as C structs, and what both training and prediction do with them."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastnn.kernels cimport Array, fastnn_kernels, fastnn_update
+from fastnn.kernels cimport Array, fastnn_kernels, fastnn_table, fastnn_update
 
 cdef extern from "tuning.h" nogil:
     enum: GRADIENT_BYTES
@@ -11,6 +11,8 @@ cdef enum Kind:
     DENSE
     ACTIVATION
     DROPOUT
+    SCALE
+    EMBEDDING
 
 cdef struct Layer:
     Kind kind
@@ -18,6 +20,9 @@ cdef struct Layer:
     bint rowwise
     uint32_t layer     # in Dropout's counter
     double rate
+    double factor, shift       # scale
+    ptrdiff_t n_tables         # embedding
+    fastnn_table *tables
     ptrdiff_t n_in, n_out, ld  # ld: of a, d and mask
     ptrdiff_t weight, bias, slack  # elements; bias -1: none; slack: elements that follow the weights
     bint needs_dx      # some earlier step has parameters
@@ -31,6 +36,7 @@ cdef struct Net:
     const fastnn_kernels *table
     ptrdiff_t size             # itemsize
     ptrdiff_t n_steps, n_in, n_out, n_parameters
+    bint scales_first          # the first step is a scale: done as rows are gathered
     Layer *layers
     char *parameters
     char *state1
@@ -53,6 +59,13 @@ cdef struct Net:
 # Buffers for a training batch on n_threads threads; kept, so that later calls allocate nothing.
 cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1
 cdef void free_batch(Net *net) noexcept
+# Frees what describe() took.
+cdef void forget(Net *net) noexcept
+# Rows first .. last of the batch in net.x through all steps, each into its own buffer; `step` is for dropout,
+# which is off unless `training`.
+cdef void forward(const Net *net, uint64_t step, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+# One row of x, widened from bytes and scaled where the first step says so.
+cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noexcept nogil
 # Step whose output on the last training batch is the first that is not finite; -1: x; n_steps: all are.
 cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept
 cdef int describe(Net *net, tuple steps, Array parameters) except -1

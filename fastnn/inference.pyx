@@ -1,6 +1,7 @@
 # cython: language_level=3
 """A network as C structs over one block of parameters, its buffers, and prediction through it."""
 from libc.math cimport isfinite
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -18,6 +19,11 @@ cdef extern from "tuning.h" nogil:
     enum: PREDICT_BYTES
 
 BUILD = FASTNN_BUILD.decode()
+
+cdef dict KINDS = {
+    "dense": DENSE, "activation": ACTIVATION, "dropout": DROPOUT, "scale": SCALE, "embedding": EMBEDDING,
+}
+
 
 cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil:
     """Whole 64-byte lines, and never a multiple of 4096 bytes: rows must not all meet in one cache set."""
@@ -55,12 +61,12 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
     net.n_in, net.n_out = steps[0].n_in, steps[net.n_steps - 1].n_out
     for i, step in enumerate(steps):
         s = &net.layers[i]
-        s.kind = {"dense": DENSE, "activation": ACTIVATION, "dropout": DROPOUT}[step.kind]
+        s.kind = KINDS[step.kind]
         s.activation = names.index(step.activation)
         s.rowwise = ACTIVATIONS[step.activation] == "rowwise"
         s.layer, s.rate, s.n_in, s.n_out = step.layer, step.rate, step.n_in, step.n_out
         s.ld = padded_ld(s.n_out, net.size)
-        s.weight, s.bias = step.weight, step.bias
+        s.weight, s.bias, s.factor, s.shift = step.weight, step.bias, step.factor, step.shift
         s.needs_dx = parameters_before
         if s.kind == DENSE:
             parameters_before = True
@@ -68,10 +74,34 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
             net.n_parameters += step.n_parameters
             if i and net.layers[i - 1].kind == DENSE and not net.layers[i - 1].rowwise and s.needs_dx:
                 net.layers[i - 1].gated = net.layers[i - 1].activation != FASTNN_identity
+        elif s.kind == EMBEDDING:
+            parameters_before = True
+            net.n_parameters += step.n_parameters
+            describe_tables(s, step.tables)
+    net.scales_first = net.layers[0].kind == SCALE
     if parameters.rows != 1 or parameters.columns < net.n_parameters:
         raise ValueError(f"parameters must have {net.n_parameters} elements, got {parameters.columns}")
     return 0
 
+
+
+cdef int describe_tables(Layer *s, tables) except -1:
+    s.tables = <fastnn_table *>calloc(max(1, len(tables)), sizeof(fastnn_table))
+    if s.tables == NULL:
+        raise MemoryError
+    s.n_tables = len(tables)
+    for i, table in enumerate(tables):
+        s.tables[i].column, s.tables[i].n_categories, s.tables[i].width = table.column, table.n_categories, table.width
+        s.tables[i].weight, s.tables[i].out = table.weight, table.out
+    return 0
+
+
+cdef void forget(Net *net) noexcept:
+    cdef ptrdiff_t i
+    for i in range(net.n_steps if net.layers != NULL else 0):
+        free(net.layers[i].tables)
+    free(net.layers)
+    net.layers = NULL
 
 
 cdef enum:
@@ -81,6 +111,8 @@ cdef enum:
 cdef void free_batch(Net *net) noexcept:
     cdef ptrdiff_t i
     cdef Layer *s
+    if net.scales_first:
+        net.layers[0].a = NULL  # net.x by another name
     for i in range(net.n_steps):
         s = &net.layers[i]
         release(&s.a)
@@ -97,7 +129,7 @@ cdef void free_batch(Net *net) noexcept:
 
 
 cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
-    cdef ptrdiff_t i, widest = 1
+    cdef ptrdiff_t i, t, widest = 1, widest_table = 0
     cdef Layer *s
     net.table = kernel_table(net.size)
     if batch <= net.capacity and n_threads <= net.gradient_threads:
@@ -108,7 +140,10 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
     for i in range(net.n_steps):
         s = &net.layers[i]
         widest = max(widest, s.n_out)
-        s.a = allocate(batch * s.ld * net.size)
+        for t in range(s.n_tables):
+            widest_table = max(widest_table, s.tables[t].n_categories * s.tables[t].width)
+        if i > 0 or not net.scales_first:
+            s.a = allocate(batch * s.ld * net.size)
         s.d = allocate(batch * s.ld * net.size)
         if s.kind == DROPOUT:
             s.mask = allocate(batch * s.ld * net.size)
@@ -116,16 +151,48 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
             s.panels = allocate((s.n_in + WIDEST_PANEL) * s.n_out * net.size)
     net.ld_x = padded_ld(net.n_in, net.size)
     net.x = allocate(batch * net.ld_x * net.size)
+    if net.scales_first:
+        net.layers[0].a = net.x
     net.labels = <int64_t *>allocate(batch * sizeof(int64_t))
     net.y = allocate(batch * net.n_out * net.size)
     net.weight = <double *>allocate(batch * sizeof(double))
     net.loss_rows = <double *>allocate(batch * sizeof(double))
     # one panel of rows of the widest matrix at least; a line more keeps threads out of each other's lines
-    net.gradient_bytes = max(<ptrdiff_t>GRADIENT_BYTES, WIDEST_PANEL * widest * net.size) + 64
+    net.gradient_bytes = max(<ptrdiff_t>GRADIENT_BYTES, max(WIDEST_PANEL * widest, widest_table) * net.size) + 64
     net.gradients = allocate(n_threads * net.gradient_bytes)
     net.gradient_threads = n_threads
     net.capacity = batch
     return 0
+
+
+cdef void forward(const Net *net, uint64_t step, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    cdef const fastnn_kernels *t = net.table
+    cdef ptrdiff_t size = net.size, rows = last - first, ld = net.ld_x, i
+    cdef const char *x = net.x + first * ld * size
+    cdef char *a
+    cdef Layer *s
+    cdef fastnn_epilogue e
+    memset(&e, 0, sizeof(e))
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        a = s.a + first * s.ld * size
+        if s.kind == DENSE:
+            e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
+            e.activation = s.activation
+            t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, s.ld, &e)
+        elif s.kind == ACTIVATION:
+            t.activation(s.activation, rows, s.n_out, x, ld, a, s.ld)
+        elif s.kind == EMBEDDING:
+            t.embed(rows, s.n_in, s.n_tables, s.tables, net.parameters, x, ld, a, s.ld)
+        elif s.kind == SCALE:
+            if i > 0:
+                t.scale(rows, s.n_out, s.factor, s.shift, x, ld, a, s.ld)
+        else:
+            memcpy(a, x, rows * s.ld * size)  # the step before has the same width, so the same ld
+            if training and s.rate > 0:
+                t.dropout(net.seed, step, s.layer, s.rate, first, rows, s.n_out, a, s.ld,
+                          s.mask + first * s.ld * size, s.ld)
+        x, ld = a, s.ld
 
 
 cdef bint all_finite(const char *a, ptrdiff_t m, ptrdiff_t n, ptrdiff_t ld, ptrdiff_t size) noexcept:
@@ -150,15 +217,28 @@ cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept:
 cdef struct Prediction:
     const Net *net
     const char *x
+    bint is_bytes       # x holds uint8
     ptrdiff_t ld_x, rows
     char *out           # (rows, n_out)
     char *scratch       # two blocks of activations for each thread
     ptrdiff_t block_rows, block_bytes
 
 
-cdef void predict_block(const Net *net, const char *x, ptrdiff_t ld, ptrdiff_t rows, char *out, char *even,
-                        char *odd) noexcept nogil:
-    """A block of rows through all layers; the last product writes to out."""
+cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noexcept nogil:
+    if is_bytes:
+        net.table.widen(net.n_in, <const uint8_t *>x, net.layers[0].factor, net.layers[0].shift, out)
+    elif net.scales_first:
+        net.table.scale(1, net.n_in, net.layers[0].factor, net.layers[0].shift, x, net.n_in, out, net.n_in)
+    else:
+        memcpy(out, x, net.n_in * net.size)
+
+
+cdef void predict_block(const Prediction *p, ptrdiff_t first, ptrdiff_t rows, char *even, char *odd) noexcept nogil:
+    """A block of rows through all layers; the last layer that needs room writes to out."""
+    cdef const Net *net = p.net
+    cdef ptrdiff_t ld = p.ld_x, x_size = 1 if p.is_bytes else net.size
+    cdef const char *x = p.x + first * ld * x_size
+    cdef char *out = p.out + first * net.n_out * net.size
     cdef const fastnn_kernels *t = net.table
     cdef ptrdiff_t size = net.size, i, last_dense = -1, ld_a
     cdef char *a = NULL
@@ -166,12 +246,15 @@ cdef void predict_block(const Net *net, const char *x, ptrdiff_t ld, ptrdiff_t r
     cdef fastnn_epilogue e
     memset(&e, 0, sizeof(e))
     for i in range(net.n_steps):
-        if net.layers[i].kind == DENSE:
+        if net.layers[i].kind == DENSE or net.layers[i].kind == EMBEDDING:
             last_dense = i
-    if last_dense < 0:
+    if last_dense < 0 or p.is_bytes or net.scales_first:
+        a, ld_a = even, padded_ld(net.n_in, size)
+        if last_dense < 0:
+            a, ld_a = out, net.n_out
         for i in range(rows):
-            memcpy(out + i * net.n_out * size, x + i * ld * size, net.n_out * size)
-        a, ld = out, net.n_out
+            take_row(net, x + i * ld * x_size, p.is_bytes, a + i * ld_a * size)
+        x, ld = a, ld_a
     for i in range(net.n_steps):
         s = &net.layers[i]
         if s.kind == DENSE:
@@ -181,6 +264,18 @@ cdef void predict_block(const Net *net, const char *x, ptrdiff_t ld, ptrdiff_t r
             ld_a = net.n_out if i == last_dense else s.ld
             t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, ld_a, &e)
             x, ld = a, ld_a
+        elif s.kind == EMBEDDING:
+            a = out if i == last_dense else odd if a == even else even
+            ld_a = net.n_out if i == last_dense else s.ld
+            t.embed(rows, s.n_in, s.n_tables, s.tables, net.parameters, x, ld, a, ld_a)
+            x, ld = a, ld_a
+        elif s.kind == SCALE and i > 0:
+            if a == NULL:
+                a, ld_a = even, s.ld
+                t.scale(rows, s.n_out, s.factor, s.shift, x, ld, a, ld_a)
+                x, ld = a, ld_a
+            else:
+                t.scale(rows, s.n_out, s.factor, s.shift, a, ld, a, ld)
         elif s.kind == ACTIVATION:
             if a == NULL:  # before the first product: x is not ours to change
                 a, ld_a = even, s.ld
@@ -197,20 +292,19 @@ cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
     cdef char *scratch = p.scratch + 2 * thread * p.block_bytes
     row = first
     while row < last:
-        predict_block(net, p.x + row * p.ld_x * net.size, p.ld_x, min(p.block_rows, last - row),
-                      p.out + row * net.n_out * net.size, scratch, scratch + p.block_bytes)
+        predict_block(p, row, min(p.block_rows, last - row), scratch, scratch + p.block_bytes)
         row += p.block_rows
 
 
 cdef int judge(const Net *net, Array x, Array out) except -1:
     """Whether x and out are what the net reads and writes."""
-    if x.itemsize != net.size or out.itemsize != net.size:
-        raise TypeError(f"x and out must be float{8 * net.size} as the model is")
+    if (x.itemsize != net.size and x.itemsize != 1) or out.itemsize != net.size:
+        raise TypeError(f"x and out must be float{8 * net.size} as the model is (x may be uint8)")
     if x.buffer.ndim != 2 or x.columns != net.n_in:
         raise ValueError(f"x must have shape (rows, {net.n_in}), got {shape_of(x)}")
     if out.buffer.ndim != 2 or out.rows != x.rows or out.columns != net.n_out:
         raise ValueError(f"out must have shape ({x.rows}, {net.n_out}), got {shape_of(out)}")
-    if (x.columns > 1 and x.column_stride != 1) or x.buffer.strides[0] % net.size:
+    if (x.columns > 1 and x.column_stride != 1) or x.buffer.strides[0] % x.itemsize:
         raise ValueError("x must have its columns side by side in memory")
     if (out.rows > 1 and out.row_stride != out.columns) or (out.columns > 1 and out.column_stride != 1):
         raise ValueError("out must be C-contiguous")
@@ -220,7 +314,7 @@ cdef int judge(const Net *net, Array x, Array out) except -1:
 cdef int predict(Net *net, Array x, Array out) except -1:
     judge(net, x, out)
     net.table = kernel_table(net.size)
-    cdef ptrdiff_t widest = 1, i
+    cdef ptrdiff_t widest = padded_ld(net.n_in, net.size), i
     cdef double flops = 0
     for i in range(net.n_steps):
         if i < net.n_steps - 1:
@@ -229,6 +323,7 @@ cdef int predict(Net *net, Array x, Array out) except -1:
             flops += 2.0 * net.layers[i].n_in * net.layers[i].n_out
     cdef Prediction p
     p.net, p.x, p.ld_x, p.rows, p.out = net, x.data, x.row_stride, x.rows, out.data
+    p.is_bytes = x.itemsize == 1
     cdef int n_threads = thread_limit() if flops * p.rows >= TEAM_FLOPS else 1
     p.block_rows = max(1, min(p.rows, max(PREDICT_BYTES // (2 * widest * net.size), 32)))
     p.block_bytes = p.block_rows * widest * net.size + 64
@@ -270,7 +365,7 @@ cdef class Predictor:
         describe(&self.net, self.steps, self.held_parameters)
 
     def __dealloc__(self):
-        free(self.net.layers)
+        forget(&self.net)
 
     @property
     def n_in(self):
@@ -283,7 +378,7 @@ cdef class Predictor:
         return self.net.n_out
 
     def __call__(self, x, out=None):
-        cdef Array x_ = Array(x)
+        cdef Array x_ = Array(x, False, True)
         if out is None:
             out = np.empty((x_.rows, self.net.n_out), self.dtype)
         predict(&self.net, x_, Array(out, True))

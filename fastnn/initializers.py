@@ -99,7 +99,9 @@ def normal_quantile(p: Doubles) -> Doubles:
     """
     q = p - 0.5
     middle = _ratio(_MIDDLE, 0.180625 - q * q) * q
-    root = np.sqrt(-np.log(np.minimum(p, 1.0 - p)))
+    root = np.minimum(p, 1.0 - p)
+    kernels.vector("log", root, root)  # NumPy's may differ in the last bit between machines
+    root = np.sqrt(-root)
     tail = np.where(root <= 5.0, _ratio(_TAIL, root - 1.6), _ratio(_FAR_TAIL, root - 5.0))
     return np.where(np.abs(q) <= 0.425, middle, np.copysign(tail, q))
 
@@ -166,6 +168,11 @@ def default_for(activation: str) -> str:
     if activation in _RECTIFIERS:
         return "he_normal"
     return "lecun_normal" if activation == "selu" else "glorot_uniform"
+
+
+def normal(n: int, *, seed: int, layer: int, parameter: int) -> Doubles:
+    """n normal numbers of deviation 1: where embeddings start."""
+    return normal_quantile(kernels.uniform(seed, layer, parameter, n))
 
 
 def draw(name: str, n_in: int, n_out: int, *, seed: int, layer: int, parameter: int = 0) -> Doubles:

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The kernel table and the worker pool for compiled code: `from fastnn.kernels cimport kernel_table`."""
 from cpython.buffer cimport Py_buffer
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "fastnn.h" nogil:
     enum: FASTNN_API_VERSION
@@ -39,6 +39,13 @@ cdef extern from "fastnn.h" nogil:
         double correction1
         double correction2
 
+    ctypedef struct fastnn_table:
+        ptrdiff_t column
+        ptrdiff_t n_categories
+        ptrdiff_t width
+        ptrdiff_t weight
+        ptrdiff_t out
+
     ctypedef struct fastnn_kernels:
         const char *isa
         int32_t isa_id
@@ -70,6 +77,13 @@ cdef extern from "fastnn.h" nogil:
                         ptrdiff_t ld_mask) noexcept nogil
         void (*multiply)(ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, const void *b,
                          ptrdiff_t ld_b) noexcept nogil
+        void (*widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out) noexcept nogil
+        void (*scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x, ptrdiff_t ld_x, void *a,
+                      ptrdiff_t ld_a) noexcept nogil
+        void (*embed)(ptrdiff_t m, ptrdiff_t n_in, ptrdiff_t n_tables, const fastnn_table *tables,
+                      const void *parameters, const void *x, ptrdiff_t ld_x, void *a, ptrdiff_t ld_a) noexcept nogil
+        void (*embed_gradient)(ptrdiff_t m, const fastnn_table *table, const void *x, ptrdiff_t ld_x, const void *d,
+                               ptrdiff_t ld_d, void *g) noexcept nogil
         void (*exp)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*log)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*log1p)(ptrdiff_t n, const void *x, void *out) noexcept nogil
@@ -90,7 +104,7 @@ cdef void adam_corrections(fastnn_update *u, uint64_t t) noexcept nogil
 
 
 cdef class Array:
-    """A float32 or float64 array of one or two dimensions, held while this object lives."""
+    """A float32, float64 or (where allowed) uint8 array of one or two dimensions, held while this object lives."""
     cdef Py_buffer buffer
     cdef bint held
     cdef int itemsize

@@ -181,11 +181,11 @@ def uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n):
 
 
 cdef class Array:
-    def __cinit__(self, array, bint writable=False):
+    def __cinit__(self, array, bint writable=False, bint or_bytes=False):
         PyObject_GetBuffer(array, &self.buffer, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
         self.held = True
         cdef bytes format = self.buffer.format
-        if format not in (b"f", b"d") or not 1 <= self.buffer.ndim <= 2:
+        if format not in ((b"f", b"d", b"B") if or_bytes else (b"f", b"d")) or not 1 <= self.buffer.ndim <= 2:
             raise TypeError(f"expected a float32 or float64 array of one or two dimensions, got format {format!r}")
         self.itemsize = self.buffer.itemsize
         self.data = <char *>self.buffer.buf

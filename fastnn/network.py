@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import devices, errors, initializers, ops
 from .inference import Predictor
-from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters
+from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters, places
 
 if TYPE_CHECKING:
     from . import saving
@@ -39,7 +39,7 @@ class Sequential:
 
     Parameters
     ----------
-    *layers : Dense, Activation or Dropout
+    *layers : Dense, Activation, Dropout, Scale or Embedding
         Descriptions, from the input to the output.
     dtype : "float32" or "float64"
         Of parameters and of all arithmetic.
@@ -78,7 +78,7 @@ class Sequential:
                     f"layer {i} must be a description, got the class; write {layer.__name__}(...)"
                 )
             if not isinstance(layer, Layer):
-                raise TypeError(f"layer {i} must be a Dense, Activation or Dropout, got {layer!r}")
+                raise TypeError(f"layer {i} must be a layer such as Dense, got {layer!r}")
         self.layers = layers
         self.dtype = errors.real_dtype("dtype", dtype)
         self.n_in: int | None = None
@@ -108,6 +108,12 @@ class Sequential:
                 )
                 drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.layer)
                 weights[f"{step.layer}.weight"][...] = drawn
+            for table in step.tables:
+                shape = table.n_categories, table.width
+                numbers = initializers.normal(
+                    shape[0] * shape[1], seed=seed, layer=step.layer, parameter=table.column
+                )
+                weights[f"{step.layer}.weight_{table.column}"][...] = numbers.reshape(shape)
         return self
 
     def _allocate(self, n_in: int) -> None:
@@ -163,16 +169,15 @@ class Sequential:
 
     @property
     def weights(self) -> dict[str, Array]:
-        """Writable views of the parameters by layer position: "0.weight" (n_in, n_out), "0.bias" (n_out,)."""
+        """Writable views of the parameters by layer position: "0.weight" (n_in, n_out), "0.bias" (n_out,).
+
+        An embedding has "0.weight_3" (n_categories, width) for the category column 3.
+        """
         block = self._require()
-        views: dict[str, Array] = {}
-        for s in self._steps:
-            if s.weight >= 0:
-                flat = block[s.weight : s.weight + s.n_in * s.n_out]
-                views[f"{s.layer}.weight"] = flat.reshape(s.n_in, s.n_out)
-            if s.bias >= 0:
-                views[f"{s.layer}.bias"] = block[s.bias : s.bias + s.n_out]
-        return views
+        return {
+            name: block[offset : offset + math.prod(shape)].reshape(shape)
+            for name, (offset, shape) in places(self._steps).items()
+        }
 
     @property
     def buffers(self) -> Array:
@@ -369,6 +374,11 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     model.link, model.classes = description.link, description.classes
     if description.recipe is not None:
         model.recipe = recipe_from_json(description.recipe)
+        n_features = len(model.recipe.features)
+        if n_features != description.n_in:
+            raise errors.FormatError(
+                f"the recipe of {os.fspath(path)} must give {description.n_in} columns, got {n_features}"
+            )
     model._allocate(description.n_in)
     for name, view in model.weights.items():
         view[...] = weights[name]

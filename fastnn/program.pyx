@@ -11,16 +11,15 @@ from cpython.object cimport PyObject
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
-from libc.stdlib cimport free
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastnn.inference cimport (
-    DENSE, DROPOUT, ACTIVATION, GRADIENT_BYTES, Layer, Net, describe, first_not_finite, free_batch,
-    predict, prepare_batch,
+    ACTIVATION, DENSE, DROPOUT, GRADIENT_BYTES, EMBEDDING, SCALE, Layer, Net, describe, first_not_finite,
+    forget, forward, free_batch, predict, prepare_batch, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_identity, FASTNN_sgd, Array, adam_corrections, fastnn_epilogue,
-    fastnn_kernels, fastnn_segment, fastnn_update, kernel_table, run_team, team_barrier, thread_limit,
+    fastnn_kernels, fastnn_segment, fastnn_table, fastnn_update, kernel_table, run_team, team_barrier, thread_limit,
 )
 
 import threading
@@ -49,6 +48,7 @@ cdef struct Run:
     Net *net
     const char *x
     ptrdiff_t ld_x             # elements
+    ptrdiff_t x_size           # itemsize of x: the net's, or 1 for bytes
     const int64_t *labels      # or NULL
     const char *y              # or NULL; (rows, n_out)
     const double *weight       # or NULL
@@ -87,39 +87,13 @@ cdef void gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t 
     cdef ptrdiff_t i, row, size = net.size
     for i in range(first, last):
         row = order[i] if order != NULL else i
-        memcpy(net.x + i * net.ld_x * size, r.x + row * r.ld_x * size, net.n_in * size)
+        take_row(net, r.x + row * r.ld_x * r.x_size, r.x_size == 1, net.x + i * net.ld_x * size)
         if r.labels != NULL:
             net.labels[i] = r.labels[row]
         if r.y != NULL:
             memcpy(net.y + i * net.n_out * size, r.y + row * net.n_out * size, net.n_out * size)
         if r.weight != NULL:
             net.weight[i] = r.weight[row]
-
-
-cdef void forward(const Net *net, uint64_t step, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """Rows first .. last from net.x through all steps, each into its own buffer."""
-    cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, rows = last - first, ld = net.ld_x, i
-    cdef const char *x = net.x + first * ld * size
-    cdef char *a
-    cdef Layer *s
-    cdef fastnn_epilogue e
-    memset(&e, 0, sizeof(e))
-    for i in range(net.n_steps):
-        s = &net.layers[i]
-        a = s.a + first * s.ld * size
-        if s.kind == DENSE:
-            e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
-            e.activation = s.activation
-            t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, s.ld, &e)
-        elif s.kind == ACTIVATION:
-            t.activation(s.activation, rows, s.n_out, x, ld, a, s.ld)
-        else:
-            memcpy(a, x, rows * s.ld * size)  # the step before has the same width, so the same ld
-            if training and s.rate > 0:
-                t.dropout(net.seed, step, s.layer, s.rate, first, rows, s.n_out, a, s.ld,
-                          s.mask + first * s.ld * size, s.ld)
-        x, ld = a, s.ld
 
 
 cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -132,7 +106,7 @@ cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t las
     for i in range(net.n_steps - 1, -1, -1):
         s = &net.layers[i]
         at = first * s.ld * size
-        if s.kind != DROPOUT and not s.gated and s.activation != FASTNN_identity:
+        if not s.gated and s.activation != FASTNN_identity:
             t.activation_backward(s.activation, rows, s.n_out, s.a + at, s.ld, s.d + at, s.ld, s.d + at, s.ld)
         if not s.needs_dx:
             return
@@ -144,6 +118,8 @@ cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t las
                 e.gate_activation = before.activation
             t.matmul_packed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, s.panels, before.d + first * before.ld * size,
                             before.ld, &e)
+        elif s.kind == SCALE:
+            t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, before.d + at, s.ld)
         else:
             memcpy(before.d + at, s.d + at, rows * s.ld * size)
             if s.kind == DROPOUT and training and s.rate > 0:
@@ -186,13 +162,24 @@ cdef void update_parameters(const Net *net, const fastnn_update *u, ptrdiff_t of
 
 
 cdef ptrdiff_t share(const Net *net, const Layer *s, int thread, int n_threads) noexcept nogil:
-    """First row of w of a thread's share: whole panels, so that no two threads write one."""
-    cdef ptrdiff_t panel = net.table.panel
+    """First row of w of a thread's share: whole panels where w has any, so that no two threads write one."""
+    cdef ptrdiff_t panel = net.table.panel if s.needs_dx else 1
     return min((s.n_in + panel - 1) // panel * thread // n_threads * panel, s.n_in)
 
 
 cdef void pack_panels(const Net *net, const Layer *s, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     net.table.pack_transposed(first, last, s.n_out, net.parameters + s.weight * net.size, s.n_out, s.panels)
+
+
+cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fastnn_table *table, const char *x,
+                      ptrdiff_t ld, char *g) noexcept nogil:
+    """Gradient of one table of categories over the batch, and its update."""
+    cdef Net *net = r.net
+    if r.gradient != NULL:
+        g = r.gradient + table.weight * net.size
+    net.table.embed_gradient(r.batch, table, x, ld, s.d, s.ld, g)
+    if r.gradient == NULL:
+        update_parameters(net, u, table.weight, table.n_categories * table.width, g)
 
 
 cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads) noexcept nogil:
@@ -205,12 +192,16 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
     cdef Layer *s
     for i in range(net.n_steps):
         s = &net.layers[i]
-        if s.kind != DENSE:
-            continue
         x, ld = net.x, net.ld_x
         if i:
             x, ld = net.layers[i - 1].a, net.layers[i - 1].ld
         g = net.gradients + thread * net.gradient_bytes
+        if s.kind == EMBEDDING:
+            for row in range(s.n_tables):
+                if row % n_threads == thread:
+                    table_phase(r, u, s, &s.tables[row], x, ld, g)
+        if s.kind != DENSE:
+            continue
         first, last = share(net, s, thread, n_threads), share(net, s, thread + 1, n_threads)
         chunk = max(1, GRADIENT_BYTES // (s.n_out * size * t.panel)) * t.panel
         row = first
@@ -365,7 +356,7 @@ cdef class Program:
 
     def __dealloc__(self):
         free_batch(&self.net)
-        free(self.net.layers)
+        forget(&self.net)
 
     @property
     def step(self):
@@ -379,17 +370,17 @@ cdef class Program:
     cdef int go(self, Run *r, x, y, sample_weight) except -1:
         """Judge what would be unsafe, run, and turn the way it stopped into an exception."""
         cdef Net *net = &self.net
-        cdef Array x_ = Array(x), y_ = None
+        cdef Array x_ = Array(x, False, True), y_ = None
         cdef const int64_t[::1] labels
         cdef const double[::1] weight
         cdef double flops = 0
         cdef ptrdiff_t i
         if self.loss_name is None:
             raise ValueError("a program without a loss only predicts")
-        if x_.itemsize != net.size or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
-                x_.columns > 1 and x_.column_stride != 1) or x_.buffer.strides[0] % net.size:
-            raise ValueError(f"x must be a {self.dtype} array (rows, {net.n_in}) with its columns side by side")
-        r.net, r.x, r.ld_x = net, x_.data, x_.row_stride
+        if x_.itemsize not in (1, net.size) or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
+                x_.columns > 1 and x_.column_stride != 1) or x_.buffer.strides[0] % x_.itemsize:
+            raise ValueError(f"x must be a {self.dtype} or uint8 array (rows, {net.n_in}) with its columns side by side")
+        r.net, r.x, r.ld_x, r.x_size = net, x_.data, x_.row_stride, x_.itemsize
         if self.takes_labels:
             labels = y
             if labels.shape[0] != x_.rows:
@@ -478,7 +469,7 @@ cdef class Program:
 
     def predict(self, x, out):
         """Fill out (rows, n_out) with what the last layer gives, dropout off."""
-        predict(&self.net, Array(x), Array(out, True))
+        predict(&self.net, Array(x, False, True), Array(out, True))
         return out
 
 

@@ -147,7 +147,7 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
 def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
     """Refuse a softmax before a loss that applies one itself."""
     last = next((layer for layer in reversed(layers) if not isinstance(layer, Dropout)), None)
-    activation = last.activation if isinstance(last, Dense) else last.name if last is not None else None
+    activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
     if loss.link == "softmax" and activation == "softmax":
         raise ValueError(
             f"loss={loss.name!r} takes logits and applies softmax itself, but {last!r} at the end applies it "

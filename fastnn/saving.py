@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from . import build_check, container, descriptions, errors
 from .container import Contents
 from .errors import FormatError
-from .layers import AnyLayer, lower
+from .layers import AnyLayer, lower, places
 
 __all__ = ["KINDS", "Description", "read", "read_model", "take", "write", "write_model"]
 
@@ -66,13 +66,7 @@ class Description:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each weight by its name, in the order of the flat block; nothing is allocated."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for step in lower(self.layers, self.n_in):
-            if step.weight >= 0:
-                shapes[f"{step.layer}.weight"] = (step.n_in, step.n_out)
-            if step.bias >= 0:
-                shapes[f"{step.layer}.bias"] = (step.n_out,)
-        return shapes
+        return {name: shape for name, (_, shape) in places(lower(self.layers, self.n_in)).items()}
 
     def to_metadata(self) -> dict[str, str]:
         """The texts that tell it."""

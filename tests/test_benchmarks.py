@@ -51,6 +51,13 @@ def test_benchmark_runs_quickly_and_saves_its_table(script, tmp_path):
 
 
 @pytest.mark.slow
+def test_tables_are_trained_and_predicted_from_a_shell():
+    shown = run_quick("tables.py")
+    (row,) = (line for line in shown.splitlines() if line.startswith("| breast_cancer"))
+    assert float(row.split("|")[6]) > 0.93
+
+
+@pytest.mark.slow
 def test_profile_runs_or_says_why_not():
     shown = run_quick("profile_training.py")
     assert "no profile: perf" in shown or "| share |" in shown

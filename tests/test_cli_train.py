@@ -349,3 +349,27 @@ def test_training_on_500_rows_from_a_shell_takes_seconds(folder):
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert time.perf_counter() - begun < 30
+
+
+def test_a_large_category_is_embedded_and_learned(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    effect = rng.standard_normal(200)  # of each of 200 shops: what the network has to find out
+    shop = rng.integers(0, 200, 6000)
+    price = effect[shop] + 0.1 * rng.standard_normal(6000)
+    rows = [f"shop {s},{p:.4f}" for s, p in zip(shop, price, strict=True)]
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("\n".join(["shop,price", *rows[:5000]]))
+    test.write_text("\n".join(["shop,price", *rows[5000:]]))
+    model = tmp_path / "m.safetensors"
+    assert (
+        cli.main(["train", str(train), "--target", "price", "-o", str(model), "--quiet", "--lr", "0.01"]) == 0
+    )
+    loaded = fn.load(model)
+    assert isinstance(loaded.layers[0], fn.Embedding)
+    capsys.readouterr()
+    assert cli.main(["predict", str(model), str(test)]) == 0
+    predicted = np.array([float(line) for line in capsys.readouterr().out.split()[1:]])
+    error = price[5000:] - predicted
+    assert 1 - (error**2).mean() / price[5000:].var() > 0.95
+    np.testing.assert_array_equal(loaded.predict(test)[:, 0], predicted.astype(np.float32))
+    assert np.isfinite(loaded.predict({"shop": ["never seen"]})).all()

@@ -107,9 +107,7 @@ def test_a_file_that_is_overwritten_by_a_killed_process_is_whole(tmp_path: Path)
     assert interrupted > 0
     fn.load(path).save(path)
     assert os.listdir(tmp_path) == ["m"]
-    print(
-        f"{N_SAVES} kills, {interrupted} in the middle of a save, {n_saves} saves done: all whole"
-    )
+    print(f"{N_SAVES} kills, {interrupted} in the middle of a save, {n_saves} saves done: all whole")
 
 
 TRAINING = """

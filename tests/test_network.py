@@ -186,7 +186,7 @@ def test_n_in_and_n_out() -> None:
         (lambda: fn.Sequential(), ValueError, "at least one"),
         (lambda: fn.Sequential([fn.Dense(1)]), TypeError, r"Sequential\(\*layers\)"),  # type: ignore[arg-type]
         (lambda: fn.Sequential(fn.Dense), TypeError, r"got the class; write Dense\(\.\.\.\)"),  # type: ignore[arg-type]
-        (lambda: fn.Sequential(3), TypeError, "layer 0 must be a Dense"),  # type: ignore[arg-type]
+        (lambda: fn.Sequential(3), TypeError, "layer 0 must be a layer such as Dense"),  # type: ignore[arg-type]
         (
             lambda: fn.Sequential(fn.Dense(1), dtype="float16"),
             ValueError,

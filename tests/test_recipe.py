@@ -9,7 +9,7 @@ import pytest
 
 import fastnn as fn
 from fastnn import data
-from fastnn.data import Recipe
+from fastnn.data import Recipe, encoders
 from fastnn.errors import FormatError
 
 TABLE = {
@@ -45,6 +45,20 @@ def test_numbers_are_standardised_and_missing_ones_filled_and_flagged():
     assert found["a is missing"] == [0.0, 1.0, 1.0]
 
 
+def test_numbers_far_outside_are_limited():
+    values = [*range(1000), 10**9]
+    recipe = Recipe.fit({"a": values})
+    found = recipe.matrix({"a": [10**9, 10**12, 1498, -499, -(10**6), 500]}, np.float64)[:, 0]
+    # Quantiles 1 and 999, and half their distance more.
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx((1498 - 500.5) / np.std([*range(1000), 1498]), rel=1e-2)
+    assert found[2] == pytest.approx(found[0], rel=1e-2)
+    assert found[4] == pytest.approx(found[3], rel=1e-2)
+    assert abs(found[5]) < 0.01
+    rare = Recipe.fit({"a": [0] * 5000 + [1]})  # what is rare is not cut away
+    assert rare.matrix({"a": [1]}, np.float64)[0, 0] == pytest.approx(np.sqrt(5000), rel=1e-3)
+
+
 def test_what_was_never_missing_gets_no_flag_and_is_filled_all_the_same():
     recipe = Recipe.fit({"a": [1.0, 2.0, 6.0]})
     assert recipe.features == ["a"]
@@ -63,14 +77,27 @@ def test_categories_are_one_hot_and_unknown_ones_all_zeros():
     assert Recipe.fit({"c": ["a", "b"]}).matrix({"c": [None]}).tolist() == [[0, 0]]
 
 
-def test_rare_texts_of_a_large_category_share_a_column():
-    n = data.ONE_HOT_CATEGORIES
+def test_a_large_category_becomes_codes_for_an_embedding():
+    n = data.ONE_HOT_CATEGORIES + 6
+    texts = [f"t{i:03d}" for i in range(n)]
+    table = {"a": np.arange(2 * n) % 7 / 2, "c": 2 * [*texts[:-1], ""], "b": np.arange(2 * n) % 5 / 2}
+    recipe = Recipe.fit(table)
+    assert recipe.features == ["a", "c", "b"]
+    codes = recipe.matrix({"a": [1, 1, 1], "b": [1, 1, 1], "c": ["t003", "new", ""]})[:, 1]
+    assert codes.tolist() == [3, -1, n - 1]
+    assert recipe.embedding() == fn.Embedding(((1, n, round(1.6 * n**0.56)),))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.fit({"c": ["x", "y"]}).embedding() is None
+
+
+def test_rare_texts_of_an_embedded_category_share_a_code(monkeypatch):
+    monkeypatch.setattr(encoders, "EMBEDDED_CATEGORIES", data.ONE_HOT_CATEGORIES + 1)
+    n = data.ONE_HOT_CATEGORIES + 1
     texts = [f"t{i:03d}" for i in range(n + 5)]
     recipe = Recipe.fit({"c": texts + texts[5:]})
-    assert recipe.features == [*(f"c={t}" for t in texts[5:]), "c is other"]
-    found = recipe.matrix({"c": [texts[0], texts[5], "new"]})
-    assert found[:, -1].tolist() == [1, 0, 1]
-    assert found.sum(axis=1).tolist() == [1, 1, 1]
+    codes = recipe.matrix({"c": [texts[0], texts[5], "new"]})[:, 0]
+    assert codes.tolist() == [n, 0, n]  # what was never seen is as rare as what was seen once
+    assert recipe.embedding().columns[0][1] == n + 1
 
 
 @pytest.mark.parametrize(
@@ -143,7 +170,6 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(rng):
         ({"size": ["1", "2", "big", "4"]}, "column 'size' must hold numbers, got 'big' in row 2"),
         ({"day": ["2024-13-01"] * 4}, "column 'day' must hold dates, got '2024-13-01' in row 0"),
         ({"size": np.array(["2024-01-01"] * 4, "M8[D]")}, "'size' must hold numbers, got dates"),
-        ({"size": [1.0, 2.0, 3.0, 1e300]}, "'size' is too large for float32 in row 3"),
     ],
 )
 def test_values_that_do_not_fit_are_told_by_column_and_row(changes, message):
@@ -322,6 +348,14 @@ def test_copies_keep_the_recipe():
         assert again.recipe == model.recipe
         assert again.classes == ["no", "yes"]
         assert np.array_equal(again.predict(TABLE), model.predict(TABLE))
+
+
+def test_a_file_whose_recipe_does_not_fit_its_network_is_refused(tmp_path):
+    model, _ = trained()
+    model.recipe = Recipe.fit({"a": [1.0, 2.0]})
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(FormatError, match=r"the recipe of .* must give \d+ columns, got 1"):
+        fn.load(tmp_path / "m.safetensors")
 
 
 def test_a_table_for_a_model_without_a_recipe_is_refused():

@@ -55,6 +55,11 @@ def predictions(model: fn.Sequential, table: data.Table) -> tuple[list[str], lis
         return [f"prediction_{i}" for i in range(out.shape[1])], list(out.T)
     probabilities = model.predict_proba(table)
     classes = model.classes or list(range(probabilities.shape[1]))
+    if len(classes) != probabilities.shape[1]:
+        raise ValueError(
+            f"the model must have a class for each of {probabilities.shape[1]} probabilities, "
+            f"got {len(classes)}"
+        )
     labels = [classes[i] for i in probabilities.argmax(axis=1).tolist()]
     return [*(f"probability_{label}" for label in classes), "prediction"], [*probabilities.T, labels]
 

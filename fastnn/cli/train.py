@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         kept, held = data.split_rows(
             len(x), arguments.validation, stratify=y if is_classes else None, seed=arguments.seed
         )
-    model = _model(arguments, target)
+    model = _model(arguments, recipe, target)
     trainer = fn.Trainer(
         model,
         loss="cross_entropy" if is_classes else "mse",
@@ -143,8 +143,9 @@ def _kinds(arguments: argparse.Namespace) -> dict[str, Kind]:
     return kinds
 
 
-def _model(arguments: argparse.Namespace, target: data.Target) -> fn.Sequential:
-    layers: list[Any] = []
+def _model(arguments: argparse.Namespace, recipe: data.Recipe, target: data.Target) -> fn.Sequential:
+    embedding = recipe.embedding()
+    layers: list[Any] = [] if embedding is None else [embedding]
     for units in arguments.layers:
         layers.append(fn.Dense(units, activation=arguments.activation))
         if arguments.dropout > 0:

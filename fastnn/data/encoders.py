@@ -17,11 +17,16 @@ __all__ = ["ENCODERS", "CategoryEncoder", "DateEncoder", "Encoder", "NumberEncod
 
 Array = NDArray[Any]
 
-# Of a column with more distinct texts the most frequent ones get a column of the matrix each, and all
-# others share one. The one switch between small and large categories.
+# A column with more distinct texts is embedded: the matrix holds a code, and the network learns some numbers
+# for each text. The one switch between small and large categories.
 ONE_HOT_CATEGORIES = 64
+# Of an embedded column the most frequent texts have numbers of their own, and all others share one row.
+EMBEDDED_CATEGORIES = 10_000
 
 _DAY = 86400
+
+# Share of the values at each end that the limits of a number are not taken from.
+_TAIL = 1e-3
 
 
 def _circle(n: int, period: float) -> Array:
@@ -71,8 +76,13 @@ class Encoder:
 class NumberEncoder(Encoder):
     """A number or boolean as (value - mean) / scale, a missing one as `fill` (the median).
 
-    `scale` is the standard deviation of the finite values; 0 where all are equal, and then only the
-    flag of missing values is left.
+    Values beyond `low` and `high` are taken as these: a network goes on in a straight line outside of what
+    it has seen, and one slip of the pen (a diamond 59 mm wide) would be predicted absurdly. The limits are
+    the quantiles of 1/1000 at both ends, and half their distance more; mean and scale are of the limited
+    values, so that a 999999 for "unknown" does not flatten all others.
+
+    `scale` is the standard deviation; 0 where all values are equal, and then only the flag of missing
+    values is left.
     """
 
     kind: ClassVar[Kind] = "number"
@@ -80,26 +90,32 @@ class NumberEncoder(Encoder):
     mean: float
     scale: float
     fill: float
+    low: float
+    high: float
     missing: bool
 
     @classmethod
     def fit(cls, name: str, column: Column) -> NumberEncoder:
         """Measure a column that has a value."""
         values = column.data[np.isfinite(column.data)]
-        mean, scale = mean_and_scale(name, values)
-        return cls(name, mean, scale, float(np.median(values)), len(values) < len(column))
+        low, high = _limits(values)
+        mean, scale = mean_and_scale(name, np.clip(values, low, high))
+        return cls(name, mean, scale, float(np.median(values)), low, high, len(values) < len(column))
 
     def features(self) -> list[str]:
         return [self.name] * (self.scale > 0) + [f"{self.name} is missing"] * self.missing
 
     def describe(self) -> str:
-        text = f"({self.name} - {self.mean:.6g}) / {self.scale:.6g}" if self.scale > 0 else "constant"
+        text = "constant"
+        if self.scale > 0:
+            text = f"(x - {self.mean:.6g}) / {self.scale:.6g}, x limited to {self.low:.6g} .. {self.high:.6g}"
         return text + (f"; missing: {self.fill:.6g}, flagged" if self.missing else "")
 
     def encode(self, column: Column, out: Array) -> None:
         is_missing = ~np.isfinite(column.data)
         if self.scale > 0:
-            out[:, 0] = (np.where(is_missing, self.fill, column.data) - self.mean) / self.scale
+            values = np.clip(np.where(is_missing, self.fill, column.data), self.low, self.high)
+            out[:, 0] = (values - self.mean) / self.scale
         if self.missing:
             out[:, -1] = is_missing
 
@@ -113,7 +129,10 @@ class BooleanEncoder(NumberEncoder):
 
 @dataclass(frozen=True)
 class CategoryEncoder(Encoder):
-    """A category as one 0/1 column for each of its texts.
+    """A category: one 0/1 column for each of its texts, or one column of codes where there are many.
+
+    Codes number the texts, then (where there are such) "other" and "missing"; -1 stands for what is none
+    of them, which `Embedding` turns into zeros.
 
     Parameters
     ----------
@@ -137,17 +156,33 @@ class CategoryEncoder(Encoder):
         counts = np.bincount(present, minlength=len(column.texts))
         seen = [i for i in range(len(counts)) if counts[i]]
         seen.sort(key=lambda i: (-counts[i], column.texts[i]))
-        kept = sorted(column.texts[i] for i in seen[:ONE_HOT_CATEGORIES])
+        kept = sorted(column.texts[i] for i in seen[:EMBEDDED_CATEGORIES])
         return cls(name, tuple(kept), len(seen) > len(kept), len(present) < len(column))
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the matrix holds a code."""
+        return len(self.categories) > ONE_HOT_CATEGORIES
+
+    def embedding(self) -> tuple[int, int]:
+        """Number of codes, and how many numbers the network learns for each.
+
+        1.6 n^0.56, at most 50: the rule of the fastai library (Howard and Gugger 2020).
+        """
+        n = len(self.categories) + self.other + self.missing
+        return n, min(50, round(1.6 * n**0.56))
+
     def features(self) -> list[str]:
+        if self.is_embedded:
+            return [self.name]
         names = [f"{self.name}={text}" for text in self.categories]
         return names + [f"{self.name} is other"] * self.other + [f"{self.name} is missing"] * self.missing
 
     def describe(self) -> str:
         shown = ", ".join(self.categories[:8]) + (", ..." if len(self.categories) > 8 else "")
         extra = " and other" * self.other + " and missing" * self.missing
-        return f"one of {len(self.categories)}: {shown}{extra}"
+        how = f", embedded in {self.embedding()[1]} numbers" * self.is_embedded
+        return f"one of {len(self.categories)}: {shown}{extra}{how}"
 
     def encode(self, column: Column, out: Array) -> None:
         place = {text: i for i, text in enumerate(self.categories)}
@@ -155,6 +190,9 @@ class CategoryEncoder(Encoder):
         unknown = n if self.other else -1
         absent = n + self.other if self.missing else -1
         places = np.array([*(place.get(text, unknown) for text in column.texts), absent])[column.data]
+        if self.is_embedded:
+            out[:, 0] = places
+            return
         rows = np.flatnonzero(places >= 0)
         out[rows, places[rows]] = 1
 
@@ -222,6 +260,18 @@ class DateEncoder(Encoder):
         out[np.arange(len(days)), 6 + (days + 3) % 7] = 1  # 1970 began on a Thursday
         if self.hours:
             out[:, 13:15] = _HOURS[(seconds - days * _DAY).astype(np.int64) // 3600]
+
+
+def _limits(values: Array) -> tuple[float, float]:
+    """Smallest and largest value that is taken for true."""
+    with np.errstate(over="ignore", invalid="ignore"):  # judged with mean and scale
+        low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
+        if low == high:  # nearly all are equal, and the rare others are what is to be told apart
+            low, high = values.min(), values.max()
+        room = (high - low) / 2
+        low, high = low - room, high + room
+    greatest = np.finfo(np.float64).max
+    return max(float(low), -greatest), min(float(high), greatest)
 
 
 def mean_and_scale(name: str, values: Array) -> tuple[float, float]:

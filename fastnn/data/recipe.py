@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import FormatError
+from ..layers import Embedding
 from .columns import Column, Kind
-from .encoders import ENCODERS, Encoder, encoder_for, encoder_from_json
+from .encoders import ENCODERS, CategoryEncoder, Encoder, encoder_for, encoder_from_json
 from .tables import read_table
 from .target import TASKS, Target, Task
 
@@ -33,10 +34,11 @@ class Recipe:
 
     Kinds of columns, by rules: all values are numbers: a number; all are true/false/yes/no/t/f/y/n: a
     boolean; all are ISO dates: a date; anything else: a category. Empty fields, NA, NaN, null and None
-    are missing; infinities too. A number or boolean is standardised; a missing one is the median, and a
-    further 0/1 column flags it. A category is one 0/1 column for each text; beyond 64 texts the rarer ones
-    share one. A text never seen before is all zeros, or that shared column. Columns are left out where
-    all values are equal, where no text of more than 20 repeats, and where whole numbers count the rows.
+    are missing; infinities too. A number or boolean is standardised (values far outside of the others are
+    limited); a missing one is the median, and a further 0/1 column flags it. A category is one 0/1 column
+    for each text; beyond 64 texts the rarer ones share one. A text never seen before is all zeros, or
+    that shared column. Columns are left out where all values are equal, where no text of more than 20
+    repeats, and where whole numbers count the rows.
 
     Parameters
     ----------
@@ -130,6 +132,15 @@ class Recipe:
         """Names of the columns that a table must have for a prediction."""
         return [encoder.name for encoder in self.encoders]
 
+    def embedding(self) -> Embedding | None:
+        """The first layer that the columns of codes ask for; None where there are none."""
+        columns, at = [], 0
+        for encoder in self.encoders:
+            if isinstance(encoder, CategoryEncoder) and encoder.is_embedded:
+                columns.append((at, *encoder.embedding()))
+            at += len(encoder.features())
+        return Embedding(tuple(columns)) if columns else None
+
     @property
     def features(self) -> list[str]:
         """Names of the columns of the matrix."""
@@ -155,13 +166,8 @@ class Recipe:
         at = 0
         for encoder, width in zip(self.encoders, widths, strict=True):
             column = table.columns[encoder.name].converted(encoder.kind, encoder.name, table.where)
-            # float64 first: a float32 could not tell a large number from its mean.
-            with np.errstate(over="ignore"):
-                encoder.encode(column, out[:, at : at + width])
+            encoder.encode(column, out[:, at : at + width])
             at += width
-        if not np.isfinite(out).all():
-            row, feature = (int(i[0]) for i in np.nonzero(~np.isfinite(out)))
-            raise ValueError(f"{self.features[feature]!r} is too large for {dtype} in {table.where(row)}")
         return out
 
     def rows_with_target(self, table: Any) -> Array:

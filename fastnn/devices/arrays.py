@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..errors import DivergenceError
-from ..layers import Step, n_parameters
+from ..layers import Step, Table, n_parameters
 from ..optimizers import SGD, Adam, Optimizer
 
 __all__ = ["ACTIVATIONS", "LOSSES", "OPTIMIZERS", "ArrayProgram", "dropout_mask", "make", "philox"]
@@ -206,6 +206,39 @@ def dropout_mask(
     xp.multiply(words >= threshold, mask.dtype.type(1 / (1 - rate)), out=mask)
 
 
+# ---------------------------------------------------------------- embeddings
+
+
+def _codes(xp: Any, x: Array, table: Table) -> tuple[Array, Array, Array]:
+    """Row of the table for each row of x; which rows name one; which hold no whole number."""
+    code = x[:, table.column]
+    whole = code == xp.floor(code)  # NaN is none, infinities are
+    whole &= xp.isfinite(code)
+    known = whole & (code >= 0) & (code < table.n_categories)
+    return xp.where(known, code, 0).astype(xp.int64), known, ~whole
+
+
+def _embed(xp: Any, s: Step, parameters: Array, x: Array, out: Array) -> None:
+    kept = [j for j in range(s.n_in) if all(j != table.column for table in s.tables)]
+    out[:, : len(kept)] = x[:, kept]
+    for table in s.tables:
+        row, known, broken = _codes(xp, x, table)
+        end = table.weight + table.n_categories * table.width
+        numbers = parameters[table.weight : end].reshape(table.n_categories, table.width)[row]
+        numbers[~known] = 0
+        numbers[broken] = xp.nan
+        out[:, table.out : table.out + table.width] = numbers
+
+
+def _embed_backward(xp: Any, s: Step, x: Array, da: Array, gradient: Array) -> None:
+    for table in s.tables:
+        row, known, _ = _codes(xp, x, table)
+        end = table.weight + table.n_categories * table.width
+        g = gradient[table.weight : end].reshape(table.n_categories, table.width)
+        g[...] = 0
+        xp.add.at(g, row[known], da[known, table.out : table.out + table.width])
+
+
 # ---------------------------------------------------------------- the program
 
 # Rows that are predicted at once: large enough for the products to be at speed, small enough that the
@@ -269,7 +302,7 @@ class ArrayProgram:
         self._gradient_views = self._split(self._gradient)
         self._spaces: dict[int, _Workspace] = {}
         # Nothing below the first weights needs a gradient.
-        self._first = next((i for i, s in enumerate(steps) if s.kind == "dense"), len(steps))
+        self._first = next((i for i, s in enumerate(steps) if s.n_parameters), len(steps))
 
     def _split(self, block: Array) -> list[tuple[Any, Any]]:
         """Weight and bias of each step as views of a flat block, None where there are none."""
@@ -296,6 +329,9 @@ class ArrayProgram:
     def _forward(self, x: Array, space: _Workspace, dropout_step: int | None) -> Array:
         """What the last step gives; all outputs stay in the workspace. Dropout is off for None."""
         xp, a = self.xp, x
+        if x.dtype != self._parameters.dtype and self.steps[0].kind != "scale":
+            space.x[...] = x  # bytes
+            a = space.x
         for i, (s, (w, b)) in enumerate(zip(self.steps, self._views, strict=True)):
             out = space.outputs[i]
             if s.kind == "dense":
@@ -303,6 +339,13 @@ class ArrayProgram:
                 if b is not None:
                     out += b
                 ACTIVATIONS[s.activation][0](xp, out)
+            elif s.kind == "scale":
+                # as the first step it takes bytes too
+                out[...] = a
+                out *= s.factor
+                out += s.shift
+            elif s.kind == "embedding":
+                _embed(xp, s, self._parameters, a, out)
             elif s.kind == "activation":
                 out[...] = a
                 ACTIVATIONS[s.activation][0](xp, out)
@@ -322,6 +365,12 @@ class ArrayProgram:
             if s.kind == "dropout":
                 if dropout:
                     da *= space.masks[i]
+                continue
+            if s.kind == "scale":
+                da *= s.factor
+                continue
+            if s.kind == "embedding":
+                _embed_backward(xp, s, space.outputs[i - 1] if i else x, da, self._gradient)
                 continue
             ACTIVATIONS[s.activation][1](xp, space.outputs[i], da)
             if s.kind == "dense":
@@ -377,7 +426,10 @@ class ArrayProgram:
             for i, rows in enumerate(order):
                 batch = self._space(len(rows)).x
                 # Row numbers are judged already, and mode="raise" would go through a second buffer.
-                self.xp.take(x, rows, axis=0, out=batch, mode="clip")
+                if x.dtype == batch.dtype:
+                    self.xp.take(x, rows, axis=0, out=batch, mode="clip")
+                else:
+                    batch[...] = x[rows]
                 weight = None if sample_weight is None else sample_weight[rows]
                 try:
                     loss, total = self._batch(batch, y[rows], weight, self.step)

@@ -1,0 +1,79 @@
+/* What happens to inputs before the first product: bytes widened and scaled, categories looked up. */
+
+/* out = factor x + shift, from bytes: exact up to the one rounding of the FMA. */
+static void FN(widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out_)
+{
+    REAL *out = out_;
+    const vec f = vec_set((REAL)factor), s = vec_set((REAL)shift);
+    REAL part[LANES];
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const ptrdiff_t count = n - j < LANES ? n - j : LANES;
+        for (ptrdiff_t q = 0; q < LANES; q++) part[q] = q < count ? (REAL)x[j + q] : 0;
+        const vec v = vec_fma(f, vec_load(part), s);
+        if (count == LANES)
+            vec_store(out + j, v);
+        else
+            vec_store_part(out + j, v, count);
+    }
+}
+
+static void FN(scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x_, ptrdiff_t ld_x, void *a_,
+                      ptrdiff_t ld_a)
+{
+    const REAL *x = x_;
+    REAL *a = a_;
+    const vec f = vec_set((REAL)factor), s = vec_set((REAL)shift);
+    for (ptrdiff_t i = 0; i < m; i++, x += ld_x, a += ld_a) {
+        ptrdiff_t j = 0;
+        for (; j + LANES <= n; j += LANES) vec_store(a + j, vec_fma(f, vec_load(x + j), s));
+        if (j < n)
+            vec_store_part(a + j, vec_fma(f, vec_load_part(x + j, n - j), s), n - j);
+    }
+}
+
+/* Row of a table that a code names: -1 for a category that is not there, -2 for what is no whole number. */
+static ptrdiff_t FN(category)(REAL code, ptrdiff_t n_categories)
+{
+    /* From 2^53 on all reals are whole, and further on too large for the conversion. NaN and infinities are
+     * not: their difference with themselves is NaN. */
+    const REAL whole = 9007199254740992.0;
+    if (code >= whole || code <= -whole)
+        return code - code == 0 ? -1 : -2;
+    const ptrdiff_t row = code == code ? (ptrdiff_t)code : 0;
+    return (REAL)row != code ? -2 : row >= 0 && row < n_categories ? row : -1;
+}
+
+static void FN(embed)(ptrdiff_t m, ptrdiff_t n_in, ptrdiff_t n_tables, const fastnn_table *tables, const void *w_,
+                      const void *x_, ptrdiff_t ld_x, void *a_, ptrdiff_t ld_a)
+{
+    const REAL *w = w_, *x = x_;
+    REAL *a = a_;
+    for (ptrdiff_t i = 0; i < m; i++, x += ld_x, a += ld_a) {
+        ptrdiff_t kept = 0;
+        for (ptrdiff_t t = 0, j = 0; t <= n_tables; t++) {
+            const ptrdiff_t end = t < n_tables ? tables[t].column : n_in;
+            for (; j < end; j++) a[kept++] = x[j];
+            j++; /* the table's own column */
+        }
+        for (ptrdiff_t t = 0; t < n_tables; t++) {
+            const ptrdiff_t row = FN(category)(x[tables[t].column], tables[t].n_categories);
+            for (ptrdiff_t q = 0; q < tables[t].width; q++)
+                a[tables[t].out + q] = row >= 0    ? w[tables[t].weight + row * tables[t].width + q]
+                                       : row == -1 ? 0
+                                                   : REAL_NAN;
+        }
+    }
+}
+
+static void FN(embed_gradient)(ptrdiff_t m, const fastnn_table *table, const void *x_, ptrdiff_t ld_x, const void *d_,
+                               ptrdiff_t ld_d, void *g_)
+{
+    const REAL *x = x_, *d = d_;
+    REAL *g = g_;
+    for (ptrdiff_t q = 0; q < table->n_categories * table->width; q++) g[q] = 0;
+    for (ptrdiff_t i = 0; i < m; i++) {
+        const ptrdiff_t row = FN(category)(x[i * ld_x + table->column], table->n_categories);
+        for (ptrdiff_t q = 0; row >= 0 && q < table->width; q++)
+            g[row * table->width + q] += d[i * ld_d + table->out + q];
+    }
+}
