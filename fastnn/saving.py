@@ -98,6 +98,7 @@ class Description:
                 raise ValueError("layers must be at least one, got none")
             dtype = errors.choice("dtype", found["dtype"], ["float32", "float64"])
             n_in = errors.integer("n_in", found["n_in"])
+            lower(layers, n_in)  # layers that do not fit each other
             link = errors.choice("link", metadata["link"], LINKS) if "link" in metadata else None
         except (TypeError, ValueError) as error:
             raise FormatError(f"{where}: {error}") from None
