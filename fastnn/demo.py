@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import demo_data
 from .layers import Dense
 from .network import Sequential
 from .optimizers import SGD
@@ -185,21 +186,11 @@ def _views(block: Array, pairs: list[tuple[int, int]]) -> list[tuple[Array, Arra
 
 
 def _digits() -> tuple[Array, Array, Array, Array]:
-    """scikit-learn's 1797 images, pixels in 0 .. 1: rows to train on and a stratified quarter to test on."""
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise ImportError('the demo needs scikit-learn: run "python -m pip install scikit-learn"') from error
+    """The digits: rows to train on and a stratified quarter to test on."""
+    images, labels = demo_data.digits()
+    from sklearn.model_selection import train_test_split
 
-    images, labels = load_digits(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(
-        (images / 16).astype(np.float32),
-        labels.astype(np.int64),
-        test_size=0.25,
-        random_state=0,
-        stratify=labels,
-    )
+    x, x_test, y, y_test = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
     return np.ascontiguousarray(x), np.ascontiguousarray(x_test), y, y_test
 
 

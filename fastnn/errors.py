@@ -287,13 +287,17 @@ def table(argument: str, value: Any, n_columns: int | None) -> Array:
     return found
 
 
-def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
-    """A `table` of dtype, or of uint8, with unit column stride; not copied where it is one already.
+def inputs(argument: str, found: Array, dtype: np.dtype[Any]) -> Array:
+    """A judged table as programs take it: of dtype, or of uint8, with unit column stride.
 
-    Bytes stay bytes: programs widen them row by row.
+    Not copied where it is one already. Bytes stay bytes: programs widen them row by row.
     """
-    found = table(argument, value, n_columns)
     return rows(found if found.dtype == np.uint8 else cast(argument, found, dtype))
+
+
+def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Array:
+    """A `table` as `inputs` gives it."""
+    return inputs(argument, table(argument, value, n_columns), dtype)
 
 
 def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | None = None) -> Array:

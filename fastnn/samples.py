@@ -58,7 +58,7 @@ class Sample:
             block: Any = slice(first, first + BLOCK_ROWS)
             if self.rows is not None:
                 block = self.rows[block]
-            x = errors.rows(errors.cast(self.name, self.x[block], dtype))
+            x = errors.inputs(self.name, self.x[block], dtype)
             yield x, self.y[block], None if self.weight is None else self.weight[block]
 
 

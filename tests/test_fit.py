@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -280,7 +281,7 @@ def test_the_rate_factor_multiplies_every_rate() -> None:
 
 INTERRUPTED = """
 import signal, sys, threading, numpy as np, fastnn as fn
-{setup}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it, whoever started the tests
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(3000, 30)).astype(np.float32), rng.integers(0, 3, 3000)
 model = fn.Sequential(fn.Dense(64, "relu"), fn.Dropout(0.1), fn.Dense(3))
@@ -309,9 +310,7 @@ except KeyboardInterrupt:
 
 def test_a_real_ctrl_c_ends_fit_with_the_history_so_far() -> None:
     for delay in (0.0, 0.05):
-        child = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED.format(setup="")], stdout=subprocess.PIPE, text=True
-        )
+        child = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         time.sleep(delay)
@@ -404,3 +403,51 @@ def test_a_resumed_fit_wants_the_callbacks_of_the_interrupted_one() -> None:
     assert trainer._interrupted
     trainer.fit(x, y, callbacks=[fn.EarlyStopping("loss")])
     assert not trainer._interrupted
+
+
+def test_a_fit_killed_after_its_checkpoint_is_finished_from_the_file(tmp_path: Path) -> None:
+    x, y = data(120)
+
+    class Kill(fn.Callback):
+        at = 0
+
+        def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
+            if epoch == self.at:
+                raise RuntimeError("killed")
+
+    def fit(trainer: fn.Trainer, name: str, kill: Kill) -> fn.History:
+        return trainer.fit(
+            x,
+            y,
+            epochs=9,
+            validation_split=0.3,
+            callbacks=[
+                fn.ModelCheckpoint(tmp_path / f"{name}.ckpt"),
+                fn.ModelCheckpoint(tmp_path / (name + "-{epoch}.model"), "val_accuracy", True, True),
+                fn.EarlyStopping("val_accuracy", 8),
+                fn.ReduceLROnPlateau("loss", 0.5, 1, min_delta=1.0),
+                fn.CSVLogger(tmp_path / f"{name}.csv"),
+                kill,
+            ],
+        )
+
+    whole, killed = make(["accuracy"]), make(["accuracy"])
+    expected = fit(whole, "whole", Kill())
+    kill = Kill()
+    kill.at = 6
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(killed, "killed", kill)
+    resumed = make(["accuracy"])
+    resumed.resume(tmp_path / "killed.ckpt")
+    assert (resumed.epoch, resumed.rate_factor) == (5, 0.5**4)
+    assert fit(resumed, "killed", Kill()) == expected
+    np.testing.assert_array_equal(resumed.model.parameters, whole.model.parameters)
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    models = {
+        name: sorted(p.name.split("-")[1] for p in tmp_path.glob(f"{name}-*")) for name in ("whole", "killed")
+    }
+    assert models["whole"] == models["killed"] != []
+    best = expected.epoch[int(np.argmax(expected.val_accuracy))]
+    np.testing.assert_array_equal(
+        fn.load(tmp_path / f"whole-{best}.model").parameters, whole.model.parameters
+    )

@@ -18,7 +18,7 @@ PACKAGE = Path(fastnn.__file__).parent
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
-    {"build_check", "cores", "errors"},
+    {"build_check", "cores", "demo_data", "errors"},
     {"kernels", "replacing"},
     {"inference"},
     {"program"},
