@@ -16,7 +16,6 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Team",
-    "file_path",
     "get_all",
     "judge_resumed",
 ]
@@ -384,7 +383,7 @@ class ModelCheckpoint(_Monitor):
         min_delta: float = 0.0,
         mode: str | None = None,
     ) -> None:
-        self.path = file_path(path)
+        self.path = errors.file_path("path", path)
         self.save_best_only = errors.flag("save_best_only", save_best_only)
         self.model_only = errors.flag("model_only", model_only)
         super().__init__(monitor, mode, min_delta)
@@ -421,13 +420,3 @@ class ModelCheckpoint(_Monitor):
         else:
             trainer.save_checkpoint(path)
         self.saved = path
-
-
-def file_path(path: object) -> str:
-    """A path as str."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a path, got {path!r}")
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"path must be a text that is not empty, got {text!r}")
-    return text

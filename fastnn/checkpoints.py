@@ -143,7 +143,9 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
             f"'optimizer.state' in {os.fspath(path)} must have shape {probe.state.shape}, "
             f"got {found.state.shape}"
         )
-    recipe = model.recipe if description.recipe is None else recipe_from_json(description.recipe)
+    recipe = model.recipe
+    if description.recipe is not None:
+        recipe = recipe_from_json(os.fspath(path), description.recipe, description.n_in)
 
     if not model.is_built:
         model._allocate(description.n_in)

@@ -14,27 +14,25 @@ zeros. `write` and `read` are all that knows this.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import io
 import json
 import math
 import os
 import re
-import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import errors
 from .errors import FormatError
+from .replacing import replacing
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Contents", "dump_json", "parse_json", "read", "replacing", "write"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "Contents", "dump_json", "parse_json", "read", "write"]
 
 Array = NDArray[Any]
 
@@ -163,71 +161,6 @@ def _short_integer(text: str) -> int:
 
 
 # ---------------------------------------------------------------- writing
-
-
-@contextlib.contextmanager
-def replacing(path: object) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` at the end, whole and on the disk, or not at all.
-
-    It is written under a temporary name in the same folder. A link stays, and what it points to is
-    replaced. A new file has the permissions that any new file gets, one that was there keeps its own.
-
-    Raises
-    ------
-    OSError
-        It names `path`. What was there before is untouched.
-    """
-    given = errors.file_path("path", path)
-    target = os.path.realpath(given)
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.tmp")
-    try:
-        mode = _writable_mode(given, target)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o666 if mode is None else 0o600), "wb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # gone already where it has taken its place
-        if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, error.strerror, given) from error
-        raise
-
-
-def _writable_mode(given: str, target: str) -> int | None:
-    """Permissions of the file that is there, None where none is; refuses what can not be replaced."""
-    if not os.path.basename(given):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-    try:
-        found = os.stat(target)
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
-        # Replaced, a device like /dev/null would be gone.
-        raise OSError(errno.EINVAL, "It is a device or a pipe")
-    if not os.access(target, os.W_OK):
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-    return stat.S_IMODE(found.st_mode)
-
-
-def _sync_folder(folder: str) -> None:
-    """Have the folder's list of names on the disk too."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a filesystem that has no such thing
-            raise
-    finally:
-        os.close(number)
 
 
 def write(path: object, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

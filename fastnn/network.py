@@ -347,11 +347,15 @@ class Sequential:
             self.parameters = state["parameters"]
 
 
-def recipe_from_json(value: Any) -> Recipe:
-    """The recipe of a file (FormatError)."""
+def recipe_from_json(path: str, value: Any, n_in: int) -> Recipe:
+    """The recipe of a file, which fits a model of n_in columns (FormatError)."""
     from . import data
 
-    return data.Recipe.from_json(value)
+    recipe = data.Recipe.from_json(value)
+    n_features = len(recipe.features)
+    if n_features != n_in:
+        raise errors.FormatError(f"the recipe of {path} must give {n_in} columns, got {n_features}")
+    return recipe
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -373,12 +377,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     model = Sequential(*description.layers, dtype=description.dtype)
     model.link, model.classes = description.link, description.classes
     if description.recipe is not None:
-        model.recipe = recipe_from_json(description.recipe)
-        n_features = len(model.recipe.features)
-        if n_features != description.n_in:
-            raise errors.FormatError(
-                f"the recipe of {os.fspath(path)} must give {description.n_in} columns, got {n_features}"
-            )
+        model.recipe = recipe_from_json(os.fspath(path), description.recipe, description.n_in)
     model._allocate(description.n_in)
     for name, view in model.weights.items():
         view[...] = weights[name]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from . import errors
-from .callbacks import Callback, file_path
+from .callbacks import Callback
 
 __all__ = ["CSVLogger", "ProgressBar", "on_terminal"]
 
@@ -29,7 +29,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path = file_path(path)
+        self.path = errors.file_path("path", path)
         self.append = errors.flag("append", append)
         self._file: TextIO | None = None
         self._position: int | None = None

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,7 @@ class Description:
         if self.recipe is not None:
             metadata["recipe"] = container.dump_json("the recipe", self.recipe)
         if self.classes is not None:
-            labels = [label.item() if isinstance(label, np.generic) else label for label in self.classes]
-            metadata["classes"] = container.dump_json("classes", _judged_classes("classes", labels))
+            metadata["classes"] = container.dump_json("classes", _plain_classes(self.classes))
         return metadata
 
     @classmethod
@@ -99,6 +98,7 @@ class Description:
                 raise ValueError("layers must be at least one, got none")
             dtype = errors.choice("dtype", found["dtype"], ["float32", "float64"])
             n_in = errors.integer("n_in", found["n_in"])
+            lower(layers, n_in)  # layers that do not fit each other
             link = errors.choice("link", metadata["link"], LINKS) if "link" in metadata else None
         except (TypeError, ValueError) as error:
             raise FormatError(f"{where}: {error}") from None
@@ -110,11 +110,23 @@ class Description:
         return cls(layers, dtype, n_in, link, recipe, classes)
 
 
+def _plain_classes(labels: Any) -> list[Any]:
+    """Labels given as a list, tuple or array, without NumPy's types."""
+    plain = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    if isinstance(plain, (list, tuple)):
+        plain = [label.item() if isinstance(label, np.generic) else label for label in plain]
+    if not _are_labels(plain):
+        raise TypeError(f"classes must be a list of texts, numbers and bools, got {labels!r:.200}")
+    return plain
+
+
+def _are_labels(labels: Any) -> TypeGuard[list[Any]]:
+    return isinstance(labels, list) and all(isinstance(label, (str, bool, int, float)) for label in labels)
+
+
 def _judged_classes(name: str, labels: Any) -> list[Any]:
-    """A list of labels."""
-    if not isinstance(labels, list) or not all(
-        isinstance(label, (str, bool, int, float)) for label in labels
-    ):
+    """The labels of a file."""
+    if not _are_labels(labels):
         raise FormatError(f"{name} must be a list of texts, numbers and bools, got {labels!r:.200}")
     return labels
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
-from . import checkpoints, devices, errors, kernels, losses, optimizers, validation
+from . import devices, errors, kernels, losses, optimizers, validation
 from . import metrics as metrics_
 from .callbacks import Callback
 from .errors import DivergenceError
@@ -462,9 +462,10 @@ class Trainer:
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Write all that `resume` needs to go on to the same bits: parameters, optimizer, counts, history.
 
-        From a callback: with the epoch that has just ended and the states of the fit's callbacks. A kill
-        leaves this file whole, or the one before; see `Sequential.save`.
+        From a callback: with the epoch that has just ended. A kill leaves this file or the one before whole.
         """
+        from . import checkpoints  # loaded with the first file
+
         checkpoints.save(self, path)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
@@ -474,11 +475,11 @@ class Trainer:
 
         Raises
         ------
-        FormatError, OSError
-            As for `fastnn.load`.
-        ValueError
-            Layers, dtype, loss, optimizer or seed are others; nothing has changed.
+        FormatError, OSError, ValueError
+            As for `fastnn.load`, or layers, dtype, loss, optimizer or seed are others; nothing has changed.
         """
+        from . import checkpoints
+
         checkpoints.resume(self, path)
 
     # ------------------------------------------------------------ copies

@@ -19,10 +19,10 @@ PACKAGE = Path(fastnn.__file__).parent
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
     {"build_check", "cores", "demo_data", "errors"},
-    {"container", "kernels"},
+    {"kernels", "replacing"},
     {"inference"},
     {"program"},
-    {"initializers"},
+    {"container", "initializers"},
     {"layers", "losses", "optimizers", "schedules", "metrics"},
     {"descriptions", "devices"},
     {"ops", "saving"},
@@ -113,7 +113,7 @@ import fastnn
 ours = ("fastnn", "_cython", "cython_runtime")
 new = {m for m in set(sys.modules) - before if not m.startswith(ours)}
 new = {m for m in new if m.split(".")[0] not in sys.stdlib_module_names}
-slow = {"importlib.metadata", "difflib"} & set(sys.modules)
+slow = {"importlib.metadata", "difflib", "fastnn.saving", "fastnn.checkpoints"} & set(sys.modules)
 print(sorted(new), sorted(slow), fastnn.show_config("dict")["threads_started"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
