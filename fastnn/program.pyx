@@ -12,12 +12,12 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from fastnn.inference cimport (
-    ACTIVATION, DENSE, DROPOUT, GRADIENT_BYTES, EMBEDDING, SCALE, Layer, Net, Watch, begin_watch, describe, first_not_finite,
-    forget, forward, free_batch, look, predict, prepare_batch, raise_again, take_row,
+    DENSE, DROPOUT, EMBEDDING, GRADIENT_BYTES, SCALE, Layer, Net, Watch, begin_watch, describe,
+    first_not_finite, forget, forward, free_batch, look, predict, prepare_batch, raise_again, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_identity, FASTNN_sgd, Array, adam_corrections, fastnn_epilogue,
-    fastnn_kernels, fastnn_segment, fastnn_table, fastnn_update, kernel_table, run_team, team_barrier, thread_limit,
+    fastnn_kernels, fastnn_segment, fastnn_table, fastnn_update, run_team, team_barrier, thread_limit,
 )
 
 import os
