@@ -145,11 +145,12 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
 
 
 def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
-    """Refuse a softmax before a loss that applies one itself."""
+    """Refuse a softmax or sigmoid before a loss that takes logits and applies one itself."""
     last = next((layer for layer in reversed(layers) if not isinstance(layer, Dropout)), None)
     activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
-    if loss.link == "softmax" and activation == "softmax":
+    if loss.link is not None and activation in {loss.link, "softmax"}:
         raise ValueError(
-            f"loss={loss.name!r} takes logits and applies softmax itself, but {last!r} at the end applies it "
-            "too: twice would flatten the gradients. Leave it out; model.predict_proba gives probabilities"
+            f"loss={loss.name!r} takes logits and applies {loss.link} itself, but {last!r} at the end applies "
+            f"{'it too' if activation == loss.link else activation}: twice would flatten the gradients. "
+            "Leave it out; model.predict_proba gives probabilities"
         )
