@@ -157,7 +157,9 @@ class Sequential:
     def _size_of(self, step: Step) -> str:
         """A layer and what its parameters take, for messages."""
         n_bytes = step.n_parameters * self.dtype.itemsize
-        return f"layer {step.layer}, {self.layers[step.layer]!r}, of {step.n_in} inputs takes {n_bytes:,} bytes"
+        return (
+            f"layer {step.layer}, {self.layers[step.layer]!r}, of {step.n_in} inputs takes {n_bytes:,} bytes"
+        )
 
     def _become(self, steps: tuple[Step, ...], block: Array) -> None:
         """Take a block that is filled: all at once, so that an error or Ctrl-C before leaves the old one."""
