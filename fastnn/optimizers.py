@@ -31,16 +31,12 @@ class Optimizer:
         """Refuse numbers that a model of that dtype cannot hold."""
         limits = np.finfo(dtype)
         largest, smallest = float(limits.max), float(limits.smallest_subnormal)
-        for field in ("lr", "weight_decay", "eps"):
+        for field in ("lr", "momentum", "weight_decay", "eps"):
             number = getattr(self, field, 0.0)
             if number > largest:
-                raise ValueError(
-                    f"{field} must be at most {largest:g} for a model of {dtype}, got {number!r}"
-                )
+                raise ValueError(f"{field} must be at most {largest:g} in {dtype}, got {number!r}")
             if field == "eps" and 0.0 < number <= smallest / 2:  # it would be rounded to 0
-                raise ValueError(
-                    f"{field} must be 0 or at least {smallest:g} for a model of {dtype}, got {number!r}"
-                )
+                raise ValueError(f"{field} must be 0 or at least {smallest:g} in {dtype}, got {number!r}")
 
 
 @dataclass(frozen=True)

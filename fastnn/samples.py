@@ -150,7 +150,7 @@ def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
     activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
     if loss.link is not None and activation in {loss.link, "softmax"}:
         raise ValueError(
-            f"loss={loss.name!r} takes logits and applies {loss.link} itself, but {last!r} at the end applies "
-            f"{'it too' if activation == loss.link else activation}: twice would flatten the gradients. "
-            "Leave it out; model.predict_proba gives probabilities"
+            f"loss={loss.name!r} takes logits and applies {loss.link} itself, but {last!r} at the end "
+            f"applies {'it too' if activation == loss.link else activation}: twice would flatten the "
+            "gradients. Leave it out; model.predict_proba gives probabilities"
         )

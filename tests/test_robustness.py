@@ -120,10 +120,10 @@ def test_ordinary_weights_are_left_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "dtype", "message"),
     [
-        (fn.SGD(lr=1e39), "float32", "lr must be at most 3.40282e+38 for a model of float32, got 1e+39"),
+        (fn.SGD(lr=1e39), "float32", "lr must be at most 3.40282e+38 in float32, got 1e+39"),
         (fn.SGD(weight_decay=1e39), "float32", "weight_decay must be at most"),
         (fn.Adam(eps=1e39), "float32", "eps must be at most"),
-        (fn.Adam(eps=1e-50), "float32", "eps must be 0 or at least 1.4013e-45 for a model of float32"),
+        (fn.Adam(eps=1e-50), "float32", "eps must be 0 or at least 1.4013e-45 in float32"),
     ],
 )
 def test_rates_are_judged_in_the_dtype_of_the_model(optimizer: Any, dtype: str, message: str) -> None:
@@ -140,6 +140,20 @@ def test_numbers_too_large_for_a_float_are_refused() -> None:
         fn.ops.sgd_update(np.zeros(2), np.zeros(2), lr=10**400)
     with pytest.raises(ValueError, match="seed must be from 0"):
         fn.Sequential(fn.Dense(1)).build(2, seed=10**5000)
+
+
+def test_updates_of_ops_judge_as_the_optimizers_do() -> None:
+    w, g, m, v = (np.zeros(3, np.float32) for _ in range(4))
+    for betas in (0.9, (0.9,), (0.9, 0.99, 0.999)):
+        with pytest.raises(TypeError, match="betas must be two numbers"):
+            fn.ops.adam_update(w, g, m, v, step=1, betas=betas)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="step must be from 1 to"):
+        fn.ops.adam_update(w, g, m, v, step=2**63)
+    with pytest.raises(ValueError, match=r"lr must be at most 3.40282e\+38 in float32"):
+        fn.ops.sgd_update(w, g, lr=1e39)
+    with pytest.raises(ValueError, match="eps must be 0 or at least"):
+        fn.ops.adam_update(w, g, m, v, step=1, eps=1e-50)
+    fn.ops.adam_update(w, g, m, v, step=2**62)
 
 
 def test_a_batch_larger_than_the_data_is_all_the_data() -> None:
