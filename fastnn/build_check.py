@@ -224,7 +224,8 @@ def _reinstall() -> str:
 
 def is_command() -> bool:
     """Whether this import is that of the command line: ``python -m fastnn`` or the script `fastnn`."""
-    started = (getattr(sys, "argv", None) or [""])[0]
+    started: str = (getattr(sys, "argv", None) or [""])[0]
     if started == "-m":  # what runpy leaves there while it imports the package
         return ("-m", "fastnn") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return os.path.splitext(os.path.basename(started))[0] == "fastnn"
+    name: str = os.path.splitext(os.path.basename(started))[0]
+    return name == "fastnn"
