@@ -403,10 +403,14 @@ def sample_weights(argument: str, value: Any, n_rows: int) -> Array | None:
         raise ValueError(f"{argument} must be finite and not negative, got {weights[row]} in row {row}")
     if n_rows and not weights.any():
         raise ValueError(f"{argument} must not be all zero")
-    # A mean is the same by any scale of the weights, so their sum need neither overflow nor lose digits.
+    return of_middle_size(weights)
+
+
+def of_middle_size(weights: Array) -> Array:
+    """Weights that give the same means, with a sum and products that neither overflow nor lose digits."""
     with np.errstate(all="ignore"):
-        if weights.size and not 1e-200 <= weights.sum() <= 1e200:
-            weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
+        if weights.size and not 1e-100 <= weights.sum() <= 1e100:
+            return np.ldexp(weights, -int(np.frexp(weights.max())[1]))
     return weights
 
 

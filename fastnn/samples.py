@@ -138,7 +138,7 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
         output, y = np.concatenate(outputs), sample.of(sample.y)
         weight = None if sample.weight is None else sample.of(sample.weight)
         # Outputs that overflow after a bad epoch give nan: the loss of the next batch says why.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             for metric in task.metrics:
                 found[metric.name] = metric.measure(y, output, weight, task.loss.link)
     return found

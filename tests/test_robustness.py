@@ -112,6 +112,17 @@ def test_means_do_not_depend_on_the_scale_of_the_weights(weight: float, dtype: s
         assert loss_of(z + 1, y, weights)[0] == pytest.approx(plain_loss, rel=1e-6)
 
 
+def test_class_weights_of_any_scale_give_the_same_training() -> None:
+    losses = []
+    for scale in (1.0, 1e-300, 1e300):
+        trainer = make(dtype="float64")
+        weights = np.full(40, 1e308 * 0.5) if scale > 1 else None
+        table = {0: scale, 1: 2 * scale, 2: 3 * scale}
+        losses.append(trainer.fit(X, LABELS, epochs=2, sample_weight=weights, class_weight=table)["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-12)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-12)
+
+
 def test_ordinary_weights_are_left_as_they_are() -> None:
     weights = np.array([0.3, 0.0, 1e-12, 7.0])
     assert fn.errors.sample_weights("w", weights, 4) is weights
@@ -240,6 +251,19 @@ def test_a_user_who_raises_on_all_floating_point_events_sees_none() -> None:
         np.testing.assert_array_equal(make().model.build(4).predict(tiny), predicted)
         with pytest.raises(ValueError, match="x has values too large for float32"):
             trainer.predict(np.full((1, 4), 1e39))
+
+
+@pytest.mark.parametrize("metric", ["mse", "rmse", "mae", "log_loss"])
+def test_metrics_of_a_user_who_raises_on_all_events(metric: str) -> None:
+    binary = metric == "log_loss"
+    y = (X[:, 0] > 0).astype(float) if binary else X[:, 0] * 1e-200
+    x, loss = X * (1e3 if binary else 1.0), "binary_cross_entropy" if binary else "mse"
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(1), dtype="float64"), loss, fn.SGD(0.0), [metric], seed=0)
+    if not binary:
+        trainer.model.build(4).parameters[...] = 0
+    with np.errstate(all="raise"):
+        history = trainer.fit(x, y, validation_split=0.2)
+    assert np.isfinite(history[metric]).all()
 
 
 def test_masked_values_are_refused_by_name() -> None:
