@@ -7,24 +7,31 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import build_check
 
-build_check.check()  # one clear sentence before anything else can fail on a missing or stale module
+try:
+    build_check.check()  # one clear sentence before anything else can fail on a missing or stale module
+except (ImportError, ValueError) as _error:
+    if not build_check.is_command():
+        raise
+    print(f"fastnn: error: {_error}", file=sys.stderr)
+    sys.exit(1 if isinstance(_error, ImportError) else 2)  # 2: FASTNN_ISA or FASTNN_NUM_THREADS is wrong
 
-from . import devices, errors, metrics, ops  # noqa: E402
-from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau  # noqa: E402
-from .errors import DeviceError, DivergenceError, FormatError, NotFittedError  # noqa: E402
-from .history import History  # noqa: E402
-from .kernels import COMPILER as _COMPILER  # noqa: E402
-from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started  # noqa: E402
-from .layers import Activation, Dense, Dropout, Embedding, Scale  # noqa: E402
-from .losses import MSE, BinaryCrossEntropy, CrossEntropy  # noqa: E402
-from .network import Sequential, load  # noqa: E402
-from .optimizers import SGD, Adam  # noqa: E402
-from .reports import CSVLogger, ProgressBar  # noqa: E402
-from .trainer import Trainer  # noqa: E402
+from . import devices, errors, metrics, ops
+from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
+from .history import History
+from .kernels import COMPILER as _COMPILER
+from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started
+from .layers import Activation, Dense, Dropout, Embedding, Scale
+from .losses import MSE, BinaryCrossEntropy, CrossEntropy
+from .network import Sequential, load
+from .optimizers import SGD, Adam
+from .reports import CSVLogger, ProgressBar
+from .trainer import Trainer
 
 if TYPE_CHECKING:
     from . import data

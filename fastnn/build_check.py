@@ -74,7 +74,9 @@ def check(package: str = _PACKAGE) -> None:
             f"library is fastnn-core): remove them, or uninstall what brought them and {repair}"
         )
     if manifest is not None:
-        lost = sorted(name for name in manifest[1] if not os.path.exists(os.path.join(package, name)))
+        # Python does without the rest: type stubs and declarations may be stripped from an installation.
+        needed = [name for name in manifest[1] if _importable(name)]
+        lost = sorted(name for name in needed if not os.path.exists(os.path.join(package, name)))
         if lost:
             raise ImportError(f"the fastnn in {package} is incomplete ({', '.join(lost)} missing): {repair}")
 
@@ -107,6 +109,11 @@ def _read_manifest(package: str) -> tuple[str, frozenset[str]] | None:
             build, *files = file.read().split("\n")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError:
+        raise ImportError(
+            f"the fastnn in {package} is damaged ({MANIFEST} is not the text that the installation wrote): "
+            f"{_reinstall()}"
+        ) from None
     return build, frozenset(name for name in files if name)
 
 
@@ -211,4 +218,14 @@ def _rebuild(root: str) -> str:
 
 
 def _reinstall() -> str:
-    return 'run "python -m pip install --force-reinstall --no-deps fastnn-core"'
+    command = "python -m pip install --force-reinstall --no-deps PATH_OF_ITS_WHEEL_OR_CLONE"
+    return f"reinstall the distribution fastnn-core ({command})"
+
+
+def is_command() -> bool:
+    """Whether this import is that of the command line: ``python -m fastnn`` or the script `fastnn`."""
+    started: str = (getattr(sys, "argv", None) or [""])[0]
+    if started == "-m":  # what runpy leaves there while it imports the package
+        return ("-m", "fastnn") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    name: str = os.path.splitext(os.path.basename(started))[0]
+    return name == "fastnn"

@@ -162,7 +162,7 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
     trainer._interrupted, trainer._fit_begun = found.fit_begun is not None, found.fit_begun or 0
     trainer._resumed_states = found.states
     # The program is made anew, as the seed is part of it.
-    trainer._program, trainer._saved = None, (found.state, found.step)
+    trainer._program, trainer._saved = None, (found.state, found.step, model._n_builds)
     trainer._current_program()
 
 

@@ -36,15 +36,17 @@ def default_threads(most: int) -> int:
     Raises
     ------
     ValueError
-        FASTNN_NUM_THREADS is no whole number from 1.
+        FASTNN_NUM_THREADS is no whole number from 1 to `most`.
     """
     for variable in ("FASTNN_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(variable, "").split(",")[0].strip()
         if text:
-            if not text.isdecimal() or int(text) < 1:
-                if variable == "OMP_NUM_THREADS":  # not ours to judge
-                    continue
+            number = int(text) if text.isdecimal() and len(text) < 10 else 0
+            if 1 <= number <= most:
+                return number
+            if variable == "FASTNN_NUM_THREADS":
                 raise ValueError(f"{variable} must be a whole number from 1 to {most}, got {text!r}")
-            return min(int(text), most)
+            if number > most:  # that one is not ours to judge
+                return most
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _quota_cores() or cores, most)

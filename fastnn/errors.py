@@ -169,7 +169,7 @@ def integer(argument: str, value: object, minimum: int = 1, maximum: int | None 
     number = operator.index(value)
     if number < minimum or (maximum is not None and number > maximum):
         bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{argument} must be {bound}, got {number}")
+        raise ValueError(f"{argument} must be {bound}, got {_shown(number)}")
     return number
 
 
@@ -182,11 +182,21 @@ def real(argument: str, value: object, minimum: float = 0.0, below: float = math
     """A finite number with minimum <= value < below as float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
         raise TypeError(f"{argument} must be a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int of more than 308 digits
+        number = math.inf
     if not minimum <= number < below:  # NaN compares false, so it ends here too
         limit = "finite" if below == math.inf else f"below {below:g}"
-        raise ValueError(f"{argument} must be at least {minimum:g} and {limit}, got {value!r}")
+        raise ValueError(f"{argument} must be at least {minimum:g} and {limit}, got {_shown(value)}")
     return number
+
+
+def _shown(value: object) -> str:
+    """A number for a message; Python refuses to print integers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def flag(argument: str, value: object) -> bool:
@@ -226,6 +236,10 @@ def array(argument: str, value: Any, kind: str = "real numbers", hint: str = "")
         raise TypeError(
             f"{argument} must be a dense array, got {type(value).__name__}; pass {argument}.toarray()"
         )
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(
+            f"{argument} must have no masked values; np.ma.filled({argument}, number) fills them in"
+        )
     try:
         found: Array = np.asarray(value)
     except ValueError as error:
@@ -240,7 +254,7 @@ def cast(argument: str, found: Array, dtype: np.dtype[Any]) -> Array:
     if found.dtype == dtype and found.dtype.isnative and found.flags.aligned:
         return found
     # The conversion itself reports overflow, so no second look at the values is needed.
-    with np.errstate(over="raise"):
+    with np.errstate(all="ignore", over="raise"):
         try:
             return np.require(found, dtype, ["A"])
         except FloatingPointError:
@@ -389,6 +403,14 @@ def sample_weights(argument: str, value: Any, n_rows: int) -> Array | None:
         raise ValueError(f"{argument} must be finite and not negative, got {weights[row]} in row {row}")
     if n_rows and not weights.any():
         raise ValueError(f"{argument} must not be all zero")
+    return of_middle_size(weights)
+
+
+def of_middle_size(weights: Array) -> Array:
+    """Weights that give the same means, with a sum and products that neither overflow nor lose digits."""
+    with np.errstate(all="ignore"):
+        if weights.size and not 1e-100 <= weights.sum() <= 1e100:
+            return np.ldexp(weights, -int(np.frexp(weights.max())[1]))
     return weights
 
 

@@ -24,6 +24,8 @@ Array = NDArray[Any]
 
 # The block starts on a cache line, and a whole vector may be read at its last element.
 _ALIGNMENT = 64
+_MOST_BYTES = 2**47  # of a block: what processors address
+_NOT_COPIED = ("_block", "_steps", "_predictor")  # made anew with each copy
 
 
 def _aligned_zeros(n: int, dtype: np.dtype[Any]) -> Array:
@@ -32,6 +34,24 @@ def _aligned_zeros(n: int, dtype: np.dtype[Any]) -> Array:
     raw = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + n_bytes].view(dtype)
+
+
+def _views(steps: tuple[Step, ...], block: Array) -> dict[str, Array]:
+    """Each weight by its name, as a view of the block."""
+    return {
+        name: block[offset : offset + math.prod(shape)].reshape(shape)
+        for name, (offset, shape) in places(steps).items()
+    }
+
+
+def _activation_after(steps: tuple[Step, ...], i: int) -> str:
+    """The activation that a dense step's sums go through, be it a layer of its own."""
+    for step in steps[i:]:
+        if step.kind == "dense" and step is not steps[i]:
+            break
+        if step.activation != "identity":
+            return step.activation
+    return "identity"
 
 
 class Sequential:
@@ -89,6 +109,7 @@ class Sequential:
         self._steps: tuple[Step, ...] = ()
         self._block: Array | None = None  # the parameters and their room
         self._predictor: devices.Program | None = None
+        self._n_builds = 0  # tells a trainer, across copies too, that parameters are not those it knew
 
     # ------------------------------------------------------------ parameters
 
@@ -98,39 +119,58 @@ class Sequential:
         A model that has parameters already starts anew: views of the old ones are no longer its own.
         """
         n_in, seed = errors.integer("n_in", n_in), errors.seed("seed", seed)
-        self._allocate(n_in)
-        weights = self.weights
-        for i, step in enumerate(self._steps):
-            layer = self.layers[step.layer]
-            if step.weight >= 0:
-                name = getattr(layer, "weight_init", None) or initializers.default_for(
-                    self._activation_after(i)
-                )
-                drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.layer)
-                weights[f"{step.layer}.weight"][...] = drawn
-            for table in step.tables:
-                shape = table.n_categories, table.width
-                numbers = initializers.normal(
-                    shape[0] * shape[1], seed=seed, layer=step.layer, parameter=table.column
-                )
-                weights[f"{step.layer}.weight_{table.column}"][...] = numbers.reshape(shape)
+        steps, block = self._room(n_in)
+        views = _views(steps, block)
+        for i, step in enumerate(steps):
+            try:
+                if step.weight >= 0:
+                    name = getattr(self.layers[step.layer], "weight_init", None)
+                    name = name or initializers.default_for(_activation_after(steps, i))
+                    drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.layer)
+                    views[f"{step.layer}.weight"][...] = drawn
+                for table in step.tables:
+                    shape = table.n_categories, table.width
+                    numbers = initializers.normal(
+                        shape[0] * shape[1], seed=seed, layer=step.layer, parameter=table.column
+                    )
+                    views[f"{step.layer}.weight_{table.column}"][...] = numbers.reshape(shape)
+            except MemoryError:
+                raise MemoryError(f"no memory to draw the weights of {self._size_of(step)}") from None
+        self._become(steps, block)
         return self
 
     def _allocate(self, n_in: int) -> None:
         """A new block of zeros for inputs of n_in columns."""
-        steps = lower(self.layers, n_in)
-        self._block = _aligned_zeros(n_parameters(steps), self.dtype)
-        self._steps, self.n_in, self.n_out = steps, n_in, steps[-1].n_out
-        self._predictor = None
+        self._become(*self._room(n_in))
 
-    def _activation_after(self, i: int) -> str:
-        """The activation that a dense step's sums go through, be it a layer of its own."""
-        for step in self._steps[i:]:
-            if step.kind == "dense" and step is not self._steps[i]:
-                break
-            if step.activation != "identity":
-                return step.activation
-        return "identity"
+    def _room(self, n_in: int) -> tuple[tuple[Step, ...], Array]:
+        """Steps and a block of zeros for inputs of n_in columns; the model is as before."""
+        steps = lower(self.layers, n_in)
+        n, largest = n_parameters(steps), max(steps, key=lambda step: step.n_parameters)
+        if n * self.dtype.itemsize > _MOST_BYTES:
+            raise ValueError(f"{self._size_of(largest)}: more than any machine can address")
+        try:
+            return steps, _aligned_zeros(n, self.dtype)
+        except MemoryError:
+            raise MemoryError(f"no memory for the parameters: {self._size_of(largest)}") from None
+
+    def _size_of(self, step: Step) -> str:
+        """A layer and what its parameters take, for messages."""
+        n_bytes = step.n_parameters * self.dtype.itemsize
+        return (
+            f"layer {step.layer}, {self.layers[step.layer]!r}, of {step.n_in} inputs takes {n_bytes:,} bytes"
+        )
+
+    def _become(self, steps: tuple[Step, ...], block: Array) -> None:
+        """Take a block that is filled: all at once, so that an error or Ctrl-C before leaves the old one."""
+        self.__dict__.update(
+            _block=block,
+            _steps=steps,
+            n_in=steps[0].n_in,
+            n_out=steps[-1].n_out,
+            _predictor=None,
+            _n_builds=self._n_builds + 1,
+        )
 
     @property
     def is_built(self) -> bool:
@@ -173,11 +213,7 @@ class Sequential:
 
         An embedding has "0.weight_3" (n_categories, width) for the category column 3.
         """
-        block = self._require()
-        return {
-            name: block[offset : offset + math.prod(shape)].reshape(shape)
-            for name, (offset, shape) in places(self._steps).items()
-        }
+        return _views(self._steps, self._require())
 
     @property
     def buffers(self) -> Array:
@@ -326,25 +362,20 @@ class Sequential:
     # ------------------------------------------------------------ copies
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickle and copy take: descriptions and a plain copy of the parameters."""
-        parameters = self.parameters.copy() if self.is_built else None
-        return {
-            "layers": self.layers,
-            "dtype": str(self.dtype),
-            "n_in": self.n_in,
-            "link": self.link,
-            "recipe": self.recipe,
-            "classes": self.classes,
-            "parameters": parameters,
-        }
+        """What pickle and copy take: all attributes, a subclass's too, and a plain copy of the parameters."""
+        state = {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+        return {**state, "parameters": self.parameters.copy() if self.is_built else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A block of its own, aligned again."""
-        Sequential.__init__(self, *state["layers"], dtype=state["dtype"])
-        self.link, self.recipe, self.classes = state["link"], state["recipe"], state["classes"]
-        if state["n_in"] is not None:
-            self._allocate(state["n_in"])
-            self.parameters = state["parameters"]
+        attributes = dict(state)
+        parameters = attributes.pop("parameters")
+        self.__dict__.update(attributes)
+        self._block, self._steps, self._predictor = None, (), None
+        if parameters is not None:
+            self._allocate(attributes["n_in"])
+            self.parameters = parameters
+            self._n_builds = attributes["_n_builds"]
 
 
 def recipe_from_json(path: str, value: Any, n_in: int) -> Recipe:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import errors, kernels
+from . import errors, kernels, optimizers
 
 __all__ = [
     "adam_update",
@@ -400,15 +400,13 @@ def sgd_update(
     weight_decay: float = 0.0,
 ) -> None:
     """One step of SGD on w, in place, of any shape; velocity too, which momentum needs (zeros at first)."""
-    lr, momentum = errors.real("lr", lr), errors.real("momentum", momentum)
-    weight_decay, nesterov = errors.real("weight_decay", weight_decay), errors.flag("nesterov", nesterov)
-    if momentum and velocity is None:
+    sgd = optimizers.SGD(lr, momentum, nesterov, weight_decay)
+    if sgd.momentum and velocity is None:
         raise ValueError("velocity must be an array where momentum is not 0, got None")
-    if nesterov and not momentum:
-        raise ValueError("nesterov=True needs momentum above 0, got momentum=0.0")
     flat, gradient, state = _in_place(w, g=g, velocity=velocity)
+    sgd.judge_dtype(w.dtype)
     if flat.size:
-        kernels.sgd_update(flat, gradient, state, lr, momentum, nesterov, weight_decay, None)
+        kernels.sgd_update(flat, gradient, state, sgd.lr, sgd.momentum, sgd.nesterov, sgd.weight_decay, None)
 
 
 def adam_update(
@@ -430,16 +428,13 @@ def adam_update(
     step : int
         Number of this step, counted from 1.
     """
-    step = errors.integer("step", step)
-    lr, eps, weight_decay = (
-        errors.real("lr", lr),
-        errors.real("eps", eps),
-        errors.real("weight_decay", weight_decay),
-    )
-    beta1, beta2 = errors.real("betas[0]", betas[0], 0.0, 1.0), errors.real("betas[1]", betas[1], 0.0, 1.0)
+    step = errors.integer("step", step, 1, 2**62)
+    adam = optimizers.Adam(lr, betas, eps, weight_decay)
     flat, gradient, first, second = _in_place(w, g=g, m=m, v=v)
+    adam.judge_dtype(w.dtype)
     if flat.size:
-        kernels.adam_update(flat, gradient, first, second, step, lr, beta1, beta2, eps, weight_decay, None)
+        numbers = adam.lr, *adam.betas, adam.eps, adam.weight_decay
+        kernels.adam_update(flat, gradient, first, second, step, *numbers, None)
 
 
 Pair: TypeAlias = tuple[Callable[..., Array], Callable[..., Array]]

@@ -6,7 +6,7 @@ The arithmetic is the kernels'.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,17 @@ class Optimizer:
         """Make each field a float that is finite and not negative."""
         for field in fields:
             object.__setattr__(self, field, errors.real(field, getattr(self, field)))
+
+    def judge_dtype(self, dtype: np.dtype[Any]) -> None:
+        """Refuse numbers that a model of that dtype cannot hold."""
+        limits = np.finfo(dtype)
+        largest, smallest = float(limits.max), float(limits.smallest_subnormal)
+        for field in ("lr", "momentum", "weight_decay", "eps"):
+            number = getattr(self, field, 0.0)
+            if number > largest:
+                raise ValueError(f"{field} must be at most {largest:g} in {dtype}, got {number!r}")
+            if field == "eps" and 0.0 < number <= smallest / 2:  # it would be rounded to 0
+                raise ValueError(f"{field} must be 0 or at least {smallest:g} in {dtype}, got {number!r}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import sys
@@ -13,6 +14,9 @@ from . import errors
 from .callbacks import Callback
 
 __all__ = ["CSVLogger", "ProgressBar", "on_terminal"]
+
+# What comes of a stream that is gone, closed, None, or no stream at all.
+_UNWRITABLE = (OSError, ValueError, AttributeError, TypeError)
 
 
 class CSVLogger(Callback):
@@ -110,25 +114,35 @@ class ProgressBar(Callback):
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.6g}" for name, value in logs.items())
         if self._bar is not None:
-            self._bar.set_postfix_str(shown, refresh=False)
-            self._bar.update()
-        elif sys.stderr is not None:  # a process may have none
+            with contextlib.suppress(*_UNWRITABLE):
+                self._bar.set_postfix_str(shown, refresh=False)
+                self._bar.update()
+        else:
             seconds = time.perf_counter() - self._begun
-            sys.stderr.write(f"epoch {epoch}/{trainer.last_epoch}  {shown}  {seconds:.1f} s\n")
-            sys.stderr.flush()
+            _tell(f"epoch {epoch}/{trainer.last_epoch}  {shown}  {seconds:.1f} s")
 
     def on_fit_end(self, trainer: Any) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(*_UNWRITABLE):
+                self._bar.close()
             self._bar = None
-        if trainer.stop_reason is not None and sys.stderr is not None:
-            sys.stderr.write(f"stopped after epoch {trainer.epoch}: {trainer.stop_reason}\n")
-            sys.stderr.flush()
+        if trainer.stop_reason is not None:
+            _tell(f"stopped after epoch {trainer.epoch}: {trainer.stop_reason}")
 
 
 def on_terminal() -> bool:
     """Whether stderr is there and a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    try:
+        return bool(sys.stderr.isatty())
+    except _UNWRITABLE:
+        return False
+
+
+def _tell(line: str) -> None:
+    """Write a line to stderr, if there is one that takes it: no training ends for want of a reader."""
+    with contextlib.suppress(*_UNWRITABLE):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _bar(done: int, total: int) -> Any:
@@ -143,4 +157,7 @@ def _bar(done: int, total: int) -> Any:
     class Bar(tqdm):  # type: ignore[misc]
         monitor_interval = 0  # no thread beside the training
 
-    return Bar(total=total, initial=done, file=sys.stderr, unit="epoch", dynamic_ncols=True)
+    try:
+        return Bar(total=total, initial=done, file=sys.stderr, unit="epoch", dynamic_ncols=True)
+    except _UNWRITABLE:
+        return None

@@ -138,18 +138,19 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
         output, y = np.concatenate(outputs), sample.of(sample.y)
         weight = None if sample.weight is None else sample.of(sample.weight)
         # Outputs that overflow after a bad epoch give nan: the loss of the next batch says why.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             for metric in task.metrics:
                 found[metric.name] = metric.measure(y, output, weight, task.loss.link)
     return found
 
 
 def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
-    """Refuse a softmax before a loss that applies one itself."""
+    """Refuse a softmax or sigmoid before a loss that takes logits and applies one itself."""
     last = next((layer for layer in reversed(layers) if not isinstance(layer, Dropout)), None)
     activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
-    if loss.link == "softmax" and activation == "softmax":
+    if loss.link is not None and activation in {loss.link, "softmax"}:
         raise ValueError(
-            f"loss={loss.name!r} takes logits and applies softmax itself, but {last!r} at the end applies it "
-            "too: twice would flatten the gradients. Leave it out; model.predict_proba gives probabilities"
+            f"loss={loss.name!r} takes logits and applies {loss.link} itself, but {last!r} at the end "
+            f"applies {'it too' if activation == loss.link else activation}: twice would flatten the "
+            "gradients. Leave it out; model.predict_proba gives probabilities"
         )

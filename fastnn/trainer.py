@@ -84,6 +84,7 @@ class Trainer:
         self.model = model
         self.loss = losses.get(loss)
         self.optimizer = optimizers.get(optimizer)
+        self.optimizer.judge_dtype(model.dtype)
         self.metrics = metrics_.get_all(metrics, self.loss.link)
         self.device = devices.check(device)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
@@ -102,7 +103,7 @@ class Trainer:
         model.link = self.loss.link
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
-        self._saved: tuple[Array, int] | None = None  # optimizer state and step of a pickled trainer
+        self._saved: tuple[Array, int, int] | None = None  # of a pickled one: state, step, build of the model
 
     # ------------------------------------------------------------ the program
 
@@ -137,23 +138,18 @@ class Trainer:
         block = self.model._block
         assert block is not None
         if self._program is None or self._block is not block:
-            if self._program is not None:
+            stale = self._saved is not None and self._saved[2] != self.model._n_builds
+            if self._program is not None or stale:
                 # The model was built anew: what was learned about the old parameters is void.
-                self._interrupted, self._resumed_states = False, []
+                self._interrupted, self._resumed_states, self._saved = False, [], None
                 self.epoch, self.history, self._rate_factor = 0, History(), 1.0
-            self._program = devices.make(
-                self.device,
-                self.model.steps,
-                block,
-                loss=self.loss.name,
-                optimizer=self.optimizer,
-                seed=self.seed,
+            steps, loss = self.model.steps, self.loss.name
+            program = devices.make(
+                self.device, steps, block, loss=loss, optimizer=self.optimizer, seed=self.seed
             )
-            self._block = block
             if self._saved is not None:
-                state, self._program.step = self._saved
-                self._program.state[...] = state
-                self._saved = None
+                program.state[...], program.step = self._saved[:2]
+            self._program, self._block, self._saved = program, block, None
         return self._program
 
     @property
@@ -318,6 +314,7 @@ class Trainer:
     ) -> float:
         """The steps of one epoch; gives the mean loss of its rows."""
         n_rows = len(trained)
+        batch_size = min(batch_size, n_rows)
         order = kernels.shuffle(self.seed, self.epoch, n_rows) if shuffle else np.arange(n_rows)
         if trained.rows is not None:
             order = trained.rows[order]
@@ -494,7 +491,9 @@ class Trainer:
         """What pickle and copy take: all but the program, of which state and step are kept."""
         state = self.__dict__.copy()
         if self._program is not None:
-            state["_saved"] = self._program.state.copy(), self._program.step
+            fits = self._block is self.model._block
+            build = self.model._n_builds if fits else -1  # -1: the model was built anew since
+            state["_saved"] = self._program.state.copy(), self._program.step, build
         state["_program"] = state["_block"] = None
         state["_callbacks"], state["_running"] = (), False  # the fit runs here
         return state

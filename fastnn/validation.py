@@ -56,7 +56,11 @@ def share_out(
         )
         of_class = np.zeros(len(given))
         of_class[slice(None) if trained.rows is None else trained.rows] = weighted
-        weights = of_class if weights is None else of_class * weights
+        of_class = errors.of_middle_size(of_class)
+        if weights is not None:
+            with np.errstate(under="ignore"):
+                of_class = errors.of_middle_size(of_class * weights)
+        weights = of_class
     if weights is not None and not trained.of(weights).any():
         named = {"sample_weight": given.weight, "class_weight": class_weight}
         argument = " times ".join(name for name, value in named.items() if value is not None)

@@ -90,6 +90,22 @@ def test_an_incomplete_installation_names_what_is_missing(installed, lost):
     says(import_error(installed.parent), "incomplete", lost, "--force-reinstall", "fastnn-core")
 
 
+def test_type_stubs_and_declarations_may_be_missing(installed):
+    for path in [*installed.glob("*.pyi"), *installed.glob("*.pxd"), installed / "py.typed"]:
+        path.unlink()
+    assert import_error(installed.parent) is None
+
+
+def test_a_manifest_that_is_no_text_is_a_damaged_installation(installed):
+    (installed / build_check.MANIFEST).write_bytes(b"0.1.0\xff\xfe\n")
+    says(import_error(installed.parent), "damaged", "build.txt", "reinstall the distribution fastnn-core")
+
+
+def test_the_advice_does_not_ask_an_index_for_the_distribution(installed):
+    (installed / "trainer.py").unlink()
+    says(import_error(installed.parent), "--no-deps PATH_OF_ITS_WHEEL_OR_CLONE)")
+
+
 @pytest.mark.parametrize(
     "source", ["csrc/fastnn.h", "csrc/threads.c", "fastnn/program.pyx", "fastnn/kernels.pxd"]
 )

@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,42 @@ def test_info_prints_the_configuration(capsys):
         assert key in shown
         if isinstance(value, str):
             assert value in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FASTNN_ISA", "foo", "FASTNN_ISA must be one of"),
+        ("FASTNN_NUM_THREADS", "257", "FASTNN_NUM_THREADS must be a whole number from 1 to 256, got '257'"),
+        ("FASTNN_NUM_THREADS", "9" * 5000, "FASTNN_NUM_THREADS must be a whole number from 1 to 256"),
+        ("FASTNN_NUM_THREADS", "two", "FASTNN_NUM_THREADS must be a whole number from 1 to 256"),
+    ],
+)
+def test_a_wrong_environment_is_one_line_and_wrong_usage(name, value, message):
+    done = fastnn_command("info", env={**os.environ, name: value})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"fastnn: error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_environment_of_a_program_is_an_error_it_can_catch():
+    code = "try:\n    import fastnn\nexcept ValueError as error:\n    print(error)"
+    environment = {**os.environ, "FASTNN_ISA": "foo"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-m", "fastnn"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stdout.startswith("FASTNN_ISA must be one of")
+
+
+def test_more_openmp_threads_than_fastnn_takes_are_no_error():
+    others = {name: value for name, value in os.environ.items() if name != "FASTNN_NUM_THREADS"}
+    done = fastnn_command("info", "--json", env={**others, "OMP_NUM_THREADS": "1000"})
+    assert json.loads(done.stdout)["num_threads"] == 256
 
 
 def test_no_command_is_wrong_usage_on_stderr():

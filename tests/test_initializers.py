@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +58,40 @@ def test_weights_are_a_function_of_seed_and_layer() -> None:
     assert not np.array_equal(first, draw("he_normal", 5, 3, seed=8, layer=2))
     assert not np.array_equal(first, draw("he_normal", 5, 3, seed=7, layer=0))
     assert not np.array_equal(first, draw("he_normal", 5, 3, seed=7 + 2**32, layer=2))
+
+
+def test_weights_do_not_depend_on_the_features_that_numpy_finds_in_the_cpu() -> None:
+    code = """
+import hashlib, warnings
+import fastnn as fn
+from fastnn.initializers import INITIALIZERS, draw, normal
+from fastnn.kernels import isa
+try:
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+except ImportError:  # NumPy 1
+    from numpy.core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+used = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+digest = hashlib.sha256()
+for name in INITIALIZERS:
+    digest.update(draw(name, 123, 457, seed=5, layer=1).tobytes())
+digest.update(normal(9999, seed=5, layer=0, parameter=3).tobytes())
+layers = fn.Embedding(((1, 40, 6),)), fn.Dense(33, "relu"), fn.Dense(7, "tanh"), fn.Dense(3)
+digest.update(fn.Sequential(*layers, dtype="float64").build(5, seed=2).parameters.tobytes())
+print(digest.hexdigest(), isa(), *used)
+"""
+
+    def run(**variables: str) -> list[str]:
+        # A name that the processor has not anyway is only a warning.
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        environment = {**os.environ, **variables}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.split()
+
+    plain, isa, *used = run(NPY_DISABLE_CPU_FEATURES="")
+    bare, same_isa, *left = run(NPY_DISABLE_CPU_FEATURES=" ".join(used))
+    assert (left, same_isa) == ([], isa)
+    assert bare == plain
+    assert run(NPY_DISABLE_CPU_FEATURES=" ".join(used), FASTNN_ISA="generic")[0] == plain
 
 
 def test_float32_weights_are_the_rounded_float64_weights() -> None:

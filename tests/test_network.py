@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastnn as fn
+from fastnn import initializers, network
 
 
 def make(dtype: str = "float32") -> fn.Sequential:
@@ -210,3 +211,72 @@ def test_n_in_and_n_out() -> None:
 def test_wrong_use_is_named(act: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         act()
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_build_that_fails_leaves_the_model_as_it_was(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fn.Sequential(fn.Dense(4, "relu"), fn.Dense(2)).build(3, seed=1)
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    before, predicted, block = model.parameters.copy(), model.predict(x), model.parameters
+    draw = initializers.draw
+
+    def fails(name: str, n_in: int, n_out: int, *, seed: int, layer: int) -> object:
+        if layer == 1:
+            raise error("no more")
+        return draw(name, n_in, n_out, seed=seed, layer=layer)
+
+    monkeypatch.setattr(initializers, "draw", fails)
+    with pytest.raises(error):
+        model.build(7, seed=2)
+    assert (model.n_in, model.n_out) == (3, 2)
+    assert np.shares_memory(model.parameters, block)
+    np.testing.assert_array_equal(model.parameters, before)
+    np.testing.assert_array_equal(model.predict(x), predicted)
+    unbuilt = fn.Sequential(fn.Dense(4), fn.Dense(2))
+    with pytest.raises(error):
+        unbuilt.build(3)
+    assert not unbuilt.is_built
+    assert unbuilt.n_in is None
+
+
+class Named(fn.Sequential):
+    """A model with an attribute of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(fn.Dense(2), dtype="float64")
+        self.name = name
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("built", [True, False])
+def test_copies_keep_the_attributes_of_a_subclass(copied: Any, built: bool) -> None:
+    model = Named("ours")
+    if built:
+        model.build(3)
+    twin = copied(model)
+    assert type(twin) is Named
+    assert twin.name == "ours"
+    assert twin.is_built == built
+    assert twin.dtype == np.float64
+    if built:
+        np.testing.assert_array_equal(twin.parameters, model.parameters)
+        assert not np.shares_memory(twin.parameters, model.parameters)
+
+
+@pytest.mark.parametrize("layer", [fn.Dense(2**62), fn.Dense(2**50), fn.Embedding(((0, 2**40, 2**20),))])
+def test_a_layer_too_large_is_named_with_its_bytes(layer: Any) -> None:
+    model = fn.Sequential(layer, fn.Dense(1))
+    with pytest.raises(ValueError, match=r"layer 0, .* takes [\d,]+ bytes"):
+        model.build(4)
+    assert not model.is_built
+
+
+def test_no_memory_names_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(n: int, dtype: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(network, "_aligned_zeros", full)
+    with pytest.raises(MemoryError, match=r"layer 1, Dense\(units=9\), .* takes [\d,]+ bytes"):
+        fn.Sequential(fn.Dense(4), fn.Dense(9)).build(4)

@@ -307,7 +307,7 @@ def test_losses_worked_by_hand() -> None:
         (lambda: ops.sgd_update(np.zeros(2), np.zeros(2), momentum=0.9), "velocity must be an array"),
         (
             lambda: ops.adam_update(np.zeros(2), [1, 1], np.zeros(2), np.zeros(2), step=0),
-            "step must be at least 1",
+            "step must be from 1 to",
         ),
         (lambda: ops.sgd_update(read_only((2,)), np.zeros(2)), "w must be writable"),
         (lambda: ops.sgd_update(np.zeros((4, 4))[:, :2], np.zeros((4, 2))), "w must be C-contiguous"),

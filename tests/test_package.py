@@ -31,7 +31,7 @@ def run(*command, cwd, **environment):
 def tree(tmp_path_factory):
     """A copy of the sources, with the objects that were compiled from them."""
     folder = tmp_path_factory.mktemp("tree")
-    for name in ("csrc", "fastnn", "tests", "benchmarks", "examples", "docs"):
+    for name in ("csrc", "fastnn", "tests", "benchmarks", "examples", "docs", ".ci"):
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in (
@@ -73,6 +73,11 @@ def test_the_sdist_holds_all_sources_and_nothing_generated(sdist):
         *ROOT.glob("tests/*.py"),
         *ROOT.glob("tests/c/*.c"),
         *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/results/*.md"),
+        *ROOT.glob("benchmarks/results/*.json"),
+        *ROOT.glob("docs/*.png"),
+        *[path for path in (ROOT / "tests" / "golden").rglob("*") if path.is_file()],
+        *[path for path in (ROOT / ".ci").iterdir() if path.is_file()],
     ]
     tracked += [path for end in ("py", "pyx", "pxd", "pyi") for path in (ROOT / "fastnn").rglob(f"*.{end}")]
     wanted = {path.relative_to(ROOT).as_posix() for path in tracked}
