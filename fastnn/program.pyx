@@ -67,8 +67,7 @@ cdef struct Run:
 # ------------------------------------------------------------------ forward and backward, by rows
 
 
-# A batch whose weights sum to less counts as one without weight: the reciprocal would overflow.
-cdef double LEAST_WEIGHT = 1e-290
+cdef double LEAST_WEIGHT = 1e-290  # a batch of less has none: the reciprocal would overflow
 cdef ptrdiff_t KEPT_ROWS = 8192  # buffers of larger batches are given back after a gradient
 
 
