@@ -398,9 +398,11 @@ def _judge_version(path: str, metadata: dict[str, str]) -> None:
 def _refuse_damaged(path: str, header: bytes, n_data: int) -> NoReturn:
     """Say what is known of a file whose checksum is wrong."""
     try:
-        _, places = _table(path, header)
+        metadata, places = _table(path, header)
     except FormatError:
-        places = []
+        metadata, places = {}, []
+    if metadata.get("format") == FORMAT:
+        _judge_version(path, metadata)  # a newer format may have another checksum in the same place
     if places:
         _judge_size(path, len(header), places, n_data)
     raise FormatError(f"{path} was altered after it was written: its checksum is wrong")

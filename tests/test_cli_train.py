@@ -373,3 +373,21 @@ def test_a_large_category_is_embedded_and_learned(tmp_path, capsys):
     assert 1 - (error**2).mean() / price[5000:].var() > 0.95
     np.testing.assert_array_equal(loaded.predict(test)[:, 0], predicted.astype(np.float32))
     assert np.isfinite(loaded.predict({"shop": ["never seen"]})).all()
+
+
+def test_a_minus_is_the_standard_input_and_unseen_categories_are_told(tmp_path):
+    rows = ["town,x,y", *(f"{'UM'[i % 2]}lm,{i % 7},{i % 2}" for i in range(60))]
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+
+    def run(*arguments, given):
+        command = [sys.executable, "-m", "fastnn", *arguments]
+        return subprocess.run(command, input=given, capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    given = "\n".join(rows)
+    run("train", "-", "--target", "y", "-o", "m.safetensors", "--quiet", "--epochs", "2", given=given)
+    from_file = run("predict", "m.safetensors", "train.csv", given="")
+    from_pipe = run("predict", "m.safetensors", "-", given=given)
+    assert from_file.stdout == from_pipe.stdout
+    assert from_pipe.stderr == ""
+    other = run("predict", "m.safetensors", "-", given=given.replace("Ulm", "Atlantis"))
+    assert other.stderr == "fastnn: column 'town': 30 of 60 rows hold what was never seen\n"

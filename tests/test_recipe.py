@@ -377,3 +377,21 @@ def test_scaled_outputs_are_folded_into_the_last_layer():
             fn.Sequential(fn.Dense(1), last).build(2).scale_outputs(2.0, 0.0)
     with pytest.raises(ValueError, match="finite"):
         model.scale_outputs(float("nan"), 0.0)
+
+
+def test_a_column_of_numbers_with_a_slip_is_named():
+    table = {"a": [*map(str, range(100)), "n/a?"], "b": [0.5, 1.5] * 50 + [2.5]}
+    (left_out, doubt) = Recipe.fit(table).notes
+    assert "no text repeats" in left_out
+    assert doubt == "column 'a' is taken as texts: 100 of its 101 are numbers, but 'n/a?' is not"
+    assert Recipe.fit({"a": ["x", "y", "7"]}).notes == []
+
+
+def test_what_was_never_seen_is_counted():
+    recipe = Recipe.fit({"c": ["a", "b", "a", None], "f": ["yes", "no", "yes", "no"], "n": [1, 2, 4, 8]})
+    assert recipe.unseen(
+        {"c": ["a", "new", None, "newer"], "f": ["yes", "maybe", None, "no"], "n": [1] * 4}
+    ) == {
+        "c": 2,
+        "f": 1,
+    }

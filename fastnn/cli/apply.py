@@ -24,6 +24,11 @@ METRICS = {
 }
 
 
+def read(path: str) -> data.Table:
+    """The table of a CSV file; "-" is the standard input."""
+    return data.read_table("/dev/stdin" if path == "-" else path)
+
+
 def load(path: str) -> tuple[fn.Sequential, data.Recipe]:
     """A model that was trained on a table, and its recipe."""
     model = fn.load(path)
@@ -36,8 +41,14 @@ def predict(arguments: argparse.Namespace) -> int:
     """Write the predictions as CSV."""
     if arguments.threads is not None:
         fn.set_num_threads(arguments.threads)
-    model, _ = load(arguments.model)
-    header, columns = predictions(model, data.read_table(arguments.data))
+    model, recipe = load(arguments.model)
+    table = read(arguments.data)
+    header, columns = predictions(model, table)
+    for name, n_rows in recipe.unseen(table).items():
+        print(
+            f"fastnn: column {name!r}: {n_rows} of {table.n_rows} rows hold what was never seen",
+            file=sys.stderr,
+        )
     if arguments.output is None:
         _write(sys.stdout, header, columns)
     else:
@@ -79,7 +90,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     model, recipe = load(arguments.model)
     if recipe.target is None:
         raise ValueError(f"{arguments.model} does not know its target; it was trained in Python without one")
-    table = data.read_table(arguments.data)
+    table = read(arguments.data)
     x, y = recipe.arrays(table, model.dtype)
     if not len(x):
         raise ValueError(f"{arguments.data} must have a row with a {recipe.target.name!r}, got none")

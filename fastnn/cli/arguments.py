@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("data", help="CSV file with a header")
+    train.add_argument("data", help="CSV file with a header; - for the standard input")
     train.add_argument("--target", required=True, metavar="COLUMN", help="column to predict")
     train.add_argument("-o", "--output", required=True, metavar="FILE", help="model file to write")
 

@@ -17,7 +17,7 @@ import fastnn as fn
 from fastnn import data, optimizers
 from fastnn.data import Kind
 
-from .apply import measured, printed
+from .apply import measured, printed, read
 
 __all__ = ["run"]
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             print(f"fastnn: {text}", file=sys.stderr)
 
-    table = data.read_table(arguments.data)
+    table = read(arguments.data)
     recipe = data.Recipe.fit(
         table, arguments.target, task=arguments.task, kinds=_kinds(arguments), drop=arguments.drop
     )

@@ -76,6 +76,15 @@ class Column:
                 return Column(kind, self._spread(values))  # type: ignore[arg-type]
         return self
 
+    def nearly_numbers(self) -> tuple[int, str] | None:
+        """How many texts are numbers, and one that is none, where most are: a slip of the pen, or units."""
+        if self.kind != "category" or len(self.texts) < 2:
+            return None
+        readable = [number(text) is not None for text in self.texts]
+        if not len(readable) > sum(readable) > len(readable) / 2:
+            return None
+        return sum(readable), self.texts[readable.index(False)]
+
     def converted(self, kind: Kind, name: str, where: Callable[[int], str]) -> Column:
         """The column as the kind that a recipe knows it as.
 

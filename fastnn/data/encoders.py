@@ -184,6 +184,12 @@ class CategoryEncoder(Encoder):
         how = f", embedded in {self.embedding()[1]} numbers" * self.is_embedded
         return f"one of {len(self.categories)}: {shown}{extra}{how}"
 
+    def unseen(self, column: Column) -> int:
+        """Rows with a text that is none of the categories; 0 where rare ones share a place."""
+        known = set(self.categories)
+        is_new = np.array([*(text not in known for text in column.texts), False])
+        return 0 if self.other else int(is_new[column.data].sum())
+
     def encode(self, column: Column, out: Array) -> None:
         place = {text: i for i, text in enumerate(self.categories)}
         n = len(place)

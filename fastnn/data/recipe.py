@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class Recipe:
     encoders: tuple[Encoder, ...]
     target: Target | None = None
     dropped: tuple[tuple[str, str], ...] = ()
+    doubts: tuple[str, ...] = field(default=(), compare=False)  # of the fit; not saved
 
     @classmethod
     def fit(
@@ -105,12 +106,19 @@ class Recipe:
             if table.columns[target].missing.any():
                 table = table.take(np.flatnonzero(~table.columns[target].missing))
 
-        encoders, dropped = [], []
+        encoders, dropped, doubts = [], [], []
         for name, raw in table.columns.items():
             if name == target:
                 continue
             column = raw.converted(kinds[name], name, table.where) if name in kinds else raw.inferred()
             reason = "as asked" if name in drop else _useless(column, is_chosen=name in kinds)
+            nearly = None if name in kinds or name in drop else column.nearly_numbers()
+            if nearly is not None:
+                n_numbers, text = nearly
+                doubts.append(
+                    f"column {name!r} is taken as texts: {n_numbers} of its {len(column.texts)} are numbers, "
+                    f"but {text!r} is not"
+                )
             if reason is None:
                 encoder = encoder_for(name, column)
                 if encoder.features():
@@ -123,7 +131,7 @@ class Recipe:
             raise ValueError(
                 f"the table must have a column to learn from, got none ({reasons or 'no others'})"
             )
-        return cls(tuple(encoders), fitted, tuple(dropped))
+        return cls(tuple(encoders), fitted, tuple(dropped), tuple(doubts))
 
     # ------------------------------------------------------------ use
 
@@ -148,8 +156,23 @@ class Recipe:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each column left out."""
-        return [f"column {name!r} is left out: {reason}" for name, reason in self.dropped]
+        """A sentence for each column left out, and for each that may not be what was meant."""
+        return [f"column {name!r} is left out: {reason}" for name, reason in self.dropped] + list(self.doubts)
+
+    def unseen(self, table: Any) -> dict[str, int]:
+        """In how many rows a category or yes/no column holds a text that was not there in training."""
+        table, found = read_table(table), {}
+        for encoder in self.encoders:
+            if encoder.kind not in ("category", "boolean"):
+                continue
+            raw = table.columns[encoder.name]
+            column = raw.converted(encoder.kind, encoder.name, table.where)
+            n_rows = encoder.unseen(column) if isinstance(encoder, CategoryEncoder) else 0
+            if encoder.kind == "boolean":
+                n_rows = int((np.isnan(column.data) & ~raw.missing).sum())
+            if n_rows:
+                found[encoder.name] = n_rows
+        return found
 
     def matrix(self, table: Any, dtype: Any = np.float32) -> Array:
         """The matrix (n_rows, n_features) of a table; columns that the recipe does not know are ignored.
