@@ -102,14 +102,13 @@ class NumpyNetwork:
             # mode="clip" lets take write into `out` without a buffer between.
             np.take(x, rows, axis=0, out=self._x, mode="clip")
             np.take(y, rows, axis=0, out=self._labels if labels else self._y, mode="clip")
-            self._forward()
+            self._forward(self._x)
             total += self._cross_entropy() if labels else self._mse()
             self._backward()
             self._update()
         return total / len(order)
 
-    def _forward(self) -> None:
-        a = self._x
+    def _forward(self, a: Array) -> Array:
         last = len(self._a) - 1
         for i, (w, b) in enumerate(self._weights):
             z = self._a[i]
@@ -118,6 +117,7 @@ class NumpyNetwork:
             if i < last:
                 np.maximum(z, 0, out=z)
             a = z
+        return a
 
     def _cross_entropy(self) -> float:
         """Mean loss; the gradient at the logits goes to the last dz."""
@@ -164,15 +164,7 @@ class NumpyNetwork:
 
     def predict(self, x: Array) -> Array:
         """What the last layer gives, for exactly `batch` rows; the result is overwritten by the next call."""
-        a, last = x, len(self._a) - 1
-        for i, (w, b) in enumerate(self._weights):
-            z = self._a[i]
-            np.matmul(a, w, out=z)
-            np.add(z, b, out=z)
-            if i < last:
-                np.maximum(z, 0, out=z)
-            a = z
-        return a
+        return self._forward(x)
 
 
 def _views(block: Array, pairs: list[tuple[int, int]]) -> list[tuple[Array, Array]]:
