@@ -20,7 +20,7 @@ except (ImportError, ValueError) as _error:
     print(f"fastnn: error: {_error}", file=sys.stderr)
     sys.exit(1 if isinstance(_error, ImportError) else 2)  # 2: FASTNN_ISA or FASTNN_NUM_THREADS is wrong
 
-from . import devices, errors, metrics, ops
+from . import devices, errors, ops
 from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
 from .history import History
@@ -34,7 +34,7 @@ from .reports import CSVLogger, ProgressBar
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import data
+    from . import data, metrics
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
@@ -73,13 +73,21 @@ __all__ = [
 ]
 
 
+_LAZY = ("data", "metrics")
+
+
 def __getattr__(name: str) -> Any:
-    """Modules that are loaded when they are first used."""
-    if name == "data":
+    """Modules that are loaded when they are first used: `metrics` alone is a fifth of the import."""
+    if name in _LAZY:
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """All names, also of what is not loaded yet."""
+    return sorted({*globals(), *__all__})
 
 
 @overload

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -398,6 +397,8 @@ class ModelCheckpoint(_Monitor):
             super().judge(measured)
         values: dict[str, Any] = {"epoch": 1, **dict.fromkeys(measured, 0.5)}
         try:
+            import string  # 1 ms that only those who save pay
+
             fields = {name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None}
             for name in sorted(fields - set(values)):
                 raise ValueError(f"its fields must be of {', '.join(values)}, got {{{name}}}")

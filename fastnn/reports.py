@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import sys
 import time
@@ -17,6 +16,13 @@ __all__ = ["CSVLogger", "ProgressBar", "on_terminal"]
 
 # What comes of a stream that is gone, closed, None, or no stream at all.
 _UNWRITABLE = (OSError, ValueError, AttributeError, TypeError)
+
+
+def _csv() -> Any:
+    """The module, 1 ms that only those who write tables pay."""
+    import csv
+
+    return csv
 
 
 class CSVLogger(Callback):
@@ -58,9 +64,9 @@ class CSVLogger(Callback):
         file = open(self.path, "r+" if kept else "w", encoding="utf-8", newline="")  # noqa: SIM115
         try:
             if not kept:
-                csv.writer(file, lineterminator="\n").writerow(self._names)
+                _csv().writer(file, lineterminator="\n").writerow(self._names)
                 return file
-            header = next(csv.reader(file), [])
+            header: list[str] = next(_csv().reader(file), [])
             if header != self._names:
                 raise ValueError(
                     f"{self.path} must have the columns {', '.join(self._names)}, got {', '.join(header)}"
@@ -81,7 +87,7 @@ class CSVLogger(Callback):
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         assert self._file is not None
         row = [str(epoch), *(repr(logs[name]) for name in self._names[1:])]
-        csv.writer(self._file, lineterminator="\n").writerow(row)
+        _csv().writer(self._file, lineterminator="\n").writerow(row)
         self._file.flush()
         self._position = self._file.tell()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from . import devices, errors
 from .layers import AnyLayer, Dense, Dropout, lower
 from .losses import Loss
-from .metrics import Metric
 
-__all__ = ["Sample", "Task", "judge_end", "measure"]
+if TYPE_CHECKING:
+    from .metrics import Metric
+
+__all__ = ["Sample", "Task", "described", "judge_end", "measure"]
 
 Array = NDArray[Any]
 
@@ -22,7 +24,7 @@ Array = NDArray[Any]
 BLOCK_ROWS = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """Rows to train on or to measure on.
 
@@ -53,16 +55,26 @@ class Sample:
         return values if self.rows is None else values[self.rows]
 
     def blocks(self, dtype: np.dtype[Any]) -> Iterator[tuple[Array, Array, Array | None]]:
-        """x as programs take it, y and weight, of BLOCK_ROWS rows after the other."""
+        """x as programs take it, y and weight, of BLOCK_ROWS rows after the other.
+
+        A block of a sample with `rows` is good until the next one.
+        """
+        room: Array | None = None
+        if self.rows is not None:  # gathered into one buffer: a new one a block would be faulted in anew
+            room = np.empty((min(BLOCK_ROWS, len(self)), self.x.shape[1]), self.x.dtype)
         for first in range(0, len(self), BLOCK_ROWS):
             block: Any = slice(first, first + BLOCK_ROWS)
-            if self.rows is not None:
+            if self.rows is None or room is None:
+                x = self.x[block]
+            else:
                 block = self.rows[block]
-            x = errors.inputs(self.name, self.x[block], dtype)
+                # mode="raise" would gather into a buffer of its own first; the rows are ours and legal.
+                x = np.take(self.x, block, axis=0, out=room[: len(block)], mode="clip")
+            x = errors.inputs(self.name, x, dtype)
             yield x, self.y[block], None if self.weight is None else self.weight[block]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What a trainer's data must fit.
 
@@ -124,24 +136,35 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
     DivergenceError
         As the program gives it: the loss of a block is not finite.
     """
-    outputs: list[Array] = []
+    output = np.empty((len(sample) if task.metrics else 0, program.steps[-1].n_out), task.dtype)
     loss_sum = weight_sum = 0.0
+    done = 0
     for x, y, weight in sample.blocks(task.dtype):
         total = float(len(x) if weight is None else weight.sum())
         if with_loss and total > 0:
             loss_sum += total * program.loss(x, y, weight)
             weight_sum += total
         if task.metrics:
-            outputs.append(program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype)))
+            program.predict(x, output[done : done + len(x)])
+            done += len(x)
     found = {"loss": loss_sum / weight_sum} if with_loss else {}
     if task.metrics:
-        output, y = np.concatenate(outputs), sample.of(sample.y)
+        y = sample.of(sample.y)
         weight = None if sample.weight is None else sample.of(sample.weight)
         # Outputs that overflow after a bad epoch give nan: the loss of the next batch says why.
         with np.errstate(all="ignore"):
             for metric in task.metrics:
                 found[metric.name] = metric.measure(y, output, weight, task.loss.link)
     return found
+
+
+def described(metrics: Any, link: str | None) -> tuple[Metric, ...]:
+    """The descriptions of metrics; their module, 5 ms of import, is loaded with the first one."""
+    if isinstance(metrics, tuple) and not metrics:
+        return ()
+    from .metrics import get_all
+
+    return get_all(metrics, link)
 
 
 def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:

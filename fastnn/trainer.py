@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
 from . import devices, errors, kernels, losses, optimizers, validation
-from . import metrics as metrics_
 from .callbacks import Callback
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
-from .metrics import Metric
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Sample, Task, judge_end, measure
+from .samples import Sample, Task, described, judge_end, measure
+
+if TYPE_CHECKING:
+    from .metrics import Metric
 
 __all__ = ["Trainer"]
 
@@ -85,7 +86,7 @@ class Trainer:
         self.loss = losses.get(loss)
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.judge_dtype(model.dtype)
-        self.metrics = metrics_.get_all(metrics, self.loss.link)
+        self.metrics = described(metrics, self.loss.link)
         self.device = devices.check(device)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
         self._seed_is_given = seed is not None

@@ -102,13 +102,22 @@ def split(share: float, classes: Array | None, n_rows: int, seed: int) -> tuple[
     if classes is None:
         chosen[order[:n_validation]] = True
     else:
-        _, number, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        number, counts = _numbered(classes)
         taken = _apportion(share, counts, n_validation)
         # Place of each row among those of its class, in the permuted order.
         grouped = order[np.argsort(number[order], kind="stable")]
         first = np.repeat(np.cumsum(counts) - counts, counts)
         chosen[grouped] = np.arange(n_rows) - first < np.repeat(taken, counts)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _numbered(classes: Array) -> tuple[Array, Array]:
+    """Classes numbered from 0 without gaps, in the smallest type that holds them, and the rows of each."""
+    counts = np.bincount(classes)
+    there = counts > 0
+    # Of 16 bits or less a stable sort is a radix sort, ten times as fast as one of int64.
+    number = (np.cumsum(there) - 1).astype(np.min_scalar_type(len(counts)))
+    return number[classes], counts[there]
 
 
 def _apportion(share: float, counts: Array, n_validation: int) -> Array:
