@@ -25,6 +25,8 @@ Array = NDArray[Any]
 # The block starts on a cache line, and a whole vector may be read at its last element.
 _ALIGNMENT = 64
 _MOST_BYTES = 2**47  # of a block: what processors address
+# Rows converted at a time for a prediction: enough for all threads, few beside the data.
+_BLOCK_ROWS = 1024
 _NOT_COPIED = ("_block", "_steps", "_predictor")  # made anew with each copy
 
 
@@ -235,17 +237,24 @@ class Sequential:
             goes through the model's recipe; its other columns are ignored.
         """
         self._require()
-        x = self._matrix(x)
+        table = self._table(x)
         program = self._predictor
         if program is None:
             assert self._block is not None
             program = self._predictor = devices.make("cpu", self._steps, self._block)
-        out = np.empty((len(x), self._steps[-1].n_out), self.dtype)
-        program.predict(x, out)
+        out = np.empty((len(table), self._steps[-1].n_out), self.dtype)
+        probe = table[:1]
+        if len(table) <= _BLOCK_ROWS or errors.inputs("x", probe, self.dtype) is probe:
+            program.predict(errors.inputs("x", table, self.dtype), out)
+            return out
+        # Converted block by block: no second table. A row's prediction does not depend on its block.
+        for first in range(0, len(table), _BLOCK_ROWS):
+            part = slice(first, first + _BLOCK_ROWS)
+            program.predict(errors.inputs("x", table[part], self.dtype), out[part])
         return out
 
-    def _matrix(self, x: Any) -> Array:
-        """The matrix of a matrix or table."""
+    def _table(self, x: Any) -> Array:
+        """The matrix of a matrix or table, not yet converted."""
         if self.recipe is not None:
             from . import data  # loaded with the recipe: 15 ms that matrices do not pay
 
@@ -258,7 +267,7 @@ class Sequential:
                 )
         elif isinstance(x, (Mapping, str, os.PathLike)):
             raise TypeError(f"x must be a matrix, as this model has no recipe; got {type(x).__name__}")
-        return errors.matrix("x", x, self.n_in, self.dtype)
+        return errors.table("x", x, self.n_in)
 
     def predict_proba(self, x: Any) -> Array:
         """Probabilities (rows, n_classes) through the link of the loss that the model was trained with.

@@ -6,6 +6,7 @@ The arithmetic is the kernels'.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from . import errors
 
 __all__ = ["SGD", "Adam", "Optimizer", "get", "rates"]
+
+_KEPT_RATES = 4096
 
 
 class Optimizer:
@@ -96,6 +99,15 @@ def get(optimizer: object) -> Optimizer:
     return _CLASSES[errors.choice("optimizer", optimizer, _CLASSES)]()
 
 
-def rates(optimizer: Optimizer, n_steps: int) -> NDArray[np.float64]:
-    """The learning rate of each of the next n_steps steps."""
-    return np.full(n_steps, optimizer.lr)
+@lru_cache(maxsize=8)
+def _constant(lr: float, n_steps: int) -> NDArray[np.float64]:
+    found = np.full(n_steps, lr)
+    found.flags.writeable = False
+    return found
+
+
+def rates(optimizer: Optimizer, n_steps: int, factor: float = 1.0) -> NDArray[np.float64]:
+    """The learning rate of each of the next n_steps steps, times a factor; not to be written to."""
+    lr = optimizer.lr * factor
+    # Those of a few steps are kept: making them anew would take longer than one small step.
+    return _constant(lr, n_steps) if n_steps <= _KEPT_RATES else np.full(n_steps, lr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ from .losses import Loss
 if TYPE_CHECKING:
     from .metrics import Metric
 
-__all__ = ["Sample", "Task", "described", "judge_end", "measure"]
+__all__ = ["Judged", "Sample", "Task", "described", "judge_end", "measure"]
 
 Array = NDArray[Any]
+# x, y, sample_weight and order as programs take them.
+Judged: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 
 # Rows measured in one call: enough for all threads, few enough that buffers stay small beside the data.
 BLOCK_ROWS = 1024
@@ -104,6 +106,18 @@ class Task:
         if self.loss.takes_labels:
             return errors.labels(argument, y, len(x), self.n_out(x), order)
         return errors.values(argument, y, len(x), self.n_out(x), self.dtype, self.loss.bounds, order)
+
+    def judged(self, x: object, y: object, weight: object, order: object = None) -> Judged:
+        """x, y, sample_weight and order through the door; nothing has changed where they do not pass.
+
+        With an order only the targets and weights that it names are looked at; without, there must be a row.
+        """
+        matrix = errors.matrix("x", x, self.n_in, self.dtype)
+        if order is None:
+            self.some_rows("x", matrix)
+        rows = None if order is None else errors.row_order("order", order, len(matrix))
+        targets = self.targets("y", y, matrix, rows)
+        return matrix, targets, errors.sample_weights("sample_weight", weight, len(matrix), rows), rows
 
     def some_rows(self, argument: str, x: Array) -> None:
         """Refuse a matrix without rows."""

@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
-from . import devices, errors, kernels, losses, optimizers, validation
+from . import devices, errors, losses, optimizers, validation
 from .callbacks import Callback
 from .errors import DivergenceError
 from .history import History
@@ -18,7 +17,8 @@ from .losses import Loss
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Sample, Task, described, judge_end, measure
+from .samples import Judged, Sample, Task, described, judge_end, measure
+from .stepping import Gate, batches, explained, one_batch
 
 if TYPE_CHECKING:
     from .metrics import Metric
@@ -104,6 +104,7 @@ class Trainer:
         model.link = self.loss.link
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
+        self._gate: Gate | None = None  # of a program that judges rows itself
         self._saved: tuple[Array, int, int] | None = None  # of a pickled one: state, step, build of the model
 
     # ------------------------------------------------------------ the program
@@ -113,20 +114,14 @@ class Trainer:
         """What data must fit."""
         return Task(self.model.layers, self.model.n_in, self.model.dtype, self.loss, self.metrics)
 
-    def _judged(
-        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, order: ArrayLike | None = None
-    ) -> tuple[Array, Array, Array | None, Array | None]:
-        """x, y, sample_weight and order through the door; nothing has changed where they do not pass.
-
-        With an order only the targets that it names are looked at; without, there must be a row.
-        """
-        task = self._task
-        matrix = errors.matrix("x", x, task.n_in, task.dtype)
-        if order is None:
-            task.some_rows("x", matrix)
-        rows = None if order is None else errors.row_order("order", order, len(matrix))
-        targets = task.targets("y", y, matrix, rows)
-        return matrix, targets, errors.sample_weights("sample_weight", sample_weight, len(matrix)), rows
+    def _judged(self, x: object, y: object, sample_weight: object, order: object = None) -> Judged:
+        """x, y, sample_weight and order for one call of the program: at once where they are right already."""
+        gate = self._gate
+        if gate is not None and sample_weight is None and self._block is self.model._block:
+            passed = gate.passed(x, y, order)
+            if passed is not None:
+                return passed
+        return self._task.judged(x, y, sample_weight, order)
 
     def _ready(self, n_in: int) -> devices.Program:
         """The program; an unbuilt model is built for n_in columns."""
@@ -151,6 +146,7 @@ class Trainer:
             if self._saved is not None:
                 program.state[...], program.step = self._saved[:2]
             self._program, self._block, self._saved = program, block, None
+            self._gate = Gate(steps, self.model.dtype, self.loss) if devices.judges_rows(program) else None
         return self._program
 
     @property
@@ -193,7 +189,8 @@ class Trainer:
         Parameters
         ----------
         x : array_like (n, n_in)
-            Not copied where it is a matrix of the model's dtype.
+            Not copied where it is a matrix of the model's dtype (or uint8) whose rows lie whole in memory,
+            else converted once in each fit. Never scanned: a value that is not finite is met in its batch.
         y : array_like
             Labels (n,) for cross_entropy; values (n, n_out), or (n,) for one output, for the others.
         epochs : int
@@ -237,7 +234,8 @@ class Trainer:
             errors.flag("progress", progress)
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
-        task, (matrix, targets, judged_weight, _) = self._task, self._judged(x, y, sample_weight)
+        task = self._task
+        matrix, targets, judged_weight, _ = task.judged(x, y, sample_weight)
         sample = Sample(matrix, targets, judged_weight)
         task.judge_metrics("y", sample)
         trained, weights, measured = validation.share_out(
@@ -314,16 +312,11 @@ class Trainer:
         self, program: devices.Program, trained: Sample, weights: Array | None, batch_size: int, shuffle: bool
     ) -> float:
         """The steps of one epoch; gives the mean loss of its rows."""
-        n_rows = len(trained)
-        batch_size = min(batch_size, n_rows)
-        order = kernels.shuffle(self.seed, self.epoch, n_rows) if shuffle else np.arange(n_rows)
+        whole, rest = batches(self.seed, self.epoch, len(trained), batch_size, shuffle)
         if trained.rows is not None:
-            order = trained.rows[order]
-        n_whole = n_rows // batch_size
-        split = n_whole * batch_size
-        whole, rest = order[:split].reshape(n_whole, batch_size), order[split:].reshape(1, -1)
+            whole, rest = trained.rows[whole], trained.rows[rest]
         loss_sum, weight_sum = self._steps(program, trained.x, trained.y, whole, weights, 0)
-        rest_loss, rest_weight = self._steps(program, trained.x, trained.y, rest, weights, n_whole)
+        rest_loss, rest_weight = self._steps(program, trained.x, trained.y, rest, weights, len(whole))
         return (loss_sum + rest_loss) / (weight_sum + rest_weight)
 
     # ------------------------------------------------------------ measuring
@@ -367,15 +360,19 @@ class Trainer:
         """One optimizer step for each row of order; first_batch is None outside of fit."""
         if order.size == 0:
             return 0.0, 0.0
+        rates = optimizers.rates(self.optimizer, len(order), self._rate_factor)
         try:
-            rates = self._rate_factor * optimizers.rates(self.optimizer, len(order))
             return program.run(x, y, order, rates, weights)
         except DivergenceError as error:
-            if first_batch is None:
-                raise self._explained(error, f"in row {error.step_in_call} of order") from None
-            epoch, batch = self.epoch + 1, first_batch + error.step_in_call + 1
-            where = f"in epoch {epoch}, batch {batch}"
-            raise self._explained(error, where, epoch=epoch, batch=batch) from None
+            diverged = error
+        at = diverged.step_in_call
+        # What came through the gate has not been looked at: it may be the target.
+        self._task.targets("y", y, x, order[at : at + 1])
+        if first_batch is None:
+            raise self._explained(diverged, f"in row {at} of order")
+        epoch, batch = self.epoch + 1, first_batch + at + 1
+        where = f"in epoch {epoch}, batch {batch}"
+        raise self._explained(diverged, where, epoch=epoch, batch=batch)
 
     def _explained(
         self,
@@ -388,7 +385,7 @@ class Trainer:
         """The error of a program with the place in the training and what to try."""
         lr = self._rate_factor * self.optimizer.lr
         layers, step = self.model.layers, self.step
-        return errors.explained(
+        return explained(
             error, where, layers=layers, lr=lr, step=step, x_name=x_name, epoch=epoch, batch=batch
         )
 
@@ -402,7 +399,8 @@ class Trainer:
         x : array_like (n, n_in)
             Never scanned; one of another dtype or layout than the model takes is converted in each call.
         y : array_like
-            As for `fit`; only the targets that order names are looked at.
+            As for `fit`; only the targets that order names are looked at. One that is not finite may, as in
+            x, be met at its step, when those before are done.
         order : array_like of int (steps, batch)
             Row numbers into x and y.
         sample_weight : array_like (n,), optional
@@ -421,10 +419,8 @@ class Trainer:
     def partial_fit(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """One optimizer step on all rows as one batch; gives their mean loss before the step."""
         matrix, targets, weights, _ = self._judged(x, y, sample_weight)
-        order = np.arange(len(matrix)).reshape(1, -1)
-        loss_sum, weight_sum = self._steps(
-            self._ready(matrix.shape[1]), matrix, targets, order, weights, None
-        )
+        program = self._ready(matrix.shape[1])
+        loss_sum, weight_sum = self._steps(program, matrix, targets, one_batch(len(matrix)), weights, None)
         return loss_sum / weight_sum
 
     def gradient(
@@ -443,6 +439,7 @@ class Trainer:
         try:
             return program.gradient(matrix, targets, weights)
         except DivergenceError as error:
+            self._task.targets("y", y, matrix)
             raise self._explained(error, "in the gradient") from None
 
     # ------------------------------------------------------------ prediction
@@ -495,6 +492,6 @@ class Trainer:
             fits = self._block is self.model._block
             build = self.model._n_builds if fits else -1  # -1: the model was built anew since
             state["_saved"] = self._program.state.copy(), self._program.step, build
-        state["_program"] = state["_block"] = None
+        state["_program"] = state["_block"] = state["_gate"] = None
         state["_callbacks"], state["_running"] = (), False  # the fit runs here
         return state

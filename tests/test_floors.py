@@ -27,7 +27,7 @@ FLOORS = [
     {"descriptions", "devices"},
     {"ops", "saving"},
     {"data", "samples"},
-    {"network", "validation"},
+    {"network", "stepping", "validation"},
     {"callbacks", "history"},
     {"checkpoints", "reports"},
     {"trainer", "distributed"},
@@ -102,7 +102,7 @@ def test_the_reader_of_imports_sees_cython() -> None:
     program = PACKAGE / "program.pyx"
     if program.exists():  # an installed package may come without its sources
         assert {"errors", "inference", "kernels"} <= imports(program)
-    assert {"errors", "kernels", "network"} <= imports(PACKAGE / "trainer.py")
+    assert {"errors", "devices", "network"} <= imports(PACKAGE / "trainer.py")
 
 
 # What `import fastnn` loads of the package and of the standard library beyond what NumPy has loaded. Each
@@ -110,7 +110,7 @@ def test_the_reader_of_imports_sees_cython() -> None:
 EAGER = {
     "fastnn", "build_check", "callbacks", "cores", "devices", "devices.arrays", "devices.cpu", "errors",
     "history", "inference", "initializers", "kernels", "layers", "losses", "network", "ops", "optimizers",
-    "program", "reports", "samples", "trainer", "validation",
+    "program", "reports", "samples", "stepping", "trainer", "validation",
 }  # fmt: skip
 EAGER_STANDARD = {"__future__", "copy", "dataclasses", "threading", "zlib"}
 

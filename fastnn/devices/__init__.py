@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
+from .. import program as program_
 from ..layers import Step
 from ..optimizers import Optimizer
 from . import arrays, cpu
@@ -72,6 +73,11 @@ def check(device: object) -> str:
     if isinstance(device, str) and (device == "cuda" or device.startswith("cuda:")):
         raise errors.DeviceError(f"device {device!r} is not in this version; it has {', '.join(_MAKERS)}")
     return errors.choice("device", device, _MAKERS)
+
+
+def judges_rows(program: Program) -> bool:
+    """Whether a program itself refuses row numbers and labels out of range, before anything is touched."""
+    return isinstance(program, program_.Program)
 
 
 def make(
