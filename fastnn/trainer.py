@@ -125,6 +125,9 @@ class Trainer:
 
     def _ready(self, n_in: int) -> devices.Program:
         """The program; an unbuilt model is built for n_in columns."""
+        program = self._program
+        if program is not None and self._block is self.model._block:
+            return program
         if not self.model.is_built:
             self.model.build(n_in, seed=self.seed)
         return self._current_program()
