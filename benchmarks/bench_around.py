@@ -280,6 +280,16 @@ def markdown(machine: dict[str, Any], facts: dict[str, Any], rows: list[dict[str
     return "\n".join(lines) + "\n"
 
 
+def processor() -> str:
+    """Name of the processor, or of its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def main() -> None:
     """Measure, print, save."""
     uncap_blas(sys.argv)
@@ -289,7 +299,7 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="a wheel to weigh (default: the newest in dist)")
     arguments = parser.parse_args()
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "Python": platform.python_version(),
         "NumPy": np.__version__,
