@@ -145,6 +145,10 @@ typedef struct {
 
     /* out (n,) = factor * x + shift for bytes x (n,). */
     void (*widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out);
+    /* out (m, n) = rows order[0] .. order[m-1] of x (n_rows, n), or its first m rows where order is NULL. 1: all
+     * numbers are finite, 0: some are not, -1: a row number is outside x (rows before it are copied). */
+    int (*gather)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, ptrdiff_t n_rows, const int64_t *order,
+                  void *out, ptrdiff_t ld_out);
     /* Whether x (m, n) holds neither NaN nor an infinity. */
     int (*all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x);
     /* a = factor * x + shift; in place allowed. */

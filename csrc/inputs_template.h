@@ -17,6 +17,59 @@ static void FN(widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift
     }
 }
 
+static int FN(is_zero)(vec v)
+{
+    REAL lanes[LANES], total = 0;
+    vec_store(lanes, v);
+    for (int q = 0; q < LANES; q++) total += lanes[q];
+    return total == 0; /* not of NaN */
+}
+
+/* Rows of a batch side by side, judged on the way: two passes over them would cost a third more. Rows lie
+ * anywhere in x, so that the CPU's own prefetcher starts anew at each; those that follow are asked for ahead. */
+static int FN(gather)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld_x, ptrdiff_t n_rows, const int64_t *order,
+                      void *out_, ptrdiff_t ld_out)
+{
+    const REAL *x = x_;
+    REAL *out = out_;
+    const ptrdiff_t ahead = 1 + GATHER_AHEAD_BYTES / (n * (ptrdiff_t)sizeof(REAL) + 64);
+    vec sum[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)}; /* NaN times zero and infinity times zero are NaN */
+    const vec zero = vec_set(0);
+    for (ptrdiff_t i = 0; i < m; i++, out += ld_out) {
+        const ptrdiff_t row = order ? (ptrdiff_t)((const volatile int64_t *)order)[i] : i;
+        if (row < 0 || row >= n_rows)
+            return -1;
+        const REAL *from = x + row * ld_x;
+        /* of whatever order holds: a prefetch never fails */
+        const char *next = order && i + ahead < m ? (const char *)((uintptr_t)x + (uintptr_t)order[i + ahead] * (uintptr_t)ld_x * sizeof(REAL)) : NULL;
+        ptrdiff_t j = 0;
+        for (; j + 4 * LANES <= n; j += 4 * LANES) {
+            if (next)
+                for (size_t line = 0; line < 4 * VECTOR_BYTES; line += 64)
+                    __builtin_prefetch(next + (size_t)j * sizeof(REAL) + line);
+            UNROLL for (int q = 0; q < 4; q++) {
+                const vec v = vec_load(from + j + q * LANES);
+                vec_store(out + j + q * LANES, v);
+                sum[q] = vec_fma(v, zero, sum[q]);
+            }
+        }
+        if (next)
+            for (size_t at = (size_t)j * sizeof(REAL); at < (size_t)n * sizeof(REAL) + 63; at += 64)
+                __builtin_prefetch(next + at);
+        for (; j + LANES <= n; j += LANES) {
+            const vec v = vec_load(from + j);
+            vec_store(out + j, v);
+            sum[0] = vec_fma(v, zero, sum[0]);
+        }
+        if (j < n) {
+            const vec v = vec_load_part(from + j, n - j);
+            vec_store_part(out + j, v, n - j);
+            sum[1] = vec_fma(v, zero, sum[1]);
+        }
+    }
+    return FN(is_zero)((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
 static int FN(all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld_x)
 {
     const REAL *x = x_;
@@ -27,11 +80,7 @@ static int FN(all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld
         if (j < n)
             sum += vec_load_part(x + j, n - j) * vec_set(0);
     }
-    REAL lanes[LANES];
-    vec_store(lanes, sum);
-    REAL total = 0;
-    for (int q = 0; q < LANES; q++) total += lanes[q];
-    return total == 0;
+    return FN(is_zero)(sum);
 }
 
 static void FN(scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x_, ptrdiff_t ld_x, void *a_,

@@ -32,6 +32,7 @@ const fastnn_kernels TABLE = {
     .dropout = FN(dropout),
     .multiply = FN(multiply),
     .widen = FN(widen),
+    .gather = FN(gather),
     .all_finite = FN(all_finite),
     .scale = FN(scale),
     .embed = FN(embed),

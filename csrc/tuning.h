@@ -40,6 +40,10 @@
 
 /* Bytes of activations that a thread keeps for a block of predicted rows, two layers at a time: part of L2. */
 #define PREDICT_BYTES 262144
+/* Bytes of rows of x that are asked for before they are gathered. Less: each row waits for memory; more: what
+ * was fetched is gone again, or the CPU (24 lines in flight on Zen 4) refuses. */
+#define GATHER_AHEAD_BYTES 4096
+
 /* Bytes of gradient made before the update consumes it: it stays in L1 or L2 between the two. */
 #define GRADIENT_BYTES 65536
 /* Milliseconds between looks at signals (Ctrl-C). */

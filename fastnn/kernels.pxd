@@ -78,6 +78,8 @@ cdef extern from "fastnn.h" nogil:
         void (*multiply)(ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, const void *b,
                          ptrdiff_t ld_b) noexcept nogil
         void (*widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out) noexcept nogil
+        int (*gather)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, ptrdiff_t n_rows, const int64_t *order,
+                      void *out, ptrdiff_t ld_out) noexcept nogil
         int (*all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x) noexcept nogil
         void (*scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x, ptrdiff_t ld_x, void *a,
                       ptrdiff_t ld_a) noexcept nogil

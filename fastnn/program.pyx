@@ -84,25 +84,39 @@ cdef double batch_weight(const Run *r, const int64_t *order) noexcept nogil:
     return total
 
 
-cdef bint gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """Rows first .. last of a batch into the net's own buffers. False, and nothing is read outside the arrays,
-    where another thread has changed order or labels since they were judged."""
+cdef Bad gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of a batch into the net's own buffers. Nothing is read outside the arrays where another
+    thread has changed order or labels since they were judged."""
     cdef Net *net = r.net
     cdef ptrdiff_t i, row, size = net.size
+    cdef char *x = net.x + first * net.ld_x * size
+    cdef int state = 1
+    if net.scales_first or r.x_size == 1:
+        for i in range(first, last):
+            row = order[i] if order != NULL else i
+            if not 0 <= row < r.n_rows:
+                return CHANGED
+            take_row(net, r.x + row * r.ld_x * r.x_size, r.x_size == 1, net.x + i * net.ld_x * size)
+        state = net.table.all_finite(last - first, net.n_in, x, net.ld_x)
+    elif order != NULL:
+        state = net.table.gather(last - first, net.n_in, r.x, r.ld_x, r.n_rows, order + first, x, net.ld_x)
+    else:
+        state = net.table.gather(last - first, net.n_in, r.x + first * r.ld_x * size, r.ld_x, r.n_rows - first, NULL,
+                                 x, net.ld_x)
     for i in range(first, last):
         row = order[i] if order != NULL else i
         if not 0 <= row < r.n_rows:
-            return False
-        take_row(net, r.x + row * r.ld_x * r.x_size, r.x_size == 1, net.x + i * net.ld_x * size)
+            return CHANGED
         if r.labels != NULL:
             net.labels[i] = r.labels[row]
             if not 0 <= net.labels[i] < net.n_out:
-                return False
+                return CHANGED
         if r.y != NULL:
             memcpy(net.y + i * net.n_out * size, r.y + row * net.n_out * size, net.n_out * size)
         if r.weight != NULL:
             net.weight[i] = r.weight[row]
-    return True
+    # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
+    return FINE if state == 1 else NOT_FINITE if state == 0 else CHANGED
 
 
 cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
@@ -141,11 +155,9 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first
     cdef Layer *end = &net.layers[net.n_steps - 1]
     cdef ptrdiff_t size = net.size, i
     cdef double total = batch_weight(r, order)
-    if not gather(r, order, first, last):
-        return CHANGED
-    # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
-    if not net.table.all_finite(last - first, net.n_in, net.x + first * net.ld_x * size, net.ld_x):
-        return NOT_FINITE
+    cdef Bad gathered = gather(r, order, first, last)
+    if gathered != FINE:
+        return gathered
     forward(net, step, r.training, first, last)
     net.table.loss(net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
                    net.labels + first if r.labels != NULL else NULL,
