@@ -81,6 +81,22 @@ typedef struct {
     double correction1, correction2; /* adam: 1 - beta1^t, 1 - beta2^t */
 } fastnn_update;
 
+/* Parameters that a gradient is for. */
+typedef struct {
+    const fastnn_update *update;
+    double lr, decay;      /* as in a segment */
+    void *w;               /* rows ld apart */
+    void *state1, *state2; /* likewise; NULL where the optimizer has none */
+    ptrdiff_t ld;
+} fastnn_target;
+
+/* Rows of x that the next step gathers: order[0] .. order[m-1], row_bytes of each. */
+typedef struct {
+    const void *x;
+    ptrdiff_t m, row_bytes, ld_bytes;
+    const int64_t *order;
+} fastnn_ahead;
+
 /* A column of category codes 0 .. n_categories-1, each looked up in a table (n_categories, width). */
 typedef struct {
     ptrdiff_t column;       /* of x */
@@ -136,6 +152,12 @@ typedef struct {
      * optimizer's vectors (NULL where it has none); all are indexed as w is. */
     void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
                    const void *g, void *state1, void *state2);
+
+    /* The optimizer step on m rows of a weight matrix (m, n), whose gradient is x^T dz with x (k, m) and dz (k, n):
+     * each element is the sum over p = 0, 1, .. by FMA, as matmul has it. Rows of x and dz end with whole lines of
+     * 64 bytes that may be read. ahead: NULL, or rows to prefetch meanwhile. */
+    void (*weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t ld_x, const void *dz,
+                    ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead);
 
     /* mask[i, j] = 0 or 1/(1-rate); a = a * mask in place. Rows first_row .. first_row + m of the batch. */
     void (*dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row, ptrdiff_t m,

@@ -11,6 +11,7 @@
 #include "matmul_template.h"
 #include "losses_template.h"
 #include "optimizers_template.h"
+#include "weights_template.h"
 #include "random_template.h"
 #include "inputs_template.h"
 
@@ -29,6 +30,7 @@ const fastnn_kernels TABLE = {
     .log_softmax = FN(log_softmax),
     .loss = FN(loss),
     .update = FN(update),
+    .weights = FN(weights),
     .dropout = FN(dropout),
     .multiply = FN(multiply),
     .widen = FN(widen),

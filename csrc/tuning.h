@@ -44,7 +44,13 @@
  * was fetched is gone again, or the CPU (24 lines in flight on Zen 4) refuses. */
 #define GATHER_AHEAD_BYTES 4096
 
-/* Bytes of gradient made before the update consumes it: it stays in L1 or L2 between the two. */
+/* Bytes of x from which the rows of the next step are asked for during the present one: a smaller x stays in L2. */
+#define AHEAD_BYTES 524288
+
+/* Bytes of weights whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of w in L2. */
+#define WEIGHTS_BYTES 65536
+
+/* Bytes of weights that are updated before their copy in panels is renewed: they stay in L2 between the two. */
 #define GRADIENT_BYTES 65536
 /* Milliseconds between looks at signals (Ctrl-C). */
 #define SIGNAL_MILLISECONDS 20

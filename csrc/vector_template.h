@@ -30,6 +30,17 @@
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
 
+/* The line at p, owned by this core: gcc writes the plain prefetch for want of a flag, which fetches a line that the
+ * other core has to share, and the store then waits to own it. A no-op on CPUs that do not know it. */
+static inline void prefetch_for_writing(const void *p)
+{
+#if ISA_AVX512 || ISA_AVX2
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
+
 /* What other templates write; FN gives them the suffix of the type. */
 #define vec FN(vec_t)
 #define ivec FN(ivec_t)

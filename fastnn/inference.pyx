@@ -33,9 +33,10 @@ cdef dict KINDS = {
 
 
 cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil:
-    """Whole 64-byte lines, and never a multiple of 4096 bytes: rows must not all meet in one cache set."""
-    cdef ptrdiff_t line = 64 // size, ld = (n + line - 1) // line * line
-    return ld + line if ld * size % 4096 == 0 else ld
+    """Whole 64-byte lines, from four on an odd number of them: a column strip of many rows then spreads over all sets of
+    the cache, where rows at a power of two would meet in a few (512 floats apart in 4 of the 64 sets of L1)."""
+    cdef ptrdiff_t line = 64 // size, lines = (n + line - 1) // line
+    return (lines | 1 if lines >= 4 else lines) * line
 
 
 cdef char *allocate(ptrdiff_t n_bytes) except NULL:

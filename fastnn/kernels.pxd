@@ -39,6 +39,22 @@ cdef extern from "fastnn.h" nogil:
         double correction1
         double correction2
 
+    ctypedef struct fastnn_target:
+        const fastnn_update *update
+        double lr
+        double decay
+        void *w
+        void *state1
+        void *state2
+        ptrdiff_t ld
+
+    ctypedef struct fastnn_ahead:
+        const void *x
+        ptrdiff_t m
+        ptrdiff_t row_bytes
+        ptrdiff_t ld_bytes
+        const int64_t *order
+
     ctypedef struct fastnn_table:
         ptrdiff_t column
         ptrdiff_t n_categories
@@ -72,6 +88,8 @@ cdef extern from "fastnn.h" nogil:
                      void *dz, ptrdiff_t ld_dz) noexcept nogil
         void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
                        const void *g, void *state1, void *state2) noexcept nogil
+        void (*weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t ld_x, const void *dz,
+                        ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead) noexcept nogil
         void (*dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row,
                         ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a, void *mask,
                         ptrdiff_t ld_mask) noexcept nogil

@@ -17,7 +17,7 @@ from fastnn.inference cimport (
 )
 from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_identity, FASTNN_sgd, Array, adam_corrections, fastnn_epilogue,
-    fastnn_kernels, fastnn_segment, fastnn_table, fastnn_update, run_team, team_barrier, thread_limit,
+    fastnn_ahead, fastnn_kernels, fastnn_segment, fastnn_table, fastnn_target, fastnn_update, run_team, team_barrier, thread_limit,
 )
 
 import os
@@ -32,6 +32,7 @@ cdef extern from *:
     const char *FASTNN_BUILD
 
 cdef extern from "tuning.h" nogil:
+    enum: AHEAD_BYTES
     enum: TEAM_FLOPS
 
 BUILD = FASTNN_BUILD.decode()
@@ -207,11 +208,46 @@ cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fast
         update_parameters(net, u, table.weight, table.n_categories * table.width, g)
 
 
-cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads) noexcept nogil:
-    """Gradient of this thread's rows of each w, summed over the batch, and their update."""
+cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of the gradient of w."""
+    cdef Net *net = r.net
+    cdef ptrdiff_t size = net.size
+    net.table.matmul(last - first, s.n_out, r.batch, x + first * size, 1, ld, s.d, s.ld, s.ld - s.n_out,
+                     r.gradient + (s.weight + first * s.n_out) * size, s.n_out, NULL)
+
+
+cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
+                         ptrdiff_t last, const fastnn_ahead *ahead) noexcept nogil:
+    """The step of rows first .. last of w, a chunk at a time: its copy in panels is renewed while it is in the cache."""
     cdef Net *net = r.net
     cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, i, row, first, last, chunk, rows, ld
+    cdef ptrdiff_t size = net.size, rows, at, chunk = last - first
+    cdef fastnn_target target
+    cdef fastnn_ahead part
+    memset(&target, 0, sizeof(target))
+    target.update, target.lr, target.decay, target.ld = u, 1, net.decay, s.n_out
+    if s.needs_dx:
+        chunk = max(1, GRADIENT_BYTES // (s.n_out * size * t.panel)) * t.panel
+    while first < last:
+        rows = min(chunk, last - first)
+        at = (s.weight + first * s.n_out) * size
+        target.w = net.parameters + at
+        if net.state1 != NULL:
+            target.state1 = net.state1 + at
+        if net.state2 != NULL:
+            target.state2 = net.state2 + at
+        t.weights(rows, s.n_out, r.batch, x + first * size, ld, s.d, s.ld, &target, ahead)
+        ahead = NULL
+        if s.needs_dx:
+            pack_panels(net, s, first, first + rows)
+        first += rows
+
+
+cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads,
+                        const fastnn_ahead *ahead) noexcept nogil:
+    """Gradient of this thread's rows of each w, summed over the batch, and their update."""
+    cdef Net *net = r.net
+    cdef ptrdiff_t size = net.size, i, row, first, last, ld
     cdef const char *x
     cdef char *g
     cdef Layer *s
@@ -228,22 +264,15 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
         if s.kind != DENSE:
             continue
         first, last = share(net, s, thread, n_threads), share(net, s, thread + 1, n_threads)
-        chunk = max(1, GRADIENT_BYTES // (s.n_out * size * t.panel)) * t.panel
-        row = first
-        while row < last:
-            rows = min(chunk, last - row)
-            if r.gradient != NULL:
-                g = r.gradient + (s.weight + row * s.n_out) * size
-            t.matmul(rows, s.n_out, r.batch, x + row * size, 1, ld, s.d, s.ld, s.ld - s.n_out, g, s.n_out, NULL)
-            if r.gradient == NULL:
-                update_parameters(net, u, s.weight + row * s.n_out, rows * s.n_out, g)
-                if s.needs_dx:
-                    pack_panels(net, s, row, row + rows)
-            row += rows
+        if r.gradient != NULL:
+            gradient_of(r, s, x, ld, first, last)
+        else:
+            update_weights(r, u, s, x, ld, first, last, ahead)
+            ahead = NULL
         if s.bias >= 0 and thread == n_threads - 1:  # small: one thread suffices
             if r.gradient != NULL:
                 g = r.gradient + s.bias * size
-            t.sum_rows(r.batch, s.n_out, s.d, s.ld, g)
+            net.table.sum_rows(r.batch, s.n_out, s.d, s.ld, g)
             if r.gradient == NULL:
                 update_parameters(net, u, s.bias, s.n_out, g)
 
@@ -267,6 +296,15 @@ cdef void add_losses(Run *r) noexcept nogil:
     r.weight_sum += weight
 
 
+cdef bint next_rows(const Run *r, fastnn_ahead *ahead, ptrdiff_t step, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of a step's batch, if memory is to be asked for them before their gather."""
+    ahead.x, ahead.m, ahead.row_bytes, ahead.ld_bytes = r.x, last - first, r.net.n_in * r.x_size, r.ld_x * r.x_size
+    if r.order == NULL or step >= r.n_steps or r.n_rows * ahead.row_bytes < AHEAD_BYTES:
+        return False
+    ahead.order = r.order + step * r.batch + first
+    return True
+
+
 cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     """The task of each thread of the team: all steps of a run."""
     cdef Run *r = <Run *>context
@@ -275,6 +313,7 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     cdef ptrdiff_t i, q, step
     cdef const int64_t *order = NULL
     cdef fastnn_update u = net.update
+    cdef fastnn_ahead ahead
     cdef uint64_t before = r.first_step  # thread 0 counts net.step up while others read
     if not r.loss_only:
         for i in range(net.n_steps):
@@ -305,7 +344,7 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
             u.lr = r.rates[step]
             if u.optimizer == FASTNN_adam:
                 adam_corrections(&u, before + step + 1)
-        weights_phase(r, &u, thread, n_threads)
+        weights_phase(r, &u, thread, n_threads, &ahead if next_rows(r, &ahead, step + 1, first, last) else NULL)
         team_barrier(thread, n_threads)
 
 

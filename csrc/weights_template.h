@@ -1,0 +1,143 @@
+/* The weights phase of a training step: gradient of rows of a weight matrix, and at once their update.
+ *
+ * The gradient of a tile is in registers when its sum is complete; from there it goes through a few lines of L1 into
+ * the optimizer, so that neither is it written to memory nor are the weights read twice. They are asked for while
+ * the tile is summed: with two threads their lines come from the other core's cache, at 7 ns each if waited for. */
+
+/* Room for a tile's sums; rows up to a multiple of LANES, so that they can be transposed. */
+#define SUMS_ROWS ((TILE_ROWS + LANES - 1) / LANES * LANES)
+#define SUMS_WIDTH (8 * LANES)
+
+/* Columns [0, count) of rows of a matrix will be written soon. */
+static void FN(ask_for_rows)(ptrdiff_t m, ptrdiff_t count, const REAL *w, ptrdiff_t ld_w)
+{
+    for (ptrdiff_t i = 0; i < m; i++) {
+        const char *row = (const char *)(w + i * ld_w), *end = (const char *)(w + i * ld_w + count);
+        for (; row < end; row += 64) prefetch_for_writing(row);
+        prefetch_for_writing(end - 1); /* rows need not begin with a line */
+    }
+}
+
+static void FN(ask_for_parameters)(const fastnn_target *t, ptrdiff_t at, ptrdiff_t m, ptrdiff_t count)
+{
+    FN(ask_for_rows)(m, count, (const REAL *)t->w + at, t->ld);
+    if (t->state1)
+        FN(ask_for_rows)(m, count, (const REAL *)t->state1 + at, t->ld);
+    if (t->state2)
+        FN(ask_for_rows)(m, count, (const REAL *)t->state2 + at, t->ld);
+}
+
+/* A share of the lines that the next step gathers: asked for a few at a time, memory brings them while this step
+ * computes; all at once would wait for memory after the first two dozen. */
+typedef struct {
+    const fastnn_ahead *rows;
+    ptrdiff_t row, at, share; /* next row, next byte of it, lines a tile */
+} FN(asking);
+
+static FN(asking) FN(begin_asking)(const fastnn_ahead *rows, ptrdiff_t n_tiles)
+{
+    FN(asking) a = {.rows = rows};
+    if (rows)
+        a.share = rows->m * (rows->row_bytes / 64 + 1) / n_tiles + 1;
+    return a;
+}
+
+static void FN(ask_for_next_rows)(FN(asking) *a)
+{
+    const fastnn_ahead *rows = a->rows;
+    if (!rows)
+        return;
+    for (ptrdiff_t line = 0; line < a->share && a->row < rows->m; line++) {
+        /* whatever the number is: a prefetch never fails */
+        const uintptr_t offset = (uintptr_t)rows->order[a->row] * (uintptr_t)rows->ld_bytes + (uintptr_t)a->at;
+        __builtin_prefetch((const void *)((uintptr_t)rows->x + offset), 0, 2);
+        if ((a->at += 64) >= rows->row_bytes + 63) {
+            a->at = 0;
+            a->row++;
+        }
+    }
+}
+
+/* sums (n, width) to its transpose (width, n), rows without gaps; out has room for LANES more. */
+static void FN(transpose_sums)(ptrdiff_t n, ptrdiff_t width, const REAL *sums, REAL *out)
+{
+#if !ISA_GENERIC && LANES > 2
+    for (ptrdiff_t j = 0; j < width; j += LANES) {
+        vec block[LANES];
+        UNROLL for (int i = 0; i < LANES; i++) block[i] = vec_load(sums + i * SUMS_WIDTH + j);
+        FN(transpose)(block);
+        /* upwards: each store mends what the one before wrote beyond its row */
+        UNROLL for (int i = 0; i < LANES; i++) vec_store(out + (j + i) * n, block[i]);
+    }
+#else
+    for (ptrdiff_t j = 0; j < width; j++)
+        for (ptrdiff_t i = 0; i < n; i++) out[j * n + i] = sums[i * SUMS_WIDTH + j];
+#endif
+}
+
+/* Few outputs fill few lanes: so the lanes run along the rows of w, and the sums are those of its transpose. The
+ * factors of each FMA change places, which changes no bit. */
+static void FN(narrow_weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *x, ptrdiff_t ld_x, const REAL *dz,
+                               ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead)
+{
+    REAL sums[SUMS_ROWS * SUMS_WIDTH] __attribute__((aligned(64)));
+    REAL turned[SUMS_WIDTH * TILE_ROWS + LANES] __attribute__((aligned(64)));
+    FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_dz * (ptrdiff_t)sizeof(REAL), .ld_b = ld_x, .ld_c = SUMS_WIDTH, .first = 1};
+    FN(asking) asking = FN(begin_asking)(ahead, (m + PANEL - 1) / PANEL);
+    for (ptrdiff_t j = 0; j < m;) {
+        const ptrdiff_t rest = m - j;
+        FN(tile_function) tile = FN(tiles)[n];
+        ptrdiff_t width = PANEL;
+        if (n <= 3 && rest >= FN(wide_vectors)[n] * LANES) {
+            tile = FN(wide_tiles)[n];
+            width = FN(wide_vectors)[n] * LANES;
+        } else if (rest <= LANES) {
+            tile = FN(narrow_tiles)[n];
+            width = LANES;
+        }
+        /* x's rows end with whole lines, so whole vectors are read and summed; the superfluous ones go nowhere */
+        const ptrdiff_t used = rest < width ? rest : width;
+        FN(ask_for_parameters)(target, j * n, 1, used * n);
+        tile(&t, k, dz, x + j, sums, width);
+        FN(ask_for_next_rows)(&asking);
+        const REAL *g = sums;
+        if (n > 1) {
+            FN(transpose_sums)(n, used, sums, turned);
+            g = turned;
+        }
+        FN(update_rows)(target, j * n, 1, used * n, g, 0);
+        j += used;
+    }
+}
+
+static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, ptrdiff_t ld_x, const void *dz_,
+                        ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead)
+{
+    const REAL *x = x_, *dz = dz_;
+    if (n <= LANES && n <= TILE_ROWS) {
+        FN(narrow_weights)(m, n, k, x, ld_x, dz, ld_dz, target, ahead);
+        return;
+    }
+    REAL sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
+    FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_x * (ptrdiff_t)sizeof(REAL), .ld_b = ld_dz, .ld_c = PANEL, .first = 1};
+    const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(REAL);
+    const ptrdiff_t whole = (WEIGHTS_BYTES / row_bytes / TILE_ROWS + 1) * TILE_ROWS;
+    FN(asking) asking = FN(begin_asking)(ahead, (m + TILE_ROWS - 1) / TILE_ROWS * ((n + PANEL - 1) / PANEL));
+    for (ptrdiff_t first = 0; first < m; first += whole) {
+        const ptrdiff_t rows = m - first < whole ? m - first : whole, n_tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        for (ptrdiff_t j = 0; j < n; j += PANEL) {
+            const ptrdiff_t count = n - j < PANEL ? n - j : PANEL;
+            /* dz's rows end with whole lines too */
+            const FN(tile_function) *tiles = count <= LANES ? FN(narrow_tiles) : FN(tiles);
+            const ptrdiff_t width = count <= LANES ? LANES : PANEL;
+            for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
+                const ptrdiff_t height = (rows - i) / (n_tiles - q), at = (first + i) * target->ld + j;
+                FN(ask_for_parameters)(target, at, height, count);
+                tiles[height](&t, k, x + first + i, dz + j, sums, width);
+                FN(ask_for_next_rows)(&asking);
+                FN(update_rows)(target, at, height, count, sums, PANEL);
+                i += height;
+            }
+        }
+    }
+}
