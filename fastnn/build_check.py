@@ -13,7 +13,7 @@ import sys
 import zlib
 from importlib.machinery import EXTENSION_SUFFIXES
 
-COMPILED = ("kernels", "inference", "program")
+COMPILED = ("kernels", "inference", "phases", "program")
 # Written at installation: the build's name, then the package's files, one a line.
 MANIFEST = "build.txt"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))

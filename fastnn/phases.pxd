@@ -1,0 +1,43 @@
+# cython: language_level=3
+"""One training step, by phases."""
+from libc.stdint cimport int64_t, uint64_t
+
+from fastnn.inference cimport Layer, Net, Watch
+from fastnn.kernels cimport FASTNN_MAX_THREADS, fastnn_ahead, fastnn_update
+
+cdef enum Bad:
+    FINE
+    NOT_FINITE
+    CHANGED  # order or labels are no longer what was judged
+
+
+cdef struct Run:
+    Net *net
+    const char *x
+    ptrdiff_t ld_x             # elements
+    ptrdiff_t x_size           # itemsize of x: the net's, or 1 for bytes
+    const int64_t *labels      # or NULL
+    const char *y              # or NULL; (rows, n_out)
+    const double *weight       # or NULL
+    const int64_t *order       # (n_steps, batch), or NULL: rows 0 .. batch of x, one step
+    const double *rates        # (n_steps,), or NULL: nothing is updated
+    ptrdiff_t n_steps, batch, n_rows
+    uint64_t first_step        # number of the first step, for dropout and Adam
+    bint training              # dropout on
+    char *gradient             # instead of updating: (n_parameters,)
+    bint loss_only
+    ptrdiff_t done
+    double loss_sum, weight_sum
+    Watch watch                # by thread 0, between joins
+    char bad[FASTNN_MAX_THREADS]  # Bad, by thread
+
+# Everything that rows first .. last of a step's batch need alone.
+cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+# Gradient of this thread's rows of each w, summed over the batch, and their update; ahead: rows of x to ask for
+# meanwhile, or NULL.
+cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads,
+                        const fastnn_ahead *ahead) noexcept nogil
+# The copies in panels of this thread's rows of each w, as the first step of a run needs them.
+cdef void pack_all_panels(const Net *net, int thread, int n_threads) noexcept nogil
+# Rows first .. last of a step's batch, and whether memory is to be asked for them before their gather.
+cdef bint next_rows(const Run *r, fastnn_ahead *ahead, ptrdiff_t step, ptrdiff_t first, ptrdiff_t last) noexcept nogil

@@ -1,0 +1,253 @@
+# cython: language_level=3
+"""The two phases of a training step, each for one thread's share.
+
+In the first, each thread takes its own rows of the batch through gather, forward, loss and backward: rows never
+meet, so nothing is waited for. In the second, the rows of each weight matrix are split: a thread sums the
+gradient of its rows over the whole batch, updates them while they are in its cache, and renews their transposed
+copy. Neither split touches the order of any sum, so the bits do not depend on the number of threads.
+"""
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, GRADIENT_BYTES, SCALE, Layer, Net, forward, take_row
+from fastnn.kernels cimport (
+    FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_table, fastnn_target,
+    fastnn_update,
+)
+
+cdef extern from *:
+    const char *FASTNN_BUILD
+
+cdef extern from "tuning.h" nogil:
+    enum: AHEAD_BYTES
+
+BUILD = FASTNN_BUILD.decode()
+
+# ------------------------------------------------------------------ forward and backward, by rows
+
+
+cdef double LEAST_WEIGHT = 1e-290  # a batch of less has none: the reciprocal would overflow
+
+
+cdef double batch_weight(const Run *r, const int64_t *order) noexcept nogil:
+    """Sum of the weights of a batch, in row order: each thread needs it before its first gradient."""
+    cdef double total = 0
+    cdef ptrdiff_t i, row
+    if r.weight == NULL:
+        return <double>r.batch
+    for i in range(r.batch):
+        row = order[i] if order != NULL else i
+        if 0 <= row < r.n_rows:  # else gather says so
+            total += r.weight[row]
+    return total
+
+
+cdef Bad gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of a batch into the net's own buffers. Nothing is read outside the arrays where another
+    thread has changed order or labels since they were judged."""
+    cdef Net *net = r.net
+    cdef ptrdiff_t i, row, size = net.size
+    cdef char *x = net.x + first * net.ld_x * size
+    cdef int state = 1
+    if net.scales_first or r.x_size == 1:
+        for i in range(first, last):
+            row = order[i] if order != NULL else i
+            if not 0 <= row < r.n_rows:
+                return CHANGED
+            take_row(net, r.x + row * r.ld_x * r.x_size, r.x_size == 1, net.x + i * net.ld_x * size)
+        state = net.table.all_finite(last - first, net.n_in, x, net.ld_x)
+    elif order != NULL:
+        state = net.table.gather(last - first, net.n_in, r.x, r.ld_x, r.n_rows, order + first, x, net.ld_x)
+    else:
+        state = net.table.gather(last - first, net.n_in, r.x + first * r.ld_x * size, r.ld_x, r.n_rows - first, NULL,
+                                 x, net.ld_x)
+    for i in range(first, last):
+        row = order[i] if order != NULL else i
+        if not 0 <= row < r.n_rows:
+            return CHANGED
+        if r.labels != NULL:
+            net.labels[i] = r.labels[row]
+            if not 0 <= net.labels[i] < net.n_out:
+                return CHANGED
+        if r.y != NULL:
+            memcpy(net.y + i * net.n_out * size, r.y + row * net.n_out * size, net.n_out * size)
+        if r.weight != NULL:
+            net.weight[i] = r.weight[row]
+    # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
+    return FINE if state == 1 else NOT_FINITE if state == 0 else CHANGED
+
+
+cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """From the gradient at the last output to the gradient at each z, rows first .. last."""
+    cdef const fastnn_kernels *t = net.table
+    cdef ptrdiff_t size = net.size, rows = last - first, i, at
+    cdef Layer *s
+    cdef Layer *before
+    cdef fastnn_epilogue e
+    for i in range(net.n_steps - 1, -1, -1):
+        s = &net.layers[i]
+        at = first * s.ld * size
+        if not s.gated and s.activation != FASTNN_identity:
+            t.activation_backward(s.activation, rows, s.n_out, s.a + at, s.ld, s.d + at, s.ld, s.d + at, s.ld)
+        if not s.needs_dx:
+            return
+        before = &net.layers[i - 1]
+        if s.kind == DENSE:
+            memset(&e, 0, sizeof(e))
+            if before.gated:
+                e.gate, e.ld_gate = before.a + first * before.ld * size, before.ld
+                e.gate_activation = before.activation
+            t.matmul_packed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, s.panels, before.d + first * before.ld * size,
+                            before.ld, &e)
+        elif s.kind == SCALE:
+            t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, before.d + at, s.ld)
+        else:
+            memcpy(before.d + at, s.d + at, rows * s.ld * size)
+            if s.kind == DROPOUT and training and s.rate > 0:
+                t.multiply(rows, s.n_out, before.d + at, s.ld, s.mask + at, s.ld)
+
+
+cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Everything that rows first .. last need alone."""
+    cdef Net *net = r.net
+    cdef Layer *end = &net.layers[net.n_steps - 1]
+    cdef ptrdiff_t size = net.size, i
+    cdef double total = batch_weight(r, order)
+    cdef Bad gathered = gather(r, order, first, last)
+    if gathered != FINE:
+        return gathered
+    forward(net, step, r.training, first, last)
+    net.table.loss(net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
+                   net.labels + first if r.labels != NULL else NULL,
+                   net.y + first * net.n_out * size if r.y != NULL else NULL, net.n_out,
+                   net.weight + first if r.weight != NULL else NULL,
+                   1 / total if total > LEAST_WEIGHT else 0, net.loss_rows + first,
+                   NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
+    for i in range(first, last):
+        if not isfinite(net.loss_rows[i]):
+            return NOT_FINITE
+    if not r.loss_only:
+        backward(net, r.training, first, last)
+    return FINE
+
+
+# ------------------------------------------------------------------ weights, by rows of each matrix
+
+
+cdef void update_parameters(const Net *net, const fastnn_update *u, ptrdiff_t offset, ptrdiff_t length,
+                            const char *g) noexcept nogil:
+    """One optimizer step on parameters offset .. offset + length, whose gradient begins at g."""
+    cdef fastnn_segment segment
+    cdef ptrdiff_t at = offset * net.size
+    segment.offset, segment.length, segment.lr, segment.decay = 0, length, 1, net.decay
+    net.table.update(u, 1, &segment, net.parameters + at, g, net.state1 + at if net.state1 != NULL else NULL,
+                     net.state2 + at if net.state2 != NULL else NULL)
+
+
+cdef ptrdiff_t share(const Net *net, const Layer *s, int thread, int n_threads) noexcept nogil:
+    """First row of w of a thread's share: whole panels where w has any, so that no two threads write one."""
+    cdef ptrdiff_t panel = net.table.panel if s.needs_dx else 1
+    return min((s.n_in + panel - 1) // panel * thread // n_threads * panel, s.n_in)
+
+
+cdef void pack_panels(const Net *net, const Layer *s, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    net.table.pack_transposed(first, last, s.n_out, net.parameters + s.weight * net.size, s.n_out, s.panels)
+
+
+cdef void pack_all_panels(const Net *net, int thread, int n_threads) noexcept nogil:
+    cdef ptrdiff_t i
+    cdef const Layer *s
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        if s.needs_dx and s.kind == DENSE:
+            pack_panels(net, s, share(net, s, thread, n_threads), share(net, s, thread + 1, n_threads))
+
+
+cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fastnn_table *table, const char *x,
+                      ptrdiff_t ld, char *g) noexcept nogil:
+    """Gradient of one table of categories over the batch, and its update."""
+    cdef Net *net = r.net
+    if r.gradient != NULL:
+        g = r.gradient + table.weight * net.size
+    net.table.embed_gradient(r.batch, table, x, ld, s.d, s.ld, g)
+    if r.gradient == NULL:
+        update_parameters(net, u, table.weight, table.n_categories * table.width, g)
+
+
+cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of the gradient of w."""
+    cdef Net *net = r.net
+    cdef ptrdiff_t size = net.size
+    net.table.matmul(last - first, s.n_out, r.batch, x + first * size, 1, ld, s.d, s.ld, s.ld - s.n_out,
+                     r.gradient + (s.weight + first * s.n_out) * size, s.n_out, NULL)
+
+
+cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
+                         ptrdiff_t last, const fastnn_ahead *ahead) noexcept nogil:
+    """The step of rows first .. last of w, a chunk at a time: its copy in panels is renewed while it is in the cache."""
+    cdef Net *net = r.net
+    cdef const fastnn_kernels *t = net.table
+    cdef ptrdiff_t size = net.size, rows, at, chunk = last - first
+    cdef fastnn_target target
+    cdef fastnn_ahead part
+    memset(&target, 0, sizeof(target))
+    target.update, target.lr, target.decay, target.ld = u, 1, net.decay, s.n_out
+    if s.needs_dx:
+        chunk = max(1, GRADIENT_BYTES // (s.n_out * size * t.panel)) * t.panel
+    while first < last:
+        rows = min(chunk, last - first)
+        at = (s.weight + first * s.n_out) * size
+        target.w = net.parameters + at
+        if net.state1 != NULL:
+            target.state1 = net.state1 + at
+        if net.state2 != NULL:
+            target.state2 = net.state2 + at
+        t.weights(rows, s.n_out, r.batch, x + first * size, ld, s.d, s.ld, &target, ahead)
+        ahead = NULL
+        if s.needs_dx:
+            pack_panels(net, s, first, first + rows)
+        first += rows
+
+
+cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads,
+                        const fastnn_ahead *ahead) noexcept nogil:
+    """Gradient of this thread's rows of each w, summed over the batch, and their update."""
+    cdef Net *net = r.net
+    cdef ptrdiff_t size = net.size, i, row, first, last, ld
+    cdef const char *x
+    cdef char *g
+    cdef Layer *s
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        x, ld = net.x, net.ld_x
+        if i:
+            x, ld = net.layers[i - 1].a, net.layers[i - 1].ld
+        g = net.gradients + thread * net.gradient_bytes
+        if s.kind == EMBEDDING:
+            for row in range(s.n_tables):
+                if row % n_threads == thread:
+                    table_phase(r, u, s, &s.tables[row], x, ld, g)
+        if s.kind != DENSE:
+            continue
+        first, last = share(net, s, thread, n_threads), share(net, s, thread + 1, n_threads)
+        if r.gradient != NULL:
+            gradient_of(r, s, x, ld, first, last)
+        else:
+            update_weights(r, u, s, x, ld, first, last, ahead)
+            ahead = NULL
+        if s.bias >= 0 and thread == n_threads - 1:  # small: one thread suffices
+            if r.gradient != NULL:
+                g = r.gradient + s.bias * size
+            net.table.sum_rows(r.batch, s.n_out, s.d, s.ld, g)
+            if r.gradient == NULL:
+                update_parameters(net, u, s.bias, s.n_out, g)
+
+
+cdef bint next_rows(const Run *r, fastnn_ahead *ahead, ptrdiff_t step, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+    """Rows first .. last of a step's batch, if memory is to be asked for them before their gather."""
+    ahead.x, ahead.m, ahead.row_bytes, ahead.ld_bytes = r.x, last - first, r.net.n_in * r.x_size, r.ld_x * r.x_size
+    if r.order == NULL or step >= r.n_steps or r.n_rows * ahead.row_bytes < AHEAD_BYTES:
+        return False
+    ahead.order = r.order + step * r.batch + first
+    return True
