@@ -41,27 +41,104 @@ INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, ptrdiff_t label, R
     return total;
 }
 
+#if !ISA_GENERIC && LANES > 2
+/* LANES rows of at most BLOCK outputs across the diagonal, so that lanes run along rows and nothing is reduced
+ * within a register; absent rows are zeros. */
+static void FN(load_turned)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, vec columns[BLOCK])
+{
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const ptrdiff_t count = n - j < LANES ? n - j : LANES;
+        vec block[LANES];
+        UNROLL for (int i = 0; i < LANES; i++)
+            block[i] = i < rows ? vec_load_part(z + i * ld_z + j, count) : vec_set(0);
+        FN(transpose)(block);
+        UNROLL for (int i = 0; i < LANES; i++) columns[j + i] = block[i];
+    }
+}
+
+static void FN(store_turned)(ptrdiff_t rows, ptrdiff_t n, const vec columns[BLOCK], REAL *a, ptrdiff_t ld_a)
+{
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const ptrdiff_t count = n - j < LANES ? n - j : LANES;
+        vec block[LANES];
+        UNROLL for (int i = 0; i < LANES; i++) block[i] = columns[j + i];
+        FN(transpose)(block);
+        UNROLL for (int i = 0; i < LANES; i++)
+            if (i < rows)
+                vec_store_part(a + i * ld_a + j, block[i], count);
+    }
+}
+
+/* The tree of tree_max and tree_sum, number i being columns[i]. */
+#define TURNED_TREE(result, n, columns, combine)                                                \
+    do {                                                                                        \
+        vec tree[BLOCK];                                                                        \
+        tree[0] = (columns)[0];                                                                 \
+        for (ptrdiff_t i = 1; i < (n); i++) tree[i] = (columns)[i];                             \
+        for (ptrdiff_t half = BLOCK / 2; half > 0; half /= 2)                                   \
+            for (ptrdiff_t i = 0; i < half && i + half < (n); i++)                              \
+                tree[i] = combine(tree[i], tree[i + half]);                                     \
+        (result) = tree[0];                                                                     \
+    } while (0)
+
+/* cross_entropy_row for up to LANES short rows at once, to the same bits: three outputs cost three exponentials
+ * instead of sixteen rows of one each and two trees. Gives totals and maxima. */
+static void FN(cross_entropy_rows)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
+                                   const double *weight, double scale, REAL *dz, ptrdiff_t ld_dz, REAL *total, REAL *max)
+{
+    vec e[BLOCK], largest, sum;
+    FN(load_turned)(rows, n, z, ld_z, e);
+    TURNED_TREE(largest, n, e, vec_max);
+    for (ptrdiff_t j = 0; j < n; j++) e[j] = vec_exp(e[j] - largest);
+    TURNED_TREE(sum, n, e, SUM_OF);
+    vec_store(total, sum);
+    vec_store(max, largest);
+    if (!dz)
+        return;
+    ivec label = {0};
+    vec factor = vec_set(0);
+    for (int i = 0; i < LANES; i++)
+        if (i < rows) {
+            label[i] = (REAL_BITS)labels[i];
+            factor[i] = FN(row_factor)(weight, i, scale);
+        }
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const ivec here = label == (ivec){0} + (REAL_BITS)j;
+        e[j] = (e[j] / sum - (vec)(here & (ivec)vec_set(1))) * factor;
+    }
+    FN(store_turned)(rows, n, e, dz, ld_dz);
+}
+#undef TURNED_TREE
+#endif
+
 /* log(sum(exp(z))) - z[label] = (max - z[label]) + log(sum(exp(z - max))): nothing overflows, and the
  * logarithm is never negative. */
 static void FN(cross_entropy)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
                               const double *weight, double scale, double *loss_rows, REAL *dz, ptrdiff_t ld_dz)
 {
-    REAL total[BLOCK] = {0}, gap[BLOCK] = {0}; /* logarithms are taken for many rows at a time */
+    REAL total[BLOCK] = {0}, max[BLOCK] = {0}, chosen[BLOCK] = {0}; /* logarithms are taken for many rows at a time */
     for (ptrdiff_t first = 0; first < m; first += BLOCK) {
         const ptrdiff_t rows = m - first < BLOCK ? m - first : BLOCK;
-        for (ptrdiff_t r = 0; r < rows; r++) {
-            const ptrdiff_t i = first + r, label = (ptrdiff_t)labels[i];
-            const REAL *zi = z + i * ld_z, chosen = zi[label]; /* read before dz may overwrite it */
-            REAL max;
-            total[r] = FN(cross_entropy_row)(n, zi, label, FN(row_factor)(weight, i, scale),
-                                             dz ? dz + i * ld_dz : NULL, &max);
-            gap[r] = max - chosen;
+        for (ptrdiff_t r = 0; r < rows; r++) /* read before dz may overwrite it */
+            chosen[r] = z[(first + r) * ld_z + (ptrdiff_t)labels[first + r]];
+        ptrdiff_t r = 0;
+#if !ISA_GENERIC && LANES > 2
+        for (; n <= BLOCK && rows - r > LANES / 4; r += LANES) {
+            const ptrdiff_t i = first + r, count = rows - r < LANES ? rows - r : LANES;
+            FN(cross_entropy_rows)(count, n, z + i * ld_z, ld_z, labels + i, weight ? weight + i : NULL, scale,
+                                   dz ? dz + i * ld_dz : NULL, ld_dz, total + r, max + r);
         }
-        for (ptrdiff_t r = 0; r < rows; r += LANES) {
-            const vec loss = vec_load(gap + r) + vec_log(vec_load(total + r));
-            for (int l = 0; l < LANES; l++)
-                if (r + l < rows)
-                    loss_rows[first + r + l] = loss[l];
+#endif
+        for (; r < rows; r++) {
+            const ptrdiff_t i = first + r;
+            total[r] = FN(cross_entropy_row)(n, z + i * ld_z, (ptrdiff_t)labels[i], FN(row_factor)(weight, i, scale),
+                                             dz ? dz + i * ld_dz : NULL, &max[r]);
+        }
+        for (ptrdiff_t l = 0; l < rows; l += LANES) {
+            const vec loss = (vec_load(max + l) - vec_load(chosen + l)) + vec_log(vec_load(total + l));
+            for (int q = 0; q < LANES; q++)
+                if (l + q < rows)
+                    loss_rows[first + l + q] = loss[q];
         }
     }
 }
