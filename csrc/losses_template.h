@@ -86,6 +86,8 @@ static void FN(store_turned)(ptrdiff_t rows, ptrdiff_t n, const vec columns[BLOC
 static void FN(cross_entropy_rows)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
                                    const double *weight, double scale, REAL *dz, ptrdiff_t ld_dz, REAL *total, REAL *max)
 {
+    if (n < 1)
+        __builtin_unreachable(); /* there is a label among them */
     vec e[BLOCK], largest, sum;
     FN(load_turned)(rows, n, z, ld_z, e);
     TURNED_TREE(largest, n, e, vec_max);

@@ -37,6 +37,11 @@
  * thread pays: a join costs 0.2-0.4 us while workers spin and 10-80 us when they sleep. Measured on two cores of
  * Zen 4, where 0.45 MFLOP took 5.0 us on one and 5.3 on two, 0.9 MFLOP 8.8 and 7.4 us. */
 #define TEAM_FLOPS 600000
+/* The same below which training does not even try: a step is then shorter than a few joins. */
+#define LEAST_TEAM_FLOPS 200000
+/* Steps of training are run in segments of about so long, at whose ends the number of threads is chosen anew and
+ * signals are looked at. Shorter: times are noise, and starting the team shows; longer: a bad choice lasts. */
+#define SEGMENT_MICROSECONDS 1000
 
 /* Bytes of activations that a thread keeps for a block of predicted rows, two layers at a time: part of L2. */
 #define PREDICT_BYTES 262144

@@ -14,6 +14,8 @@ cdef struct Watch:
     bint interrupted        # the call is to end, and raise_again to be called
     PyObject *exception[3]  # what a signal's handler raised
 
+# Seconds of a clock that is never set.
+cdef double seconds() noexcept nogil
 cdef void begin_watch(Watch *w) noexcept
 cdef void look(Watch *w) noexcept nogil
 cdef int raise_again(Watch *w) except -1

@@ -26,9 +26,11 @@ cdef struct Run:
     bint training              # dropout on
     char *gradient             # instead of updating: (n_parameters,)
     bint loss_only
+    ptrdiff_t begin, end       # steps that the team is at
+    bint packed                # panels hold the weights
     ptrdiff_t done
     double loss_sum, weight_sum
-    Watch watch                # by thread 0, between joins
+    Watch watch
     char bad[FASTNN_MAX_THREADS]  # Bad, by thread
 
 # Everything that rows first .. last of a step's batch need alone.

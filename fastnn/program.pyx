@@ -8,6 +8,7 @@ from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
     DENSE, Net, begin_watch, describe, first_not_finite, forget, free_batch, look, predict, prepare_batch, raise_again,
+    seconds,
 )
 from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, adam_corrections, fastnn_ahead, fastnn_update, run_team,
@@ -27,6 +28,8 @@ cdef extern from *:
     const char *FASTNN_BUILD
 
 cdef extern from "tuning.h" nogil:
+    enum: LEAST_TEAM_FLOPS
+    enum: SEGMENT_MICROSECONDS
     enum: TEAM_FLOPS
 
 BUILD = FASTNN_BUILD.decode()
@@ -54,27 +57,22 @@ cdef void add_losses(Run *r) noexcept nogil:
 
 
 cdef void train(void *context, int thread, int n_threads) noexcept nogil:
-    """The task of each thread of the team: all steps of a run."""
+    """The task of each thread of the team: steps begin .. end of a run."""
     cdef Run *r = <Run *>context
     cdef Net *net = r.net
     cdef ptrdiff_t first = r.batch * thread // n_threads, last = r.batch * (thread + 1) // n_threads
-    cdef ptrdiff_t i, q, step
+    cdef ptrdiff_t q, step
     cdef const int64_t *order = NULL
     cdef fastnn_update u = net.update
     cdef fastnn_ahead ahead
-    cdef uint64_t before = r.first_step  # thread 0 counts net.step up while others read
-    if not r.loss_only:
+    if not r.packed and not r.loss_only:
         pack_all_panels(net, thread, n_threads)
         team_barrier(thread, n_threads)
-    for step in range(r.n_steps):
+    for step in range(r.begin, r.end):
         if r.order != NULL:
             order = r.order + step * r.batch
-        if thread == 0:
-            look(&r.watch)  # the others see an interruption after the join; nothing is updated
-        r.bad[thread] = rows_phase(r, before + step, order, first, last)
+        r.bad[thread] = rows_phase(r, r.first_step + step, order, first, last)
         team_barrier(thread, n_threads)
-        if r.watch.interrupted:
-            return
         for q in range(n_threads):
             if r.bad[q]:
                 return
@@ -88,9 +86,82 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
         if r.rates != NULL:
             u.lr = r.rates[step]
             if u.optimizer == FASTNN_adam:
-                adam_corrections(&u, before + step + 1)
+                adam_corrections(&u, r.first_step + step + 1)
         weights_phase(r, &u, thread, n_threads, &ahead if next_rows(r, &ahead, step + 1, first, last) else NULL)
         team_barrier(thread, n_threads)
+
+
+# ------------------------------------------------------------------ how many threads
+
+
+# What a step takes on one thread and on the team. Which is faster depends on the net, the machine and who else is at
+# work on it, so it is measured while training, by segments of steps. The bits do not depend on it.
+cdef struct Pace:
+    ptrdiff_t batch
+    int limit
+    double one, team           # seconds a step, lately; 0: not measured
+    ptrdiff_t segments, trial  # until the other is tried again; length of that wait
+
+
+cdef double STEP_SECONDS = 3e-7  # a step of next to no arithmetic
+cdef double FLOP_SECONDS = 2e-11  # a guess, until the first segment is measured
+cdef double LONGEST_TRIAL = 4e-3  # a longer step is never tried on one thread: on a team it cannot be slower
+cdef ptrdiff_t FIRST_TRIAL = 8, LAST_TRIAL = 512  # segments
+
+
+cdef int choose_threads(Pace *p, double flops, bint *on_trial) noexcept nogil:
+    """Threads of the next segment: what was faster lately; now and then, ever more rarely, the other."""
+    cdef bint team
+    on_trial[0] = False
+    if p.limit == 1 or flops < LEAST_TEAM_FLOPS:
+        return 1
+    if p.one == 0 and p.team == 0:
+        team = flops >= TEAM_FLOPS
+    elif p.one == 0:
+        team = p.team > LONGEST_TRIAL
+    elif p.team == 0:
+        team = True
+    else:
+        team = p.team < p.one
+        p.segments -= 1
+        if p.segments <= 0 and min(p.one, p.team) < LONGEST_TRIAL:
+            on_trial[0] = True
+            team = not team
+    return p.limit if team else 1
+
+
+cdef void note_time(Pace *p, int n_threads, double taken, bint on_trial) noexcept nogil:
+    """Seconds of a step in the segment that ended."""
+    cdef bint before = p.team < p.one
+    cdef double *time = &p.one if n_threads == 1 else &p.team
+    # A trial counts as it is; what is used mostly, half: a time slice of another process must not turn the choice.
+    time[0] = taken if time[0] == 0 or on_trial else 0.5 * (time[0] + taken)
+    if p.one == 0 or p.team == 0:
+        return
+    if before != (p.team < p.one):
+        p.trial = p.segments = FIRST_TRIAL
+    elif on_trial:
+        p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)
+
+
+cdef void advance(Run *r, Pace *p, double flops) noexcept nogil:
+    """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between."""
+    cdef double begin, taken
+    cdef bint on_trial
+    cdef int n_threads
+    while r.begin < r.n_steps:
+        n_threads = choose_threads(p, flops, &on_trial)
+        taken = p.one if n_threads == 1 else p.team
+        if taken == 0:
+            taken = STEP_SECONDS + FLOP_SECONDS * flops
+        r.end = min(r.n_steps, r.begin + max(1, <ptrdiff_t>(1e-6 * SEGMENT_MICROSECONDS / taken)))
+        begin = seconds()
+        n_threads = run_team(train, r, n_threads)
+        look(&r.watch)
+        if r.done < r.end or r.watch.interrupted:
+            return
+        note_time(p, n_threads, (seconds() - begin) / (r.end - r.begin), on_trial)
+        r.begin, r.packed = r.end, True
 
 
 cdef class Program:
@@ -111,6 +182,7 @@ cdef class Program:
     cdef bint takes_labels
     cdef object lock
     cdef object process  # that the lock is of
+    cdef Pace pace
 
     def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0):
         self.lock, self.process = threading.Lock(), os.getpid()
@@ -201,7 +273,6 @@ cdef class Program:
         for i in range(net.n_steps):
             if net.layers[i].kind == DENSE:
                 flops += 6.0 * r.batch * net.layers[i].n_in * net.layers[i].n_out
-        cdef int n_threads = thread_limit() if flops >= TEAM_FLOPS else 1
         begin_watch(&r.watch)
         if self.process != os.getpid():  # a child of fork: who held the lock is not here
             self.lock, self.process = threading.Lock(), os.getpid()
@@ -210,9 +281,12 @@ cdef class Program:
         try:
             if r.rates != NULL:
                 r.first_step = net.step
-            prepare_batch(net, r.batch, n_threads)
+            if self.pace.batch != r.batch or self.pace.limit != thread_limit():
+                memset(&self.pace, 0, sizeof(self.pace))
+                self.pace.batch, self.pace.limit = r.batch, thread_limit()
+            prepare_batch(net, r.batch, self.pace.limit if flops >= LEAST_TEAM_FLOPS else 1)
             with nogil:
-                run_team(train, r, n_threads)
+                advance(r, &self.pace, flops)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
