@@ -41,7 +41,8 @@ static int FN(gather)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld_x, 
             return -1;
         const REAL *from = x + row * ld_x;
         /* of whatever order holds: a prefetch never fails */
-        const char *next = order && i + ahead < m ? (const char *)((uintptr_t)x + (uintptr_t)order[i + ahead] * (uintptr_t)ld_x * sizeof(REAL)) : NULL;
+        const uintptr_t offset = order && i + ahead < m ? (uintptr_t)order[i + ahead] * (uintptr_t)ld_x : 0;
+        const char *next = offset ? (const char *)((uintptr_t)x + offset * sizeof(REAL)) : NULL;
         ptrdiff_t j = 0;
         for (; j + 4 * LANES <= n; j += 4 * LANES) {
             if (next)

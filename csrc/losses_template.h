@@ -84,7 +84,8 @@ static void FN(store_turned)(ptrdiff_t rows, ptrdiff_t n, const vec columns[BLOC
 /* cross_entropy_row for up to LANES short rows at once, to the same bits: three outputs cost three exponentials
  * instead of sixteen rows of one each and two trees. Gives totals and maxima. */
 static void FN(cross_entropy_rows)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
-                                   const double *weight, double scale, REAL *dz, ptrdiff_t ld_dz, REAL *total, REAL *max)
+                                   const double *weight, double scale, REAL *dz, ptrdiff_t ld_dz, REAL *total,
+                                   REAL *max)
 {
     if (n < 1)
         __builtin_unreachable(); /* there is a label among them */

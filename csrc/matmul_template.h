@@ -259,7 +259,8 @@ static void FN(pack_transposed)(ptrdiff_t first, ptrdiff_t last, ptrdiff_t colum
             if (n_rows == LANES)
                 for (; p + LANES <= columns; p += LANES) {
                     /* the other core has read them */
-                    UNROLL for (int i = 0; i < LANES; i++) prefetch_for_writing(panel + (p + 2 * LANES + i) * PANEL + r);
+                    UNROLL for (int i = 0; i < LANES; i++)
+                        prefetch_for_writing(panel + (p + 2 * LANES + i) * PANEL + r);
                     vec block[LANES];
                     UNROLL for (int i = 0; i < LANES; i++) block[i] = vec_load(rows + i * ld_w + p);
                     FN(transpose)(block);

@@ -52,7 +52,8 @@
 /* Bytes of x from which the rows of the next step are asked for during the present one: a smaller x stays in L2. */
 #define AHEAD_BYTES 524288
 
-/* Bytes of weights whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of w in L2. */
+/* Bytes of weights whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of w
+ * in L2. More: weights come from L3 twice; fewer: strips of dz come from L2 more often. */
 #define WEIGHTS_BYTES 65536
 
 /* Bytes of weights that are updated before their copy in panels is renewed: they stay in L2 between the two. */

@@ -82,7 +82,8 @@ static void FN(narrow_weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
 {
     REAL sums[SUMS_ROWS * SUMS_WIDTH] __attribute__((aligned(64)));
     REAL turned[SUMS_WIDTH * TILE_ROWS + LANES] __attribute__((aligned(64)));
-    FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_dz * (ptrdiff_t)sizeof(REAL), .ld_b = ld_x, .ld_c = SUMS_WIDTH, .first = 1};
+    FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_dz * (ptrdiff_t)sizeof(REAL), .ld_b = ld_x,
+                       .ld_c = SUMS_WIDTH, .first = 1};
     FN(asking) asking = FN(begin_asking)(ahead, (m + PANEL - 1) / PANEL);
     for (ptrdiff_t j = 0; j < m;) {
         const ptrdiff_t rest = m - j;
@@ -119,7 +120,8 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
         return;
     }
     REAL sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
-    FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_x * (ptrdiff_t)sizeof(REAL), .ld_b = ld_dz, .ld_c = PANEL, .first = 1};
+    FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_x * (ptrdiff_t)sizeof(REAL), .ld_b = ld_dz,
+                       .ld_c = PANEL, .first = 1};
     const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(REAL);
     const ptrdiff_t whole = (WEIGHTS_BYTES / row_bytes / TILE_ROWS + 1) * TILE_ROWS;
     FN(asking) asking = FN(begin_asking)(ahead, (m + TILE_ROWS - 1) / TILE_ROWS * ((n + PANEL - 1) / PANEL));

@@ -33,8 +33,8 @@ cdef dict KINDS = {
 
 
 cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil:
-    """Whole 64-byte lines, from four on an odd number of them: a column strip of many rows then spreads over all sets of
-    the cache, where rows at a power of two would meet in a few (512 floats apart in 4 of the 64 sets of L1)."""
+    """Whole 64-byte lines, from four on an odd number of them: a column strip of many rows then spreads over all
+    sets of the cache, where rows at a power of two would meet in a few (512 floats apart in 4 of L1's 64)."""
     cdef ptrdiff_t line = 64 // size, lines = (n + line - 1) // line
     return (lines | 1 if lines >= 4 else lines) * line
 

@@ -175,7 +175,8 @@ cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fast
         update_parameters(net, u, table.weight, table.n_categories * table.width, g)
 
 
-cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
+                      ptrdiff_t last) noexcept nogil:
     """Rows first .. last of the gradient of w."""
     cdef Net *net = r.net
     cdef ptrdiff_t size = net.size
@@ -185,7 +186,7 @@ cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdi
 
 cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
                          ptrdiff_t last, const fastnn_ahead *ahead) noexcept nogil:
-    """The step of rows first .. last of w, a chunk at a time: its copy in panels is renewed while it is in the cache."""
+    """The step of rows first .. last of w, by chunks: the copy of one in panels is renewed while it is in the cache."""
     cdef Net *net = r.net
     cdef const fastnn_kernels *t = net.table
     cdef ptrdiff_t size = net.size, rows, at, chunk = last - first

@@ -1,4 +1,4 @@
-"""The update that is folded into the gradient of a weight matrix: the bits of gradient and update one after the other."""
+"""The update folded into the gradient of a weight matrix: the bits of one after the other."""
 
 import itertools
 
@@ -49,7 +49,10 @@ def unfolded(optimizer, parameters, gradient, state, step):
 
 def check(n_in, n_out, batch, dtype, optimizer, layers=None):
     rng = np.random.default_rng(n_in + 100 * n_out)
-    x, y = rng.standard_normal((2 * batch, n_in)).astype(dtype), rng.standard_normal((2 * batch, n_out)).astype(dtype)
+    x, y = (
+        rng.standard_normal((2 * batch, n_in)).astype(dtype),
+        rng.standard_normal((2 * batch, n_out)).astype(dtype),
+    )
     order = np.stack([rng.permutation(2 * batch)[:batch] for _ in range(3)])
     folded, got = program(n_in, n_out, dtype, optimizer, layers)
     folded.run(x, y, order, np.full(3, optimizer.lr))
