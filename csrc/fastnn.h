@@ -40,6 +40,10 @@ extern "C" {
     X(sgd, 1)                \
     X(adam, 2)
 
+/* X(name): ways a product can go: b read (or copied, where its stride is a bad one) in place; w^T turned panel by
+ * panel; the whole product turned, c^T = b^T a^T. */
+#define FASTNN_PATHS(X) X(in_place) X(packed) X(turned)
+
 /* X(name): instruction sets, best last; which of them a build holds depends on the machine. */
 #define FASTNN_ISAS(X) X(generic) X(neon) X(avx2) X(avx512)
 
@@ -50,6 +54,8 @@ extern "C" {
 enum { FASTNN_ACTIVATIONS(FASTNN_ENUM_ACTIVATION) FASTNN_N_ACTIVATIONS };
 enum { FASTNN_LOSSES(FASTNN_ENUM_LOSS) FASTNN_N_LOSSES };
 enum { FASTNN_OPTIMIZERS(FASTNN_ENUM_OPTIMIZER) FASTNN_N_OPTIMIZERS };
+#define FASTNN_ENUM_PATH(name) FASTNN_PATH_##name,
+enum { FASTNN_PATHS(FASTNN_ENUM_PATH) FASTNN_N_PATHS };
 enum { FASTNN_ISAS(FASTNN_ENUM_ISA) FASTNN_N_ISAS };
 
 /* ---------------------------------------------------------------- the kernel table */
@@ -120,6 +126,10 @@ typedef struct {
     void (*matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
                    const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
                    const fastnn_epilogue *epilogue);
+    /* c (m, n) = a (m, k) @ w^T for w (n, k), then the epilogue. */
+    void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
+                              const fastnn_epilogue *epilogue);
     /* The same with b as panels: panel q holds columns q*panel .. as (k, panel), zeros beyond n; the
      * epilogue's activation is an elementwise one. */
     void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,

@@ -22,6 +22,7 @@ const fastnn_kernels TABLE = {
     .lanes = LANES,
     .panel = PANEL,
     .matmul = FN(matmul),
+    .matmul_transposed = FN(matmul_transposed),
     .matmul_packed = FN(matmul_packed),
     .pack_transposed = FN(pack_transposed),
     .sum_rows = FN(sum_rows),

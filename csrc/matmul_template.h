@@ -1,214 +1,286 @@
-/* Matrix products. One register-blocked tile serves all three products of training:
+/* Matrix products. One register-blocked tile (tiles_template.h) serves all three products of training:
  *   forward   z  = x w        a = x,     b = w in place
- *   weights   dw = x^T dz     a = x^T (strides swapped), b = dz
- *   input     dx = dz w^T     a = dz,    b = panels of w^T
- * Lanes run along n, every sum runs over p = 0, 1, .. with one FMA each: whichever tile, block or thread
- * computes c[i, j], its bits are the same. Between k blocks a sum is stored and loaded, which rounds
- * nothing. */
+ *   weights   dw = x^T dz     a = x^T (strides swapped), b = dz in place
+ *   input     dx = dz w^T     a = dz,    b = w^T, which is turned panel by panel
+ * Lanes run along n, every sum runs over p = 0, 1, .. with one FMA each: whichever path, tile, block or
+ * thread computes c[i, j], its bits are the same. Between k blocks a sum is stored and loaded, which rounds
+ * nothing; and a b is b a, so that the product may be computed as c^T = b^T a^T, lanes along m, where that
+ * fills the lanes better or turns less. */
+#include "tiles_template.h"
 
-#define PANEL (TILE_VECTORS * LANES)
+/* ---------------------------------------------------------------- across the diagonal */
 
-/* Where a tile reads and writes. Strides of a in bytes: rows are reached as base, base + r, base + 2 r
- * from one pointer for three rows, which x86 addresses without further arithmetic. */
-typedef struct {
-    ptrdiff_t a_row, a_col; /* bytes */
-    ptrdiff_t ld_b, ld_c;   /* elements */
-    int first;              /* sums start at zero, else at c */
-    const REAL *bias;       /* non-NULL in the last k block alone; at the tile's first column */
-    int relu;               /* likewise: the one activation that is done in registers */
-} FN(tile_task);
-typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b, REAL *c,
-                                  ptrdiff_t count);
-
-/* A tile of MR rows by NV vectors; count: columns that are stored, below LANES only where NV is 1.
- * Literal bounds and full unrolling keep `sum` in registers (inlined constant arguments do not suffice for
- * clang). */
-#define TILE_A(i) (*(const REAL *)((const char *)row[(i) / 3] + (i) % 3 * a_row))
-#define DEFINE_TILE(MR, NV)                                                                                  \
-    static void FN(tile_##MR##x##NV)(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b,      \
-                                     REAL *c, ptrdiff_t count)                                               \
-    {                                                                                                        \
-        const ptrdiff_t a_row = t->a_row, a_col = t->a_col, ld_b = t->ld_b, ld_c = t->ld_c;                  \
-        vec sum[MR][NV];                                                                                     \
-        const char *row[(MR + 2) / 3];                                                                       \
-        UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] = (const char *)a + 3 * i * a_row;              \
-        if (t->first) {                                                                                      \
-            UNROLL for (int i = 0; i < MR; i++)                                                              \
-                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = vec_set(0);                                  \
-        } else {                                                                                             \
-            UNROLL for (int i = 0; i < MR; i++)                                                              \
-                UNROLL for (int v = 0; v < NV; v++)                                                          \
-                    sum[i][v] = NV > 1 || count == LANES ? vec_load(c + i * ld_c + v * LANES)                \
-                                                         : vec_load_part(c + i * ld_c, count);               \
-        }                                                                                                    \
-        for (ptrdiff_t p = 0; p < k; p++) {                                                                  \
-            vec bv[NV];                                                                                      \
-            UNROLL for (int v = 0; v < NV; v++) bv[v] = vec_load(b + v * LANES);                             \
-            UNROLL for (int i = 0; i < MR; i++) {                                                            \
-                const vec ai = vec_set(TILE_A(i));                                                           \
-                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = vec_fma(ai, bv[v], sum[i][v]);               \
-            }                                                                                                \
-            b += ld_b;                                                                                       \
-            UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] += a_col;                                   \
-        }                                                                                                    \
-        if (t->bias) {                                                                                       \
-            vec bias[NV];                                                                                    \
-            UNROLL for (int v = 0; v < NV; v++)                                                              \
-                bias[v] = NV > 1 || count == LANES ? vec_load(t->bias + v * LANES)                           \
-                                                   : vec_load_part(t->bias, count);                          \
-            UNROLL for (int i = 0; i < MR; i++)                                                              \
-                UNROLL for (int v = 0; v < NV; v++) sum[i][v] += bias[v];                                    \
-        }                                                                                                    \
-        if (t->relu) {                                                                                       \
-            UNROLL for (int i = 0; i < MR; i++)                                                              \
-                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = FN(forward_relu)(sum[i][v]);                 \
-        }                                                                                                    \
-        if (NV > 1 || count == LANES) {                                                                      \
-            UNROLL for (int i = 0; i < MR; i++)                                                              \
-                UNROLL for (int v = 0; v < NV; v++) vec_store(c + i * ld_c + v * LANES, sum[i][v]);          \
-        } else {                                                                                             \
-            UNROLL for (int i = 0; i < MR; i++) vec_store_part(c + i * ld_c, sum[i][0], count);              \
-        }                                                                                                    \
+/* LANES x LANES numbers across the diagonal, in log2(LANES) rounds: each interleaves row i with row
+ * i + LANES / 2. */
+#if !ISA_GENERIC && LANES > 2
+#define TURNS_IN_REGISTERS 1
+INLINE void FN(transpose)(vec r[LANES])
+{
+    UNROLL for (int round = 1; round < LANES; round *= 2) {
+        vec s[LANES];
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
+            s[2 * i] = vec_interleave_low(r[i], r[i + LANES / 2]);
+            s[2 * i + 1] = vec_interleave_high(r[i], r[i + LANES / 2]);
+        }
+        UNROLL for (int i = 0; i < LANES; i++) r[i] = s[i];
     }
-
-/* Rows 1 .. TILE_ROWS, in vectors of 1 and of TILE_VECTORS; wide ones for one to three rows, where two
- * vectors would leave the FMA units waiting for each other (latency 4, two a cycle). */
-#if TILE_ROWS == 14
-#define TILE_HEIGHTS(X, NV) \
-    X(1, NV) X(2, NV) X(3, NV) X(4, NV) X(5, NV) X(6, NV) X(7, NV) X(8, NV) X(9, NV) X(10, NV) X(11, NV) \
-    X(12, NV) X(13, NV) X(14, NV)
-#elif TILE_ROWS == 6
-#define TILE_HEIGHTS(X, NV) X(1, NV) X(2, NV) X(3, NV) X(4, NV) X(5, NV) X(6, NV)
+}
 #else
-#define TILE_HEIGHTS(X, NV) X(1, NV) X(2, NV) X(3, NV) X(4, NV)
+#define TURNS_IN_REGISTERS 0
 #endif
-TILE_HEIGHTS(DEFINE_TILE, 1)
-#if TILE_VECTORS == 4
-TILE_HEIGHTS(DEFINE_TILE, 4)
-#else
-TILE_HEIGHTS(DEFINE_TILE, 2)
-DEFINE_TILE(2, 4)
-DEFINE_TILE(3, 4)
-#endif
-DEFINE_TILE(1, 8)
 
-#define TILE_ENTRY(MR, NV) FN(tile_##MR##x##NV),
-static const FN(tile_function) FN(narrow_tiles)[] = {NULL, TILE_HEIGHTS(TILE_ENTRY, 1)};
-#if TILE_VECTORS == 4
-static const FN(tile_function) FN(tiles)[] = {NULL, TILE_HEIGHTS(TILE_ENTRY, 4)};
-static const FN(tile_function) FN(wide_tiles)[] = {NULL, FN(tile_1x8), FN(tile_2x4), FN(tile_3x4)};
-#else
-static const FN(tile_function) FN(tiles)[] = {NULL, TILE_HEIGHTS(TILE_ENTRY, 2)};
-static const FN(tile_function) FN(wide_tiles)[] = {NULL, FN(tile_1x8), FN(tile_2x4), FN(tile_3x4)};
+/* to[p, i] = from[i, p] for i < rows and p < columns; zeros for rows <= i < width. */
+static void FN(turn)(ptrdiff_t rows, ptrdiff_t columns, const REAL *from, ptrdiff_t ld_from, ptrdiff_t width,
+                     REAL *to, ptrdiff_t ld_to)
+{
+    for (ptrdiff_t i = 0; i < width; i += LANES) {
+        const ptrdiff_t n_rows = rows - i < 0 ? 0 : rows - i < LANES ? rows - i : LANES;
+        const ptrdiff_t n_to = width - i < LANES ? width - i : LANES;
+        const REAL *row = from + i * ld_from;
+        ptrdiff_t p = 0;
+#if TURNS_IN_REGISTERS
+        if (n_rows == LANES)
+            for (; p + LANES <= columns; p += LANES) {
+                vec block[LANES];
+                UNROLL for (int q = 0; q < LANES; q++) block[q] = vec_load(row + q * ld_from + p);
+                FN(transpose)(block);
+                UNROLL for (int q = 0; q < LANES; q++) vec_store(to + (p + q) * ld_to + i, block[q]);
+            }
+        for (; p < columns && n_rows > 2; p += LANES) { /* the ragged edges */
+            const ptrdiff_t n_columns = columns - p < LANES ? columns - p : LANES;
+            vec block[LANES];
+            UNROLL for (int q = 0; q < LANES; q++)
+                block[q] = q < n_rows ? vec_load_part(row + q * ld_from + p, n_columns) : vec_set(0);
+            FN(transpose)(block);
+            UNROLL for (int q = 0; q < LANES; q++)
+                if (q < n_columns)
+                    vec_store_part(to + (p + q) * ld_to + i, block[q], n_to);
+        }
 #endif
-static const int FN(wide_vectors)[] = {0, 8, 4, 4};
-#undef TILE_ENTRY
-#undef TILE_A
+        for (; p < columns; p++)
+            for (ptrdiff_t q = 0; q < n_to; q++)
+                to[p * ld_to + i + q] = q < n_rows ? row[q * ld_from + p] : 0;
+    }
+}
 
-/* What the tile leaves to do on columns [0, count) of its m rows, just stored and still in L1. */
+/* ---------------------------------------------------------------- panels of b */
+
+/* b (k, n): element (p, j) is b[p * ld + j], or, turned, b[j * ld + p]. */
+typedef struct {
+    const REAL *b;
+    ptrdiff_t ld;
+    int turned;
+    int pack;             /* full panels are copied before use; turned ones always are */
+    int tail_is_readable; /* a whole vector may be read at the end of the rows of this k block */
+} FN(operand);
+
+/* Rows [first, last) of a panel, columns [j, j + count), zeros up to `width`. */
+static void FN(copy_panel)(const FN(operand) *o, ptrdiff_t first, ptrdiff_t last, ptrdiff_t j, ptrdiff_t count,
+                           ptrdiff_t width, REAL *panel)
+{
+    panel += first * width;
+    if (o->turned) {
+        FN(turn)(count, last - first, o->b + j * o->ld + first, o->ld, width, panel, width);
+        return;
+    }
+    const REAL *b = o->b + first * o->ld + j;
+    for (ptrdiff_t p = first; p < last; p++, b += o->ld, panel += width)
+        for (ptrdiff_t i = 0; i < width; i += LANES) {
+            const ptrdiff_t rest = count - i;
+            vec_store(panel + i, rest >= LANES ? vec_load(b + i)
+                                               : rest > 0 ? vec_load_part(b + i, rest) : vec_set(0));
+        }
+}
+
+/* What the tile leaves to do on columns [j, j + count) of its m rows, just stored and still in L1. */
 static void FN(finish)(const fastnn_epilogue *e, ptrdiff_t m, ptrdiff_t count, const REAL *gate, REAL *c,
                        ptrdiff_t ld_c)
 {
-    if (e->gate)
+    if (e->activation != FASTNN_identity)
+        FN(activation)(e->activation, m, count, c, ld_c, c, ld_c);
+    if (gate)
         FN(activation_backward)(e->gate_activation, m, count, gate, e->ld_gate, c, ld_c, c, ld_c);
 }
 
-/* One column strip of a block of rows: `count` columns in tiles of one kind. Tiles differ by at most one
- * row in height, so that 32 rows are 11 + 11 + 10 rather than 14 + 14 + 4. */
-static void FN(strip)(FN(tile_task) *t, const FN(tile_function) *tiles, ptrdiff_t m, ptrdiff_t k, const REAL *a,
-                      const REAL *b, REAL *c, ptrdiff_t count, const fastnn_epilogue *last, const REAL *gate)
+/* A column strip of a block of rows, and meanwhile the panel after it. */
+typedef struct {
+    ptrdiff_t m, k, count;      /* count: columns of the strip */
+    const FN(tile_function) *tiles;
+    const REAL *a, *b, *gate;
+    REAL *c;
+    const fastnn_epilogue *last; /* NULL where nothing is left to finish */
+    ptrdiff_t next;              /* first column of the panel after it, or -1 */
+    REAL *next_copy;             /* where that one is copied to, or NULL */
+} FN(strip_task);
+
+/* Tiles differ by at most one row in height, so that 32 rows are 11 + 11 + 10 rather than 14 + 14 + 4. Each
+ * fetches its share of the next panel into L2 while it computes, and copies it where it must be copied: so
+ * the misses of a copy, which took a quarter of a product whose w was not in L2, are waited for by nobody. */
+static void FN(strip)(FN(tile_task) *t, const FN(operand) *o, const FN(strip_task) *s)
 {
-    const ptrdiff_t n_tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
+    const ptrdiff_t n_tiles = (s->m + TILE_ROWS - 1) / TILE_ROWS;
+    ptrdiff_t fetched = 0;
     for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
-        const ptrdiff_t height = (m - i) / (n_tiles - q);
-        REAL *ci = c + i * t->ld_c;
-        tiles[height](t, k, (const REAL *)((const char *)a + i * t->a_row), b, ci, count);
-        if (last)
-            FN(finish)(last, height, count, gate ? gate + i * last->ld_gate : NULL, ci, t->ld_c);
+        const ptrdiff_t height = (s->m - i) / (n_tiles - q);
+        REAL *c = s->c + i * t->ld_c;
+        ptrdiff_t until = s->next < 0 ? 0 : q + 1 == n_tiles ? s->k : (s->k * (q + 1) / n_tiles + LANES - 1) / LANES * LANES;
+        until = until < s->k ? until : s->k;
+        t->ahead = t->ahead_end = s->b;
+        if (until > fetched && !o->turned) {
+            t->ahead = o->b + fetched * o->ld + s->next;
+            t->ahead_end = t->ahead + (until - fetched) * o->ld;
+        }
+        s->tiles[height](t, s->k, (const REAL *)((const char *)s->a + i * t->a_row), s->b, c, s->count);
+        if (s->last)
+            FN(finish)(s->last, height, s->count, s->gate ? s->gate + i * s->last->ld_gate : NULL, c, t->ld_c);
+        if (s->next_copy && until > fetched)
+            FN(copy_panel)(o, fetched, until, s->next, PANEL, PANEL, s->next_copy);
+        fetched = until;
         i += height;
     }
 }
 
-/* Rows of b copied to the stack: columns [0, count) of k rows, zeros up to `width`. */
-static void FN(copy_panel)(ptrdiff_t k, ptrdiff_t count, const REAL *b, ptrdiff_t ld_b, ptrdiff_t width,
-                           REAL *panel)
+/* Rows [0, m) of c for one k block. */
+static void FN(product_block)(FN(tile_task) t, const FN(operand) *o, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
+                              const REAL *a, REAL *c, const fastnn_epilogue *e, int last)
 {
-    for (ptrdiff_t p = 0; p < k; p++, b += ld_b, panel += width)
-        for (ptrdiff_t j = 0; j < width; j += LANES) {
-            const ptrdiff_t rest = count - j;
-            vec_store(panel + j, rest >= LANES ? vec_load(b + j)
-                                               : rest > 0 ? vec_load_part(b + j, rest) : vec_set(0));
-        }
-}
-
-/* Rows [0, m) of c for one k block. tail_is_readable: a whole vector may be read at the end of b's rows. */
-static void FN(product_block)(FN(tile_task) t, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a,
-                              const REAL *b, int tail_is_readable, REAL *c,
-                              const fastnn_epilogue *e, int last)
-{
-    const fastnn_epilogue *finish = last && e && e->gate ? e : NULL;
-    const REAL *bias = last && e ? e->bias : NULL, *gate = e ? e->gate : NULL;
-    const ptrdiff_t ld_b = t.ld_b;
-    t.relu = last && e && e->activation == FASTNN_relu;
-    REAL copy[K_BLOCK * PANEL] __attribute__((aligned(64)));
-    const int pack = m >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
+    const REAL *bias = last ? e->bias : NULL;
+    fastnn_epilogue rest_of_e = *e;
+    t.relu = last && e->activation == FASTNN_relu;
+    t.ld_ahead = o->ld;
+    if (t.relu)
+        rest_of_e.activation = FASTNN_identity;
+    const int finishes = last && (rest_of_e.activation != FASTNN_identity || e->gate);
+    REAL copies[2][K_BLOCK * PANEL] __attribute__((aligned(64)));
+    int copied = -1; /* which of them holds the panel at j */
 
     for (ptrdiff_t j = 0; j < n;) {
         const ptrdiff_t rest = n - j;
-        const REAL *bj = b + j;
-        const FN(tile_function) *tiles = FN(tiles);
-        ptrdiff_t width = PANEL, count = PANEL;
-        if (m <= 3 && rest >= FN(wide_vectors)[m] * LANES) {
-            tiles = FN(wide_tiles);
-            width = count = FN(wide_vectors)[m] * LANES;
+        FN(strip_task) s = {.m = m, .k = k, .a = a, .c = c + j, .tiles = FN(tiles), .count = PANEL, .next = -1};
+        ptrdiff_t width = PANEL;
+        if (m <= 3 && rest >= FN(wide_vectors)[m] * LANES && !o->turned) {
+            s.tiles = FN(wide_tiles);
+            width = s.count = FN(wide_vectors)[m] * LANES;
         } else if (rest < PANEL) {
-            tiles = FN(narrow_tiles);
+            s.tiles = FN(narrow_tiles);
             width = LANES;
-            count = rest < LANES ? rest : LANES;
+            s.count = rest < LANES ? rest : LANES;
         }
-        t.ld_b = ld_b;
-        if ((pack && width == PANEL) || (count < width && !tail_is_readable)) {
-            FN(copy_panel)(k, count, bj, ld_b, width, copy);
-            bj = copy;
-            t.ld_b = width;
+        const int packs = o->turned || (o->pack && width == PANEL) || (s.count < width && !o->tail_is_readable);
+        if (packs && copied < 0) {
+            copied = 0;
+            FN(copy_panel)(o, 0, k, j, s.count, width, copies[0]);
         }
+        s.b = packs ? copies[copied] : o->b + j;
+        t.ld_b = packs ? width : o->ld;
         t.bias = bias ? bias + j : NULL;
-        FN(strip)(&t, tiles, m, k, a, bj, c + j, count, finish, gate ? gate + j : NULL);
-        j += count;
+        s.gate = e->gate ? (const REAL *)e->gate + j : NULL;
+        s.last = finishes ? &rest_of_e : NULL;
+        if (rest > s.count)
+            s.next = j + s.count;
+        const int copies_next = width == PANEL && rest >= 2 * PANEL && (o->turned || o->pack);
+        s.next_copy = copies_next ? copies[1 - copied] : NULL;
+        FN(strip)(&t, o, &s);
+        copied = copies_next ? 1 - copied : -1;
+        j += s.count;
     }
 }
 
 static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_col,
-                        const REAL *b, ptrdiff_t ld_b, ptrdiff_t b_slack, REAL *c,
-                        ptrdiff_t ld_c, const fastnn_epilogue *e)
+                        const REAL *b, ptrdiff_t ld_b, int b_turned, ptrdiff_t b_slack, REAL *c, ptrdiff_t ld_c,
+                        const fastnn_epilogue *e)
 {
     /* The last vector of a row reaches so many elements into what follows. */
     const ptrdiff_t reach = (LANES - n % LANES) % LANES;
     FN(tile_task) t = {.a_row = a_row * (ptrdiff_t)sizeof(REAL), .a_col = a_col * (ptrdiff_t)sizeof(REAL),
-                       .ld_b = ld_b, .ld_c = ld_c};
-    for (ptrdiff_t i = 0; i < m; i += M_BLOCK) {
-        const ptrdiff_t rows = m - i < M_BLOCK ? m - i : M_BLOCK;
+                       .ld_c = ld_c};
+    FN(operand) o = {.ld = ld_b, .turned = b_turned};
+    ptrdiff_t m_blocks = (m + M_BLOCK - 1) / M_BLOCK;
+    for (ptrdiff_t i = 0, rows; i < m; i += rows) {
+        rows = (m - i) / m_blocks--;
+        o.pack = rows >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
         fastnn_epilogue block = e ? *e : (fastnn_epilogue){0};
+        if (block.activation == FASTNN_softmax)
+            block.activation = FASTNN_identity; /* needs whole rows */
         if (block.gate)
             block.gate = (const REAL *)block.gate + i * block.ld_gate;
-        ptrdiff_t p = 0;
-        do { /* once also for k = 0: the sum over nothing is zero */
-            const ptrdiff_t depth = k - p < K_BLOCK ? k - p : K_BLOCK;
+        /* Blocks of even depth; one also for k = 0: the sum over nothing is zero. */
+        ptrdiff_t k_blocks = k > K_BLOCK ? (k + K_BLOCK - 1) / K_BLOCK : 1;
+        for (ptrdiff_t p = 0, depth; k_blocks > 0; p += depth) {
+            depth = (k - p) / k_blocks--;
             t.first = p == 0;
-            FN(product_block)(t, rows, n, depth, a + i * a_row + p * a_col, b + p * ld_b,
-                              (k - p - depth) * ld_b + b_slack >= reach, c + i * ld_c, &block, p + depth >= k);
-            p += depth;
-        } while (p < k);
-        if (block.activation != FASTNN_identity && block.activation != FASTNN_relu)
-            FN(activation)(block.activation, rows, n, c + i * ld_c, ld_c, c + i * ld_c, ld_c);
+            o.b = b + p * (b_turned ? 1 : ld_b);
+            o.tail_is_readable = (k - p - depth) * ld_b + b_slack >= reach;
+            FN(product_block)(t, &o, rows, n, depth, a + i * a_row + p * a_col, c + i * ld_c, &block, k_blocks == 0);
+        }
+        if (e && e->activation == FASTNN_softmax)
+            FN(activation)(e->activation, rows, n, c + i * ld_c, ld_c, c + i * ld_c, ld_c);
     }
+}
+
+/* ---------------------------------------------------------------- paths */
+
+/* The product as c^T = b^T a^T, block by block into a buffer that is then turned into its place. Of b, element
+ * (p, j) is b[p * b_row + j * b_col]. a is read in place where its rows are side by side (as in dw), else
+ * turned. */
+static void FN(product_turned)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, ptrdiff_t a_row,
+                               ptrdiff_t a_col, const REAL *b, ptrdiff_t b_row, ptrdiff_t b_col, REAL *c,
+                               ptrdiff_t ld_c, const fastnn_epilogue *e)
+{
+    REAL buffer[TURN_ELEMENTS] __attribute__((aligned(64)));
+    const int in_place = a_row == 1;
+    const fastnn_epilogue none = {0};
+    const ptrdiff_t most = n < TURN_COLUMNS ? n : TURN_COLUMNS, wide = TURN_ELEMENTS / most / LANES * LANES;
+    for (ptrdiff_t j = 0; j < n; j += most)
+        for (ptrdiff_t i = 0; i < m; i += wide) {
+            const ptrdiff_t count = n - j < most ? n - j : most, rows = m - i < wide ? m - i : wide;
+            REAL *to = c + i * ld_c + j;
+            FN(product)(count, rows, k, b + j * b_col, b_col, b_row, a + i * a_row, in_place ? a_col : a_row,
+                        !in_place, 0, buffer, wide, &none);
+            FN(turn)(count, rows, buffer, wide, count, to, ld_c);
+            if (!e)
+                continue;
+            if (e->bias)
+                for (ptrdiff_t r = 0; r < rows; r++)
+                    for (ptrdiff_t q = 0; q < count; q++) to[r * ld_c + q] += ((const REAL *)e->bias)[j + q];
+            if (e->gate)
+                FN(activation_backward)(e->gate_activation, rows, count,
+                                        (const REAL *)e->gate + i * e->ld_gate + j, e->ld_gate, to, ld_c, to, ld_c);
+        }
+    if (e && e->activation != FASTNN_identity)
+        FN(activation)(e->activation, m, n, c, ld_c, c, ld_c);
+}
+
+/* Which way a product goes; the benchmark of products prints it. b_turned: b is w^T. */
+static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned)
+{
+    if (b_turned) /* turning w costs as much as 5 rows of the product; turning a and c as 5 of k and of a block */
+        return m >= LANES && m < TURN_MOST_ROWS && k >= LANES && n >= LANES ? FASTNN_PATH_turned : FASTNN_PATH_packed;
+    if (a_row == 1 && n < LANES && m >= LANES)
+        return FASTNN_PATH_turned;
+    if (n <= TURN_NARROW && m >= LANES && k >= LANES)
+        return FASTNN_PATH_turned;
+    return FASTNN_PATH_in_place;
 }
 
 static void FN(matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
                        const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
                        const fastnn_epilogue *e)
 {
-    FN(product)(m, n, k, a, a_row, a_col, b, ld_b, b_slack, c, ld_c, e);
+    if (FN(path)(m, n, k, a_row, 0) == FASTNN_PATH_turned)
+        FN(product_turned)(m, n, k, a, a_row, a_col, b, ld_b, 1, c, ld_c, e);
+    else
+        FN(product)(m, n, k, a, a_row, a_col, b, ld_b, 0, b_slack, c, ld_c, e);
+}
+
+static void FN(matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
+                                  ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
+                                  const fastnn_epilogue *e)
+{
+    if (FN(path)(m, n, k, a_row, 1) == FASTNN_PATH_turned)
+        FN(product_turned)(m, n, k, a, a_row, a_col, w, 1, ld_w, c, ld_c, e);
+    else
+        FN(product)(m, n, k, a, a_row, a_col, w, ld_w, 1, 0, c, ld_c, e);
 }
 
 static void FN(matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
@@ -224,54 +296,16 @@ static void FN(matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void 
             part.bias = (const REAL *)part.bias + j;
         if (part.gate)
             part.gate = (const REAL *)part.gate + j;
-        FN(product)(m, width, k, a, a_row, a_col, b + j * k, PANEL, PANEL, (REAL *)c + j, ld_c, &part);
+        FN(product)(m, width, k, a, a_row, a_col, b + j * k, PANEL, 0, PANEL, (REAL *)c + j, ld_c, &part);
     }
 }
-
-/* LANES x LANES numbers across the diagonal, in log2(LANES) rounds: each interleaves row i with row
- * i + LANES / 2. */
-#if !ISA_GENERIC && LANES > 2
-static inline __attribute__((always_inline)) void FN(transpose)(vec r[LANES])
-{
-    UNROLL for (int round = 1; round < LANES; round *= 2) {
-        vec s[LANES];
-        UNROLL for (int i = 0; i < LANES / 2; i++) {
-            s[2 * i] = vec_interleave_low(r[i], r[i + LANES / 2]);
-            s[2 * i + 1] = vec_interleave_high(r[i], r[i + LANES / 2]);
-        }
-        UNROLL for (int i = 0; i < LANES; i++) r[i] = s[i];
-    }
-}
-#endif
 
 static void FN(pack_transposed)(ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns, const void *w_,
                                 ptrdiff_t ld_w, void *panels_)
 {
     const REAL *w = w_;
-    REAL *panels = panels_;
-    for (ptrdiff_t q = first; q < last; q += PANEL) {
-        REAL *panel = panels + q * columns;
-        for (ptrdiff_t r = 0; r < PANEL; r += LANES) {
-            const REAL *rows = w + (q + r) * ld_w;
-            const ptrdiff_t n_rows = last - q - r < 0 ? 0 : last - q - r < LANES ? last - q - r : LANES;
-            ptrdiff_t p = 0;
-#if !ISA_GENERIC && LANES > 2
-            if (n_rows == LANES)
-                for (; p + LANES <= columns; p += LANES) {
-                    /* the other core has read them */
-                    UNROLL for (int i = 0; i < LANES; i++)
-                        prefetch_for_writing(panel + (p + 2 * LANES + i) * PANEL + r);
-                    vec block[LANES];
-                    UNROLL for (int i = 0; i < LANES; i++) block[i] = vec_load(rows + i * ld_w + p);
-                    FN(transpose)(block);
-                    UNROLL for (int i = 0; i < LANES; i++) vec_store(panel + (p + i) * PANEL + r, block[i]);
-                }
-#endif
-            for (; p < columns; p++)
-                for (ptrdiff_t i = 0; i < LANES; i++)
-                    panel[p * PANEL + r + i] = i < n_rows ? rows[i * ld_w + p] : 0;
-        }
-    }
+    for (ptrdiff_t q = first; q < last; q += PANEL)
+        FN(turn)(last - q, columns, w + q * ld_w, ld_w, PANEL, (REAL *)panels_ + q * columns, PANEL);
 }
 
 /* Four running sums over rows 0, 4, .., 1, 5, .. and so on, then a tree: one order for every width, and

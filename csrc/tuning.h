@@ -23,15 +23,22 @@
 /* Rows of b in one pass over a column panel. Panel and tile rows of a stay in L1 together:
  * 256 * 32 columns * 4 bytes = 32 KB of b. Larger: b falls out of L1; smaller: sums go to memory and back
  * more often (28 loads and stores for 28 * K_BLOCK FMAs). */
-#define K_BLOCK 256
+#define K_BLOCK 400
 
 /* Rows of a in one pass over b: 128 rows of K_BLOCK floats are 128 KB, a part of L2. */
-#define M_BLOCK 168
+#define M_BLOCK 336
 
 /* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then
  * compete for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. */
-#define PACK_STRIDE_BYTES 2048
+#define PACK_STRIDE_BYTES 4096
 #define PACK_MIN_ROWS 64
+
+/* A product computed as c^T goes through a buffer of so many numbers on the stack (32 or 64 KB, of L1 or L2), at most
+ * TURN_COLUMNS columns of c at a time. */
+#define TURN_ELEMENTS 8192
+#define TURN_COLUMNS 256
+#define TURN_MOST_ROWS 128
+#define TURN_NARROW 4
 
 /* Floating-point operations (2 per multiply-add) of one call, or of one training step, from which a second
  * thread pays: a join costs 0.2-0.4 us while workers spin and 10-80 us when they sleep. Measured on two cores of

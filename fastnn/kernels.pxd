@@ -71,6 +71,9 @@ cdef extern from "fastnn.h" nogil:
         void (*matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
                        const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
                        const fastnn_epilogue *epilogue) noexcept nogil
+        void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
+                              const fastnn_epilogue *epilogue) noexcept nogil
         void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *panels, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue) noexcept nogil

@@ -232,7 +232,7 @@ cdef struct Product:
     ptrdiff_t m, n, k, a_row, a_col, ld_b, ld_c
     const char *a
     const char *b
-    const char *panels  # instead of b
+    bint b_is_turned    # b is w (n, k), to be read as its transpose
     char *c
     fastnn_epilogue epilogue
     bint by_rows
@@ -245,9 +245,9 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
     cdef fastnn_epilogue e = p.epilogue
     if p.by_rows:
         first, last = p.m * thread // n_threads, p.m * (thread + 1) // n_threads
-        if p.panels != NULL:
-            p.table.matmul_packed(last - first, p.n, p.k, p.a + first * p.a_row * size, p.a_row, p.a_col, p.panels,
-                                  p.c + first * p.ld_c * size, p.ld_c, &e)
+        if p.b_is_turned:
+            p.table.matmul_transposed(last - first, p.n, p.k, p.a + first * p.a_row * size, p.a_row, p.a_col, p.b,
+                                      p.ld_b, p.c + first * p.ld_c * size, p.ld_c, &e)
         else:
             p.table.matmul(last - first, p.n, p.k, p.a + first * p.a_row * size, p.a_row, p.a_col, p.b, p.ld_b, 0,
                            p.c + first * p.ld_c * size, p.ld_c, &e)
@@ -258,6 +258,10 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
         return
     if e.bias != NULL:
         e.bias = <const char *>e.bias + first * size
+    if p.b_is_turned:
+        p.table.matmul_transposed(p.m, last - first, p.k, p.a, p.a_row, p.a_col, p.b + first * p.ld_b * size, p.ld_b,
+                                  p.c + first * size, p.ld_c, &e)
+        return
     # the columns of the next share may be read beyond this one's
     p.table.matmul(p.m, last - first, p.k, p.a, p.a_row, p.a_col, p.b + first * size, p.ld_b, p.n - last,
                    p.c + first * size, p.ld_c, &e)
@@ -265,7 +269,7 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
 
 cdef void run_product(Product *p) noexcept nogil:
     cdef int n_threads = thread_limit() if 2.0 * p.m * p.n * p.k >= TEAM_FLOPS else 1
-    p.by_rows = p.panels != NULL or p.m >= 8 * n_threads or p.n < p.table.panel * n_threads
+    p.by_rows = p.m >= 8 * n_threads or p.n < p.table.panel * n_threads
     # a rowwise activation needs whole rows
     if p.epilogue.activation == FASTNN_softmax:
         p.by_rows = True
@@ -300,17 +304,11 @@ def linear_input_gradient(dz, w, out):
     p.table = table_for(dz_, w_, out_)
     check_shape(w_, w_.rows, dz_.columns, "w")
     check_shape(out_, dz_.rows, w_.rows, "out")
-    cdef ptrdiff_t padded = (w_.rows + p.table.panel - 1) // p.table.panel * p.table.panel
-    cdef char *panels = <char *>malloc(max(1, padded * w_.columns * p.table.itemsize))
-    if panels == NULL:
-        raise MemoryError
     p.m, p.n, p.k = dz_.rows, w_.rows, dz_.columns
     p.a, p.a_row, p.a_col = dz_.data, dz_.row_stride, dz_.column_stride
-    p.panels, p.c, p.ld_c = panels, out_.data, out_.row_stride
+    p.b, p.ld_b, p.b_is_turned, p.c, p.ld_c = w_.data, w_.row_stride, True, out_.data, out_.row_stride
     with nogil:
-        p.table.pack_transposed(0, w_.rows, w_.columns, w_.data, w_.row_stride, panels)
         run_product(&p)
-    free(panels)
 
 
 def sum_rows(a, out):

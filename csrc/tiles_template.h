@@ -1,0 +1,110 @@
+/* The register-blocked tile that all products are made of: MR x NV vectors of sums, one FMA each for every p.
+ * Included by matmul_template.h. */
+
+#define PANEL (TILE_VECTORS * LANES)
+#define PANEL_BYTES (TILE_VECTORS * VECTOR_BYTES)
+
+/* Where a tile reads and writes. Strides of a in bytes: rows are reached as base, base + r, base + 2 r
+ * from one pointer for three rows, which x86 addresses without further arithmetic. */
+typedef struct {
+    ptrdiff_t a_row, a_col; /* bytes */
+    ptrdiff_t ld_b, ld_c;   /* elements */
+    int first;              /* sums start at zero, else at c */
+    const REAL *bias;       /* non-NULL in the last k block alone; at the tile's first column */
+    int relu;               /* likewise: the one activation that is done in registers */
+    const REAL *ahead, *ahead_end; /* rows of b that are needed soon, ld_ahead elements apart */
+    ptrdiff_t ld_ahead;
+} FN(tile_task);
+typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b, REAL *c,
+                                  ptrdiff_t count);
+
+/* A tile of MR rows by NV vectors; count: columns that are stored, below LANES only where NV is 1.
+ * Literal bounds and full unrolling keep `sum` in registers (inlined constant arguments do not suffice for
+ * clang). */
+#define TILE_A(i) (*(const REAL *)((const char *)row[(i) / 3] + (i) % 3 * a_row))
+#define DEFINE_TILE(MR, NV)                                                                                  \
+    static void FN(tile_##MR##x##NV)(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b,      \
+                                     REAL *c, ptrdiff_t count)                                               \
+    {                                                                                                        \
+        const ptrdiff_t a_row = t->a_row, a_col = t->a_col, ld_b = t->ld_b, ld_c = t->ld_c;                  \
+        vec sum[MR][NV];                                                                                     \
+        const char *row[(MR + 2) / 3];                                                                       \
+        UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] = (const char *)a + 3 * i * a_row;              \
+        if (t->first) {                                                                                      \
+            UNROLL for (int i = 0; i < MR; i++)                                                              \
+                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = vec_set(0);                                  \
+        } else {                                                                                             \
+            UNROLL for (int i = 0; i < MR; i++)                                                              \
+                UNROLL for (int v = 0; v < NV; v++)                                                          \
+                    sum[i][v] = NV > 1 || count == LANES ? vec_load(c + i * ld_c + v * LANES)                \
+                                                         : vec_load_part(c + i * ld_c, count);               \
+        }                                                                                                    \
+        const REAL *ahead = t->ahead, *const ahead_end = t->ahead_end;                                       \
+        const ptrdiff_t ld_ahead = t->ld_ahead;                                                              \
+        for (ptrdiff_t p = 0; p < k; p++) {                                                                  \
+            /* Into L2: L1 is full of what is in use. */                                                     \
+            UNROLL for (int v = 0; v < PANEL_BYTES; v += 64)                                                 \
+                __builtin_prefetch((const char *)ahead + v, 0, 2);                                           \
+            ahead += ahead < ahead_end ? ld_ahead : 0;                                                       \
+            vec bv[NV];                                                                                      \
+            UNROLL for (int v = 0; v < NV; v++) bv[v] = vec_load(b + v * LANES);                             \
+            UNROLL for (int i = 0; i < MR; i++) {                                                            \
+                const vec ai = vec_set(TILE_A(i));                                                           \
+                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = vec_fma(ai, bv[v], sum[i][v]);               \
+            }                                                                                                \
+            b += ld_b;                                                                                       \
+            UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] += a_col;                                   \
+        }                                                                                                    \
+        if (t->bias) {                                                                                       \
+            vec bias[NV];                                                                                    \
+            UNROLL for (int v = 0; v < NV; v++)                                                              \
+                bias[v] = NV > 1 || count == LANES ? vec_load(t->bias + v * LANES)                           \
+                                                   : vec_load_part(t->bias, count);                          \
+            UNROLL for (int i = 0; i < MR; i++)                                                              \
+                UNROLL for (int v = 0; v < NV; v++) sum[i][v] += bias[v];                                    \
+        }                                                                                                    \
+        if (t->relu) {                                                                                       \
+            UNROLL for (int i = 0; i < MR; i++)                                                              \
+                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = FN(forward_relu)(sum[i][v]);                 \
+        }                                                                                                    \
+        if (NV > 1 || count == LANES) {                                                                      \
+            UNROLL for (int i = 0; i < MR; i++)                                                              \
+                UNROLL for (int v = 0; v < NV; v++) vec_store(c + i * ld_c + v * LANES, sum[i][v]);          \
+        } else {                                                                                             \
+            UNROLL for (int i = 0; i < MR; i++) vec_store_part(c + i * ld_c, sum[i][0], count);              \
+        }                                                                                                    \
+    }
+
+/* Rows 1 .. TILE_ROWS, in vectors of 1 and of TILE_VECTORS; wide ones for one to three rows, where two
+ * vectors would leave the FMA units waiting for each other (latency 4, two a cycle). */
+#if TILE_ROWS == 14
+#define TILE_HEIGHTS(X, NV) \
+    X(1, NV) X(2, NV) X(3, NV) X(4, NV) X(5, NV) X(6, NV) X(7, NV) X(8, NV) X(9, NV) X(10, NV) X(11, NV) \
+    X(12, NV) X(13, NV) X(14, NV)
+#elif TILE_ROWS == 6
+#define TILE_HEIGHTS(X, NV) X(1, NV) X(2, NV) X(3, NV) X(4, NV) X(5, NV) X(6, NV)
+#else
+#define TILE_HEIGHTS(X, NV) X(1, NV) X(2, NV) X(3, NV) X(4, NV)
+#endif
+TILE_HEIGHTS(DEFINE_TILE, 1)
+#if TILE_VECTORS == 4
+TILE_HEIGHTS(DEFINE_TILE, 4)
+#else
+TILE_HEIGHTS(DEFINE_TILE, 2)
+DEFINE_TILE(2, 4)
+DEFINE_TILE(3, 4)
+#endif
+DEFINE_TILE(1, 8)
+
+#define TILE_ENTRY(MR, NV) FN(tile_##MR##x##NV),
+static const FN(tile_function) FN(narrow_tiles)[] = {NULL, TILE_HEIGHTS(TILE_ENTRY, 1)};
+#if TILE_VECTORS == 4
+static const FN(tile_function) FN(tiles)[] = {NULL, TILE_HEIGHTS(TILE_ENTRY, 4)};
+static const FN(tile_function) FN(wide_tiles)[] = {NULL, FN(tile_1x8), FN(tile_2x4), FN(tile_3x4)};
+#else
+static const FN(tile_function) FN(tiles)[] = {NULL, TILE_HEIGHTS(TILE_ENTRY, 2)};
+static const FN(tile_function) FN(wide_tiles)[] = {NULL, FN(tile_1x8), FN(tile_2x4), FN(tile_3x4)};
+#endif
+static const int FN(wide_vectors)[] = {0, 8, 4, 4};
+#undef TILE_ENTRY
+#undef TILE_A
