@@ -68,9 +68,11 @@ static const char *const isa_names[] = {FASTNN_ISAS(NAME)};
 static const char *const activation_names[] = {FASTNN_ACTIVATIONS(NAME)};
 static const char *const loss_names[] = {FASTNN_LOSSES(NAME)};
 static const char *const optimizer_names[] = {FASTNN_OPTIMIZERS(NAME)};
+static const char *const path_names[] = {FASTNN_PATHS(NAME)};
 const char *fastnn_isa_name(int i) { return i >= 0 && i < FASTNN_N_ISAS ? isa_names[i] : NULL; }
 const char *fastnn_activation_name(int i) { return i >= 0 && i < FASTNN_N_ACTIVATIONS ? activation_names[i] : NULL; }
 const char *fastnn_loss_name(int i) { return i >= 0 && i < FASTNN_N_LOSSES ? loss_names[i] : NULL; }
+const char *fastnn_path_name(int i) { return i >= 0 && i < FASTNN_N_PATHS ? path_names[i] : NULL; }
 const char *fastnn_optimizer_name(int i) { return i >= 0 && i < FASTNN_N_OPTIMIZERS ? optimizer_names[i] : NULL; }
 
 enum { elementwise, rowwise };

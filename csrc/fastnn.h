@@ -40,9 +40,9 @@ extern "C" {
     X(sgd, 1)                \
     X(adam, 2)
 
-/* X(name): ways a product can go: b read (or copied, where its stride is a bad one) in place; w^T turned panel by
- * panel; the whole product turned, c^T = b^T a^T. */
-#define FASTNN_PATHS(X) X(in_place) X(packed) X(turned)
+/* X(name): the ways of a product: b read in place (or its panels copied, where the stride is a bad one); w^T
+ * panel by panel; all of it turned, c^T = b^T a^T. */
+#define FASTNN_PATHS(X) X(in_place) X(panels) X(turned)
 
 /* X(name): instruction sets, best last; which of them a build holds depends on the machine. */
 #define FASTNN_ISAS(X) X(generic) X(neon) X(avx2) X(avx512)
@@ -126,10 +126,12 @@ typedef struct {
     void (*matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
                    const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
                    const fastnn_epilogue *epilogue);
-    /* c (m, n) = a (m, k) @ w^T for w (n, k), then the epilogue. */
+    /* c (m, n) = a (m, k) @ w^T for w (n, k), then the epilogue; the same order of sums. */
     void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue);
+    /* FASTNN_PATH_*: the way that these two go with such arguments (b_turned: matmul_transposed). */
+    int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b);
     /* The same with b as panels: panel q holds columns q*panel .. as (k, panel), zeros beyond n; the
      * epilogue's activation is an elementwise one. */
     void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
@@ -213,6 +215,7 @@ const char *fastnn_isa_name(int isa);
 const char *fastnn_activation_name(int activation);
 const char *fastnn_loss_name(int loss);
 const char *fastnn_optimizer_name(int optimizer);
+const char *fastnn_path_name(int path);
 int fastnn_activation_is_rowwise(int activation);
 int fastnn_loss_takes_labels(int loss);
 int fastnn_optimizer_states(int optimizer);

@@ -23,6 +23,7 @@ const fastnn_kernels TABLE = {
     .panel = PANEL,
     .matmul = FN(matmul),
     .matmul_transposed = FN(matmul_transposed),
+    .path = FN(path),
     .matmul_packed = FN(matmul_packed),
     .pack_transposed = FN(pack_transposed),
     .sum_rows = FN(sum_rows),

@@ -126,7 +126,11 @@ static void FN(strip)(FN(tile_task) *t, const FN(operand) *o, const FN(strip_tas
         ptrdiff_t until = s->next < 0 ? 0 : q + 1 == n_tiles ? s->k : (s->k * (q + 1) / n_tiles + LANES - 1) / LANES * LANES;
         until = until < s->k ? until : s->k;
         t->ahead = t->ahead_end = s->b;
-        if (until > fetched && !o->turned) {
+        if (until > fetched && o->turned) {
+            for (ptrdiff_t r = 0; r < PANEL; r++)
+                for (ptrdiff_t p = fetched; p < until; p += 64 / (ptrdiff_t)sizeof(REAL))
+                    __builtin_prefetch(o->b + (s->next + r) * o->ld + p, 0, 2);
+        } else if (until > fetched) {
             t->ahead = o->b + fetched * o->ld + s->next;
             t->ahead_end = t->ahead + (until - fetched) * o->ld;
         }
@@ -251,36 +255,49 @@ static void FN(product_turned)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
         FN(activation)(e->activation, m, n, c, ld_c, c, ld_c);
 }
 
-/* Which way a product goes; the benchmark of products prints it. b_turned: b is w^T. */
-static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned)
+/* Which way a product goes; the benchmark of products prints it. Turning costs about 0.4 cycles a number, an FMA
+ * of one vector one cycle. So w^T by panels costs what 6 more rows of a would; the whole product turned costs 6 / k
+ * for c and 6 / TURN_COLUMNS for a, and reads w once in place where w^T would go through the panels of each thread. */
+static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b)
 {
-    if (b_turned) /* turning w costs as much as 5 rows of the product; turning a and c as 5 of k and of a block */
-        return m >= LANES && m < TURN_MOST_ROWS && k >= LANES && n >= LANES ? FASTNN_PATH_turned : FASTNN_PATH_packed;
-    if (a_row == 1 && n < LANES && m >= LANES)
-        return FASTNN_PATH_turned;
-    if (n <= TURN_NARROW && m >= LANES && k >= LANES)
-        return FASTNN_PATH_turned;
-    return FASTNN_PATH_in_place;
+    if (b_turned && k == 1 && ld_b == 1)
+        return FASTNN_PATH_in_place; /* one column is one row */
+    if (b_turned)
+        return m >= LANES && m <= TURN_MOST_ROWS && k >= LANES && n >= LANES ? FASTNN_PATH_turned
+                                                                            : FASTNN_PATH_panels;
+    if (m < LANES || n >= LANES)
+        return FASTNN_PATH_in_place;
+    /* Lanes along n would be idle. Along m they need no turning in dw, and else pay where n is a few. */
+    return a_row == 1 || (n <= TURN_NARROW && k >= LANES) ? FASTNN_PATH_turned : FASTNN_PATH_in_place;
+}
+
+/* b: of w^T where b_turned. */
+static void FN(product_by_path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, ptrdiff_t a_row,
+                                ptrdiff_t a_col, const REAL *b, ptrdiff_t ld_b, int b_turned, ptrdiff_t b_slack,
+                                REAL *c, ptrdiff_t ld_c, const fastnn_epilogue *e)
+{
+    switch (FN(path)(m, n, k, a_row, b_turned, ld_b)) {
+    case FASTNN_PATH_turned:
+        FN(product_turned)(m, n, k, a, a_row, a_col, b, b_turned ? 1 : ld_b, b_turned ? ld_b : 1, c, ld_c, e);
+        return;
+    case FASTNN_PATH_in_place:
+        b_turned = 0;
+    }
+    FN(product)(m, n, k, a, a_row, a_col, b, ld_b, b_turned, b_slack, c, ld_c, e);
 }
 
 static void FN(matmul)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row, ptrdiff_t a_col,
                        const void *b, ptrdiff_t ld_b, ptrdiff_t b_slack, void *c, ptrdiff_t ld_c,
                        const fastnn_epilogue *e)
 {
-    if (FN(path)(m, n, k, a_row, 0) == FASTNN_PATH_turned)
-        FN(product_turned)(m, n, k, a, a_row, a_col, b, ld_b, 1, c, ld_c, e);
-    else
-        FN(product)(m, n, k, a, a_row, a_col, b, ld_b, 0, b_slack, c, ld_c, e);
+    FN(product_by_path)(m, n, k, a, a_row, a_col, b, ld_b, 0, b_slack, c, ld_c, e);
 }
 
 static void FN(matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                                   ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                                   const fastnn_epilogue *e)
 {
-    if (FN(path)(m, n, k, a_row, 1) == FASTNN_PATH_turned)
-        FN(product_turned)(m, n, k, a, a_row, a_col, w, 1, ld_w, c, ld_c, e);
-    else
-        FN(product)(m, n, k, a, a_row, a_col, w, ld_w, 1, 0, c, ld_c, e);
+    FN(product_by_path)(m, n, k, a, a_row, a_col, w, ld_w, 1, 0, c, ld_c, e);
 }
 
 static void FN(matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,

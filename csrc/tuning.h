@@ -20,24 +20,33 @@
 #define TILE_VECTORS 2
 #endif
 
-/* Rows of b in one pass over a column panel. Panel and tile rows of a stay in L1 together:
- * 256 * 32 columns * 4 bytes = 32 KB of b. Larger: b falls out of L1; smaller: sums go to memory and back
- * more often (28 loads and stores for 28 * K_BLOCK FMAs). */
+/* Rows of b in one pass over a column panel: a panel is K_BLOCK * 128 bytes with AVX-512, half of that with AVX2
+ * and NEON. Larger: it leaves L1 for L2, which is near enough; smaller: sums go to memory and back more often
+ * (28 loads and stores for 28 * K_BLOCK FMAs). Two panels lie on the stack. A sum is cut into even blocks, so
+ * that 784 is 392 + 392. */
 #define K_BLOCK 400
 
-/* Rows of a in one pass over b: 128 rows of K_BLOCK floats are 128 KB, a part of L2. */
+/* Rows of a in one pass over b: 336 rows of K_BLOCK floats are 0.5 MB, half of L2 with AVX-512. Smaller: b is read
+ * and copied more often. */
+#if ISA_AVX512
 #define M_BLOCK 336
+#else
+#define M_BLOCK 168
+#endif
 
-/* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then
- * compete for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. */
+/* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then compete
+ * for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. At 2048 bytes a
+ * panel still fits its sets of L2, and reading in place is 3-8 % faster. */
 #define PACK_STRIDE_BYTES 4096
 #define PACK_MIN_ROWS 64
 
-/* A product computed as c^T goes through a buffer of so many numbers on the stack (32 or 64 KB, of L1 or L2), at most
- * TURN_COLUMNS columns of c at a time. */
+/* A product computed as c^T passes through a buffer of so many numbers on the stack (32 or 64 KB), at most
+ * TURN_COLUMNS columns of c at a time: fewer turn a more often, more leave no lanes for its rows. */
 #define TURN_ELEMENTS 8192
 #define TURN_COLUMNS 256
-#define TURN_MOST_ROWS 128
+/* Rows of dz up to which dx is computed as its transpose: beyond, w^T by panels costs less. */
+#define TURN_MOST_ROWS 192
+/* Columns of w up to which x w is computed as its transpose, although x must be turned for it. */
 #define TURN_NARROW 4
 
 /* Floating-point operations (2 per multiply-add) of one call, or of one training step, from which a second

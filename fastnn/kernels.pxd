@@ -74,6 +74,7 @@ cdef extern from "fastnn.h" nogil:
         void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue) noexcept nogil
+        int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b) noexcept nogil
         void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *panels, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue) noexcept nogil

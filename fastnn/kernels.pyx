@@ -22,6 +22,7 @@ cdef extern from "fastnn.h" nogil:
     const char *fastnn_activation_name(int activation)
     const char *fastnn_loss_name(int loss)
     const char *fastnn_optimizer_name(int optimizer)
+    const char *fastnn_path_name(int path)
     int fastnn_activation_is_rowwise(int activation)
     int fastnn_loss_takes_labels(int loss)
     int fastnn_optimizer_states(int optimizer)
@@ -270,9 +271,7 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
 cdef void run_product(Product *p) noexcept nogil:
     cdef int n_threads = thread_limit() if 2.0 * p.m * p.n * p.k >= TEAM_FLOPS else 1
     p.by_rows = p.m >= 8 * n_threads or p.n < p.table.panel * n_threads
-    # a rowwise activation needs whole rows
-    if p.epilogue.activation == FASTNN_softmax:
-        p.by_rows = True
+    p.by_rows |= p.epilogue.activation == FASTNN_softmax  # needs whole rows
     run_team(product_task, p, n_threads)
 
 
@@ -309,6 +308,12 @@ def linear_input_gradient(dz, w, out):
     p.b, p.ld_b, p.b_is_turned, p.c, p.ld_c = w_.data, w_.row_stride, True, out_.data, out_.row_stride
     with nogil:
         run_product(&p)
+
+
+def product_path(m, n, k, *, itemsize=4, a_is_transposed=False, b_is_transposed=False):
+    """Name of the way that a product (m, k) @ (k, n) of contiguous arrays goes: in_place, panels or turned."""
+    return fastnn_path_name(kernel_table(itemsize).path(
+        m, n, k, 1 if a_is_transposed else k, b_is_transposed, k if b_is_transposed else n)).decode()
 
 
 def sum_rows(a, out):

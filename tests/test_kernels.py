@@ -9,7 +9,7 @@ from fastnn.devices import arrays
 REALS = [np.float32, np.float64]
 # one, small primes, lanes and tiles plus and minus one, beyond one tile
 SIZES = [1, 7, 13, 14, 15, 17, 31, 32, 33, 100]
-# k blocks of 256 and row blocks of 168 are crossed here; 0: an empty product or sum
+# Blocks of k (400), of rows (168, 336) and of turned products are crossed here; 0: an empty product or sum
 EDGES = [
     (0, 5, 3),
     (3, 0, 5),
@@ -19,6 +19,10 @@ EDGES = [
     (167, 3, 513),
     (169, 34, 256),
     (340, 65, 255),
+    (100, 70, 600),
+    (300, 2, 900),
+    (30, 5, 5000),
+    (70, 1024, 401),
 ]
 SHAPES = [(m, n, k) for m in SIZES for n in (1, 7, 16, 33, 100) for k in (1, 17, 100)] + EDGES
 # every sum has k terms, each rounded once; both bounds have a factor of 3 to spare
