@@ -116,7 +116,7 @@ typedef struct {
     int32_t isa_id;
     int32_t itemsize; /* 4 or 8 */
     int32_t lanes;    /* reals in one vector register */
-    int32_t panel;    /* columns of a packed panel; a multiple of lanes */
+    int32_t panel;    /* columns of a tile; a multiple of lanes */
 
     /* c (m, n) = a (m, k) @ b (k, n), then the epilogue. Element (i, p) of a is a[i*a_row + p*a_col]: so
      * a transposed a costs nothing. b has unit column stride. Every c[i, j] is summed with FMA in the
@@ -132,15 +132,6 @@ typedef struct {
                               const fastnn_epilogue *epilogue);
     /* FASTNN_PATH_*: the way that these two go with such arguments (b_turned: matmul_transposed). */
     int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b);
-    /* The same with b as panels: panel q holds columns q*panel .. as (k, panel), zeros beyond n; the
-     * epilogue's activation is an elementwise one. */
-    void (*matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
-                          ptrdiff_t a_col, const void *panels, void *c, ptrdiff_t ld_c,
-                          const fastnn_epilogue *epilogue);
-    /* Panels of w^T from w (rows, columns): row r of w becomes column r of the panels, so that rows
-     * first .. last fill panels first/panel ..; first is a multiple of panel. */
-    void (*pack_transposed)(ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns, const void *w,
-                            ptrdiff_t ld_w, void *panels);
     /* out (n,) = sum over rows of a (m, n), in row order. */
     void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out);
 

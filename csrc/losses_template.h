@@ -41,7 +41,7 @@ INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, ptrdiff_t label, R
     return total;
 }
 
-#if !ISA_GENERIC && LANES > 2
+#if TURNS_IN_REGISTERS
 /* LANES rows of at most BLOCK outputs across the diagonal, so that lanes run along rows and nothing is reduced
  * within a register; absent rows are zeros. */
 static void FN(load_turned)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, vec columns[BLOCK])
@@ -125,7 +125,7 @@ static void FN(cross_entropy)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t
         for (ptrdiff_t r = 0; r < rows; r++) /* read before dz may overwrite it */
             chosen[r] = z[(first + r) * ld_z + (ptrdiff_t)labels[first + r]];
         ptrdiff_t r = 0;
-#if !ISA_GENERIC && LANES > 2
+#if TURNS_IN_REGISTERS
         for (; n <= BLOCK && rows - r > LANES / 4; r += LANES) {
             const ptrdiff_t i = first + r, count = rows - r < LANES ? rows - r : LANES;
             FN(cross_entropy_rows)(count, n, z + i * ld_z, ld_z, labels + i, weight ? weight + i : NULL, scale,

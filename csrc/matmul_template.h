@@ -300,31 +300,6 @@ static void FN(matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const v
     FN(product_by_path)(m, n, k, a, a_row, a_col, w, ld_w, 1, 0, c, ld_c, e);
 }
 
-static void FN(matmul_packed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
-                              ptrdiff_t a_col, const void *panels, void *c, ptrdiff_t ld_c,
-                              const fastnn_epilogue *e)
-{
-    /* One panel is an ordinary b with rows PANEL apart, so that strip by strip the same code serves. */
-    const REAL *b = panels;
-    for (ptrdiff_t j = 0; j < n; j += PANEL) {
-        const ptrdiff_t width = n - j < PANEL ? n - j : PANEL;
-        fastnn_epilogue part = e ? *e : (fastnn_epilogue){0};
-        if (part.bias)
-            part.bias = (const REAL *)part.bias + j;
-        if (part.gate)
-            part.gate = (const REAL *)part.gate + j;
-        FN(product)(m, width, k, a, a_row, a_col, b + j * k, PANEL, 0, PANEL, (REAL *)c + j, ld_c, &part);
-    }
-}
-
-static void FN(pack_transposed)(ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns, const void *w_,
-                                ptrdiff_t ld_w, void *panels_)
-{
-    const REAL *w = w_;
-    for (ptrdiff_t q = first; q < last; q += PANEL)
-        FN(turn)(last - q, columns, w + q * ld_w, ld_w, PANEL, (REAL *)panels_ + q * columns, PANEL);
-}
-
 /* Four running sums over rows 0, 4, .., 1, 5, .. and so on, then a tree: one order for every width, and
  * four additions in flight where n is narrow. */
 static void FN(sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a_, ptrdiff_t ld_a, void *out_)

@@ -72,8 +72,6 @@
  * in L2. More: weights come from L3 twice; fewer: strips of dz come from L2 more often. */
 #define WEIGHTS_BYTES 65536
 
-/* Bytes of weights that are updated before their copy in panels is renewed: they stay in L2 between the two. */
-#define GRADIENT_BYTES 65536
 /* Milliseconds between looks at signals (Ctrl-C). */
 #define SIGNAL_MILLISECONDS 20
 

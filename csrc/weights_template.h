@@ -61,7 +61,7 @@ static void FN(ask_for_next_rows)(FN(asking) *a)
 /* sums (n, width) to its transpose (width, n), rows without gaps; out has room for LANES more. */
 static void FN(transpose_sums)(ptrdiff_t n, ptrdiff_t width, const REAL *sums, REAL *out)
 {
-#if !ISA_GENERIC && LANES > 2
+#if TURNS_IN_REGISTERS
     for (ptrdiff_t j = 0; j < width; j += LANES) {
         vec block[LANES];
         UNROLL for (int i = 0; i < LANES; i++) block[i] = vec_load(sums + i * SUMS_WIDTH + j);
@@ -99,6 +99,7 @@ static void FN(narrow_weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
         /* x's rows end with whole lines, so whole vectors are read and summed; the superfluous ones go nowhere */
         const ptrdiff_t used = rest < width ? rest : width;
         FN(ask_for_parameters)(target, j * n, 1, used * n);
+        t.ahead = t.ahead_end = x + j;
         tile(&t, k, dz, x + j, sums, width);
         FN(ask_for_next_rows)(&asking);
         const REAL *g = sums;
@@ -132,6 +133,7 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
             /* dz's rows end with whole lines too */
             const FN(tile_function) *tiles = count <= LANES ? FN(narrow_tiles) : FN(tiles);
             const ptrdiff_t width = count <= LANES ? LANES : PANEL;
+            t.ahead = t.ahead_end = dz + j;
             for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
                 const ptrdiff_t height = (rows - i) / (n_tiles - q), at = (first + i) * target->ld + j;
                 FN(ask_for_parameters)(target, at, height, count);

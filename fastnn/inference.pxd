@@ -5,9 +5,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastnn.kernels cimport Array, fastnn_kernels, fastnn_table, fastnn_update
 
-cdef extern from "tuning.h" nogil:
-    enum: GRADIENT_BYTES
-
 # How a long call without the GIL answers signals: one thread looks every SIGNAL_MILLISECONDS.
 cdef struct Watch:
     double next_look
@@ -43,7 +40,6 @@ cdef struct Layer:
     char *a            # output (batch, ld)
     char *d            # gradient at the output, then at z
     char *mask         # dropout
-    char *panels       # w^T in panels, where needs_dx
 
 cdef struct Net:
     const fastnn_kernels *table

@@ -116,10 +116,6 @@ cdef void forget(Net *net) noexcept:
     net.layers = NULL
 
 
-cdef enum:
-    WIDEST_PANEL = 64  # columns of a packed panel, at most, on any instruction set
-
-
 cdef void free_batch(Net *net) noexcept:
     cdef ptrdiff_t i
     cdef Layer *s
@@ -130,7 +126,6 @@ cdef void free_batch(Net *net) noexcept:
         release(&s.a)
         release(&s.d)
         release(&s.mask)
-        release(&s.panels)
     release(&net.x)
     release(<char **>&net.labels)
     release(&net.y)
@@ -159,8 +154,6 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
         s.d = allocate(batch * s.ld * net.size)
         if s.kind == DROPOUT:
             s.mask = allocate(batch * s.ld * net.size)
-        if s.kind == DENSE and s.needs_dx:
-            s.panels = allocate((s.n_in + WIDEST_PANEL) * s.n_out * net.size)
     net.ld_x = padded_ld(net.n_in, net.size)
     net.x = allocate(batch * net.ld_x * net.size)
     if net.scales_first:
@@ -169,8 +162,8 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
     net.y = allocate(batch * net.n_out * net.size)
     net.weight = <double *>allocate(batch * sizeof(double))
     net.loss_rows = <double *>allocate(batch * sizeof(double))
-    # one panel of rows of the widest matrix at least; a line more keeps threads out of each other's lines
-    net.gradient_bytes = max(<ptrdiff_t>GRADIENT_BYTES, max(WIDEST_PANEL * widest, widest_table) * net.size) + 64
+    # of biases and of tables; a line more keeps threads out of each other's lines
+    net.gradient_bytes = max(widest, widest_table) * net.size + 64
     net.gradients = allocate(n_threads * net.gradient_bytes)
     net.gradient_threads = n_threads
     net.capacity = batch

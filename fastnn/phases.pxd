@@ -27,7 +27,6 @@ cdef struct Run:
     char *gradient             # instead of updating: (n_parameters,)
     bint loss_only
     ptrdiff_t begin, end       # steps that the team is at
-    bint packed                # panels hold the weights
     ptrdiff_t done
     double loss_sum, weight_sum
     Watch watch
@@ -39,7 +38,5 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first
 # meanwhile, or NULL.
 cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads,
                         const fastnn_ahead *ahead) noexcept nogil
-# The copies in panels of this thread's rows of each w, as the first step of a run needs them.
-cdef void pack_all_panels(const Net *net, int thread, int n_threads) noexcept nogil
 # Rows first .. last of a step's batch, and whether memory is to be asked for them before their gather.
 cdef bint next_rows(const Run *r, fastnn_ahead *ahead, ptrdiff_t step, ptrdiff_t first, ptrdiff_t last) noexcept nogil

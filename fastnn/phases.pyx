@@ -3,14 +3,14 @@
 
 In the first, each thread takes its own rows of the batch through gather, forward, loss and backward: rows never
 meet, so nothing is waited for. In the second, the rows of each weight matrix are split: a thread sums the
-gradient of its rows over the whole batch, updates them while they are in its cache, and renews their transposed
-copy. Neither split touches the order of any sum, so the bits do not depend on the number of threads.
+gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
+the bits do not depend on the number of threads.
 """
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, GRADIENT_BYTES, SCALE, Layer, Net, forward, take_row
+from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, SCALE, Layer, Net, forward, take_row
 from fastnn.kernels cimport (
     FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_table, fastnn_target,
     fastnn_update,
@@ -98,8 +98,8 @@ cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t las
             if before.gated:
                 e.gate, e.ld_gate = before.a + first * before.ld * size, before.ld
                 e.gate_activation = before.activation
-            t.matmul_packed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, s.panels, before.d + first * before.ld * size,
-                            before.ld, &e)
+            t.matmul_transposed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, net.parameters + s.weight * size, s.n_out,
+                                before.d + first * before.ld * size, before.ld, &e)
         elif s.kind == SCALE:
             t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, before.d + at, s.ld)
         else:
@@ -145,23 +145,9 @@ cdef void update_parameters(const Net *net, const fastnn_update *u, ptrdiff_t of
                      net.state2 + at if net.state2 != NULL else NULL)
 
 
-cdef ptrdiff_t share(const Net *net, const Layer *s, int thread, int n_threads) noexcept nogil:
-    """First row of w of a thread's share: whole panels where w has any, so that no two threads write one."""
-    cdef ptrdiff_t panel = net.table.panel if s.needs_dx else 1
-    return min((s.n_in + panel - 1) // panel * thread // n_threads * panel, s.n_in)
-
-
-cdef void pack_panels(const Net *net, const Layer *s, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    net.table.pack_transposed(first, last, s.n_out, net.parameters + s.weight * net.size, s.n_out, s.panels)
-
-
-cdef void pack_all_panels(const Net *net, int thread, int n_threads) noexcept nogil:
-    cdef ptrdiff_t i
-    cdef const Layer *s
-    for i in range(net.n_steps):
-        s = &net.layers[i]
-        if s.needs_dx and s.kind == DENSE:
-            pack_panels(net, s, share(net, s, thread, n_threads), share(net, s, thread + 1, n_threads))
+cdef ptrdiff_t share(const Layer *s, int thread, int n_threads) noexcept nogil:
+    """First row of w of a thread's share."""
+    return s.n_in * thread // n_threads
 
 
 cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fastnn_table *table, const char *x,
@@ -186,29 +172,18 @@ cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdi
 
 cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
                          ptrdiff_t last, const fastnn_ahead *ahead) noexcept nogil:
-    """The step of rows first .. last of w, by chunks: the copy of one in panels is renewed while it is in the cache."""
+    """The step of rows first .. last of w."""
     cdef Net *net = r.net
-    cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, rows, at, chunk = last - first
+    cdef ptrdiff_t size = net.size, at = (s.weight + first * s.n_out) * size
     cdef fastnn_target target
-    cdef fastnn_ahead part
     memset(&target, 0, sizeof(target))
     target.update, target.lr, target.decay, target.ld = u, 1, net.decay, s.n_out
-    if s.needs_dx:
-        chunk = max(1, GRADIENT_BYTES // (s.n_out * size * t.panel)) * t.panel
-    while first < last:
-        rows = min(chunk, last - first)
-        at = (s.weight + first * s.n_out) * size
-        target.w = net.parameters + at
-        if net.state1 != NULL:
-            target.state1 = net.state1 + at
-        if net.state2 != NULL:
-            target.state2 = net.state2 + at
-        t.weights(rows, s.n_out, r.batch, x + first * size, ld, s.d, s.ld, &target, ahead)
-        ahead = NULL
-        if s.needs_dx:
-            pack_panels(net, s, first, first + rows)
-        first += rows
+    target.w = net.parameters + at
+    if net.state1 != NULL:
+        target.state1 = net.state1 + at
+    if net.state2 != NULL:
+        target.state2 = net.state2 + at
+    net.table.weights(last - first, s.n_out, r.batch, x + first * size, ld, s.d, s.ld, &target, ahead)
 
 
 cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads,
@@ -231,7 +206,7 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
                     table_phase(r, u, s, &s.tables[row], x, ld, g)
         if s.kind != DENSE:
             continue
-        first, last = share(net, s, thread, n_threads), share(net, s, thread + 1, n_threads)
+        first, last = share(s, thread, n_threads), share(s, thread + 1, n_threads)
         if r.gradient != NULL:
             gradient_of(r, s, x, ld, first, last)
         else:

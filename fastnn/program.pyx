@@ -14,7 +14,7 @@ from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, adam_corrections, fastnn_ahead, fastnn_update, run_team,
     team_barrier, thread_limit,
 )
-from fastnn.phases cimport CHANGED, Run, next_rows, pack_all_panels, rows_phase, weights_phase
+from fastnn.phases cimport CHANGED, Run, next_rows, rows_phase, weights_phase
 
 import os
 import threading
@@ -65,9 +65,6 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     cdef const int64_t *order = NULL
     cdef fastnn_update u = net.update
     cdef fastnn_ahead ahead
-    if not r.packed and not r.loss_only:
-        pack_all_panels(net, thread, n_threads)
-        team_barrier(thread, n_threads)
     for step in range(r.begin, r.end):
         if r.order != NULL:
             order = r.order + step * r.batch
@@ -161,7 +158,7 @@ cdef void advance(Run *r, Pace *p, double flops) noexcept nogil:
         if r.done < r.end or r.watch.interrupted:
             return
         note_time(p, n_threads, (seconds() - begin) / (r.end - r.begin), on_trial)
-        r.begin, r.packed = r.end, True
+        r.begin = r.end
 
 
 cdef class Program:
