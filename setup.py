@@ -1,4 +1,4 @@
-"""Builds the C core, once per instruction set, and the two extension modules.
+"""Builds the C core, once per instruction set, and the extension modules.
 
 Metadata stands in pyproject.toml; compiler flags have their home here. Settings for developers, read from
 the environment: ``FASTNN_DEBUG=1`` (bounds checks, -O1 -g), ``FASTNN_SANITIZE=address,undefined`` or
@@ -157,7 +157,7 @@ def extension(name, **keywords):
     return Extension(
         f"fastnn.{name}",
         [f"fastnn/{name}.pyx"],
-        include_dirs=["csrc"],
+        include_dirs=["csrc", "fastnn"],
         define_macros=[("Py_LIMITED_API", LIMITED_API), ("FASTNN_BUILD", f'"{BUILD_NAME}"')],
         depends=[os.path.relpath(path) for path in build_check.sources(".")],
         extra_compile_args=[*EXTENSION_FLAGS, *EXTRA_FLAGS],

@@ -60,6 +60,9 @@ enum { FASTNN_ISAS(FASTNN_ENUM_ISA) FASTNN_N_ISAS };
 
 /* ---------------------------------------------------------------- the kernel table */
 
+/* Rows that `dense_rows` takes. From four on, the tiles of a product have enough sums in flight. */
+#define FASTNN_FEW_ROWS 3
+
 /* What a product does with a finished sum before it is stored; all zero: nothing.
  *   v = sum; v += bias[j]; v = f(v); v *= gate'(gate[i, j]) */
 typedef struct {
@@ -110,6 +113,15 @@ typedef struct {
     ptrdiff_t weight;       /* offset of the table in the flat block */
     ptrdiff_t out;          /* first column of the result */
 } fastnn_table;
+
+/* A dense layer as prediction of single rows reads it. */
+typedef struct {
+    const void *weight; /* (n_in, ld) */
+    const void *bias;   /* (n_out,) or NULL */
+    ptrdiff_t n_in, n_out, ld;
+    ptrdiff_t slack;    /* elements that may be read after column n_out - 1 of the last row */
+    int32_t activation;
+} fastnn_dense;
 
 typedef struct {
     const char *isa;
@@ -186,6 +198,11 @@ typedef struct {
     /* g (n_categories, width) = sums of d's columns by category, in row order. */
     void (*embed_gradient)(ptrdiff_t m, const fastnn_table *table, const void *x, ptrdiff_t ld_x, const void *d,
                            ptrdiff_t ld_d, void *g);
+
+    /* Columns first .. last of out (m, n_out) = f(x @ weight + bias), 1 <= m <= FASTNN_FEW_ROWS; first is a
+     * multiple of 64 bytes, and a rowwise f wants all columns. The bits are those of matmul. */
+    void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
+                       ptrdiff_t ld_x, void *out, ptrdiff_t ld_out);
 
     /* Functions of vectors, for the tests of their accuracy and for fastnn.ops. In place allowed. */
     void (*exp)(ptrdiff_t n, const void *x, void *out);

@@ -9,6 +9,7 @@
 #include "math_template.h"
 #include "activations_template.h"
 #include "matmul_template.h"
+#include "row_template.h"
 #include "losses_template.h"
 #include "optimizers_template.h"
 #include "weights_template.h"
@@ -22,6 +23,7 @@ const fastnn_kernels TABLE = {
     .lanes = LANES,
     .panel = PANEL,
     .matmul = FN(matmul),
+    .dense_rows = FN(dense_rows),
     .matmul_transposed = FN(matmul_transposed),
     .path = FN(path),
     .sum_rows = FN(sum_rows),

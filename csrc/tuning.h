@@ -59,6 +59,15 @@
  * signals are looked at. Shorter: times are noise, and starting the team shows; longer: a bad choice lasts. */
 #define SEGMENT_MICROSECONDS 1000
 
+/* The same for one to three predicted rows, whose columns are then split: it pays where the weights of a row
+ * (2 bytes a FLOP in float32) come from beyond one core's L2, and two cores have two. */
+#define TEAM_ROW_FLOPS 600000
+/* Floating-point operations of a prediction from which the GIL is released: about 10 us. Below, giving it away
+ * and taking it back (0.04 us alone, a wake-up when another thread waits) costs more than others would gain. */
+#define GIL_FLOPS 500000
+/* Stack of a prediction for the activations of few rows. More costs untouched stack, less a malloc in wide nets. */
+#define ROW_STACK_BYTES 16384
+
 /* Bytes of activations that a thread keeps for a block of predicted rows, two layers at a time: part of L2. */
 #define PREDICT_BYTES 262144
 /* Bytes of rows of x that are asked for before they are gathered. Less: each row waits for memory; more: what

@@ -13,7 +13,7 @@ import sys
 import zlib
 from importlib.machinery import EXTENSION_SUFFIXES
 
-COMPILED = ("kernels", "inference", "phases", "program")
+COMPILED = ("kernels", "inference", "phases", "prediction", "program")
 # Written at installation: the build's name, then the package's files, one a line.
 MANIFEST = "build.txt"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
@@ -28,7 +28,7 @@ def build_name(version: str, digest: int) -> str:
 def sources(root: str) -> list[str]:
     """Paths of all files that compiled modules are made from, in a fixed order."""
     paths = [os.path.join(root, "setup.py")]
-    for folder, endings in (("csrc", (".c", ".h")), ("fastnn", (".pyx", ".pxd", ".pxi"))):
+    for folder, endings in (("csrc", (".c", ".h")), ("fastnn", (".pyx", ".pxd", ".pxi", ".h"))):
         names = sorted(name for name in os.listdir(os.path.join(root, folder)) if name.endswith(endings))
         paths += [os.path.join(root, folder, name) for name in names]
     return paths

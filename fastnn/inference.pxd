@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastnn.kernels cimport Array, fastnn_kernels, fastnn_table, fastnn_update
+from fastnn.kernels cimport Array, fastnn_dense, fastnn_kernels, fastnn_table, fastnn_update
 
 # How a long call without the GIL answers signals: one thread looks every SIGNAL_MILLISECONDS.
 cdef struct Watch:
@@ -53,6 +53,13 @@ cdef struct Net:
     int loss
     fastnn_update update
     double decay
+    # for prediction
+    fastnn_dense *dense        # (n_dense); n_dense 0: there are other steps than these and dropout
+    ptrdiff_t n_dense
+    ptrdiff_t last_room        # the last step whose result is not in the place of its input; -1: none
+    ptrdiff_t widest           # elements of a row of activations or of x
+    ptrdiff_t widest_between   # of a row between two of `dense`
+    double row_flops
     uint64_t seed, step        # steps done
     # one batch
     ptrdiff_t capacity, ld_x
@@ -78,5 +85,8 @@ cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noex
 # Step whose output on the last training batch is the first that is not finite; -1: x; n_steps: all are.
 cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept
 cdef int describe(Net *net, tuple steps, Array parameters) except -1
-# Fills out with what the last layer gives for x. Safe in many threads at once: it writes to memory of its own.
-cdef int predict(Net *net, Array x, Array out) except -1
+# Whole 64-byte lines of a row of n, and never a multiple of 4096 bytes.
+cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil
+# Zeroed bytes on a 64-byte boundary, and their end.
+cdef char *allocate(ptrdiff_t n_bytes) except NULL
+cdef void release(char **block) noexcept

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A network as C structs over one block of parameters, its buffers, and prediction through it."""
+"""A network as C structs over one block of parameters, its buffers, and the way of a batch through it."""
 from libc.math cimport isfinite
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -16,8 +16,6 @@ cdef extern from *:
     const char *FASTNN_BUILD
 
 cdef extern from "tuning.h" nogil:
-    enum: TEAM_FLOPS
-    enum: PREDICT_BYTES
     enum: SIGNAL_MILLISECONDS
 
 cdef extern from "Python.h":
@@ -90,8 +88,42 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
     net.scales_first = net.layers[0].kind == SCALE
     if parameters.rows != 1 or parameters.columns < net.n_parameters:
         raise ValueError(f"parameters must have {net.n_parameters} elements, got {parameters.columns}")
+    describe_prediction(net)
     return 0
 
+
+cdef int describe_prediction(Net *net) except -1:
+    """What prediction would else find out anew in each call."""
+    cdef ptrdiff_t i
+    cdef Layer *s
+    cdef fastnn_dense *d = NULL
+    cdef bint straight = True
+    net.last_room, net.widest = -1, padded_ld(net.n_in, net.size)
+    net.dense = <fastnn_dense *>calloc(max(1, net.n_steps), sizeof(fastnn_dense))
+    if net.dense == NULL:
+        raise MemoryError
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        if i < net.n_steps - 1:
+            net.widest = max(net.widest, s.ld)
+        if s.kind == DENSE or s.kind == EMBEDDING:
+            net.last_room = i
+        if s.kind == DENSE:
+            net.row_flops += 2.0 * s.n_in * s.n_out
+            d = &net.dense[net.n_dense]
+            net.n_dense += 1
+            d.weight = net.parameters + s.weight * net.size
+            d.bias = net.parameters + s.bias * net.size if s.bias >= 0 else NULL
+            d.n_in, d.n_out, d.ld, d.slack, d.activation = s.n_in, s.n_out, s.n_out, s.slack, s.activation
+        elif s.kind == ACTIVATION and d != NULL and d.activation == FASTNN_identity:
+            d.activation = s.activation
+        elif s.kind != DROPOUT:
+            straight = False
+    if not straight:
+        net.n_dense = 0
+    for i in range(net.n_dense - 1):
+        net.widest_between = max(net.widest_between, padded_ld(net.dense[i].n_out, net.size))
+    return 0
 
 
 cdef int describe_tables(Layer *s, tables, codes) except -1:
@@ -113,7 +145,8 @@ cdef void forget(Net *net) noexcept:
     for i in range(net.n_steps if net.layers != NULL else 0):
         free(net.layers[i].tables)
     free(net.layers)
-    net.layers = NULL
+    free(net.dense)
+    net.layers, net.dense = NULL, NULL
 
 
 cdef void free_batch(Net *net) noexcept:
@@ -246,17 +279,6 @@ cdef int raise_again(Watch *w) except -1:
     return -1
 
 
-cdef struct Prediction:
-    const Net *net
-    const char *x
-    bint is_bytes       # x holds uint8
-    ptrdiff_t ld_x, rows
-    char *out           # (rows, n_out)
-    char *scratch       # two blocks of activations for each thread
-    Watch watch
-    ptrdiff_t block_rows, block_bytes
-
-
 cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noexcept nogil:
     if is_bytes:
         net.table.widen(net.n_in, <const uint8_t *>x, net.layers[0].factor, net.layers[0].shift, out)
@@ -264,178 +286,3 @@ cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noex
         net.table.scale(1, net.n_in, net.layers[0].factor, net.layers[0].shift, x, net.n_in, out, net.n_in)
     else:
         memcpy(out, x, net.n_in * net.size)
-
-
-cdef void predict_block(const Prediction *p, ptrdiff_t first, ptrdiff_t rows, char *even, char *odd) noexcept nogil:
-    """A block of rows through all layers; the last layer that needs room writes to out."""
-    cdef const Net *net = p.net
-    cdef ptrdiff_t ld = p.ld_x, x_size = 1 if p.is_bytes else net.size
-    cdef const char *x = p.x + first * ld * x_size
-    cdef char *out = p.out + first * net.n_out * net.size
-    cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, i, last_dense = -1, ld_a
-    cdef char *a = NULL
-    cdef Layer *s
-    cdef fastnn_epilogue e
-    memset(&e, 0, sizeof(e))
-    for i in range(net.n_steps):
-        if net.layers[i].kind == DENSE or net.layers[i].kind == EMBEDDING:
-            last_dense = i
-    if last_dense < 0 or p.is_bytes or net.scales_first:
-        a, ld_a = even, padded_ld(net.n_in, size)
-        if last_dense < 0:
-            a, ld_a = out, net.n_out
-        for i in range(rows):
-            take_row(net, x + i * ld * x_size, p.is_bytes, a + i * ld_a * size)
-        x, ld = a, ld_a
-    for i in range(net.n_steps):
-        s = &net.layers[i]
-        if s.kind == DENSE:
-            e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
-            e.activation = s.activation
-            a = out if i == last_dense else odd if a == even else even
-            ld_a = net.n_out if i == last_dense else s.ld
-            t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, ld_a, &e)
-            x, ld = a, ld_a
-        elif s.kind == EMBEDDING:
-            a = out if i == last_dense else odd if a == even else even
-            ld_a = net.n_out if i == last_dense else s.ld
-            t.embed(rows, s.n_in, s.n_tables, s.tables, net.parameters, x, ld, a, ld_a)
-            x, ld = a, ld_a
-        elif s.kind == SCALE and i > 0:
-            if a == NULL:
-                a, ld_a = even, s.ld
-                t.scale(rows, s.n_out, s.factor, s.shift, x, ld, a, ld_a)
-                x, ld = a, ld_a
-            else:
-                t.scale(rows, s.n_out, s.factor, s.shift, a, ld, a, ld)
-        elif s.kind == ACTIVATION:
-            if a == NULL:  # before the first product: x is not ours to change
-                a, ld_a = even, s.ld
-                t.activation(s.activation, rows, s.n_out, x, ld, a, ld_a)
-                x, ld = a, ld_a
-            else:
-                t.activation(s.activation, rows, s.n_out, a, ld, a, ld)
-
-
-cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
-    cdef Prediction *p = <Prediction *>context
-    cdef const Net *net = p.net
-    cdef ptrdiff_t first = p.rows * thread // n_threads, last = p.rows * (thread + 1) // n_threads, row
-    cdef char *scratch = p.scratch + 2 * thread * p.block_bytes
-    row = first
-    while row < last and not p.watch.interrupted:
-        if thread == 0:
-            look(&p.watch)
-        predict_block(p, row, min(p.block_rows, last - row), scratch, scratch + p.block_bytes)
-        row += p.block_rows
-
-
-cdef int judge(const Net *net, Array x, Array out) except -1:
-    """Whether x and out are what the net reads and writes."""
-    cdef size_t first, last, begin
-    if net.n_steps == 0:
-        raise TypeError("this object was made without its arguments")
-    if x.itemsize != net.size and x.itemsize != 1:
-        raise TypeError(f"x must be float{8 * net.size} as the model is, or uint8, got float{8 * x.itemsize}")
-    if out.itemsize != net.size:
-        raise TypeError(f"out must be float{8 * net.size} as the model is, got float{8 * out.itemsize}")
-    if x.buffer.ndim != 2 or x.columns != net.n_in:
-        raise ValueError(f"x must have shape (rows, {net.n_in}), got {shape_of(x)}")
-    if out.buffer.ndim != 2 or out.rows != x.rows or out.columns != net.n_out:
-        raise ValueError(f"out must have shape ({x.rows}, {net.n_out}), got {shape_of(out)}")
-    if (x.columns > 1 and x.column_stride != 1) or x.buffer.strides[0] % x.itemsize:
-        raise ValueError("x must have its columns side by side in memory")
-    if (out.rows > 1 and out.row_stride != out.columns) or (out.columns > 1 and out.column_stride != 1):
-        raise ValueError("out must be C-contiguous")
-    if x.rows and x.columns and out.columns:
-        # where x ends, whichever way its rows lie
-        first = <size_t>x.data + min(0, (x.rows - 1) * x.buffer.strides[0])
-        last = <size_t>x.data + max(0, (x.rows - 1) * x.buffer.strides[0]) + x.columns * x.itemsize
-        begin = <size_t>out.data
-        if first < begin + out.rows * out.columns * out.itemsize and begin < last:
-            raise ValueError("out must not overlap x")
-    return 0
-
-
-cdef int predict(Net *net, Array x, Array out) except -1:
-    judge(net, x, out)
-    net.table = kernel_table(net.size)
-    cdef ptrdiff_t widest = padded_ld(net.n_in, net.size), i
-    cdef double flops = 0
-    for i in range(net.n_steps):
-        if i < net.n_steps - 1:
-            widest = max(widest, net.layers[i].ld)
-        if net.layers[i].kind == DENSE:
-            flops += 2.0 * net.layers[i].n_in * net.layers[i].n_out
-    cdef Prediction p
-    p.net, p.x, p.ld_x, p.rows, p.out = net, x.data, x.row_stride, x.rows, out.data
-    p.is_bytes = x.itemsize == 1
-    begin_watch(&p.watch)
-    cdef int n_threads = thread_limit() if flops * p.rows >= TEAM_FLOPS else 1
-    p.block_rows = max(1, min(p.rows, max(PREDICT_BYTES // (2 * widest * net.size), 32)))
-    p.block_bytes = p.block_rows * widest * net.size + 64
-    cdef char small[8192]
-    cdef bint on_stack = n_threads == 1 and 2 * p.block_bytes <= 8192
-    p.scratch = &small[0]
-    if not on_stack:
-        p.scratch = allocate(2 * n_threads * p.block_bytes)
-    if flops * p.rows < TEAM_FLOPS // 4:  # releasing the GIL costs more than others would gain
-        predict_task(&p, 0, 1)
-    else:
-        with nogil:
-            run_team(predict_task, &p, n_threads)
-    if not on_stack:
-        release(&p.scratch)
-    return raise_again(&p.watch) if p.watch.interrupted else 0
-
-
-cdef class Predictor:
-    """An immutable snapshot of a network for the hot path: `h(x, out=None)` returns `out`.
-
-    x (rows, n_in) and out (rows, n_out) are arrays of the model's dtype with columns side by side; anything
-    else is a ValueError or TypeError, and nothing is converted.
-
-    steps : tuple of `fastnn.layers.Step`
-    parameters : array (n,) float32 or float64 that belongs to this object from now on; elements after the
-        last parameter, if any, are room that kernels may read.
-    Safe to call from many threads at once.
-    """
-    cdef Net net
-    cdef Array held_parameters
-    cdef object block
-    cdef readonly tuple steps
-    cdef readonly object dtype
-
-    def __init__(self, steps, parameters):
-        self.steps, self.block = tuple(steps), parameters
-        self.held_parameters = Array(parameters)
-        self.dtype = np.dtype(np.float32 if self.held_parameters.itemsize == 4 else np.float64)
-        describe(&self.net, self.steps, self.held_parameters)
-
-    def __dealloc__(self):
-        forget(&self.net)
-
-    @property
-    def n_in(self):
-        """Columns of x."""
-        return self.net.n_in
-
-    @property
-    def n_out(self):
-        """Columns of the result."""
-        return self.net.n_out
-
-    def __call__(self, x, out=None):
-        cdef Array x_ = Array(x, False, True, "x")
-        if out is None:
-            out = np.empty((x_.rows, self.net.n_out), self.dtype)
-        predict(&self.net, x_, Array(out, True, False, "out"))
-        return out
-
-    def __reduce__(self):
-        return Predictor, (self.steps, np.array(self.block))
-
-
-cdef tuple shape_of(Array array):
-    return tuple([array.buffer.shape[i] for i in range(array.buffer.ndim)])

@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 cdef extern from "fastnn.h" nogil:
     enum: FASTNN_API_VERSION
     enum: FASTNN_MAX_THREADS
+    enum: FASTNN_FEW_ROWS
     enum: FASTNN_N_ISAS
     enum: FASTNN_N_ACTIVATIONS
     enum: FASTNN_N_LOSSES
@@ -62,6 +63,15 @@ cdef extern from "fastnn.h" nogil:
         ptrdiff_t weight
         ptrdiff_t out
 
+    ctypedef struct fastnn_dense:
+        const void *weight
+        const void *bias
+        ptrdiff_t n_in
+        ptrdiff_t n_out
+        ptrdiff_t ld
+        ptrdiff_t slack
+        int32_t activation
+
     ctypedef struct fastnn_kernels:
         const char *isa
         int32_t isa_id
@@ -104,6 +114,8 @@ cdef extern from "fastnn.h" nogil:
                       const void *parameters, const void *x, ptrdiff_t ld_x, void *a, ptrdiff_t ld_a) noexcept nogil
         void (*embed_gradient)(ptrdiff_t m, const fastnn_table *table, const void *x, ptrdiff_t ld_x, const void *d,
                                ptrdiff_t ld_d, void *g) noexcept nogil
+        void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
+                           ptrdiff_t ld_x, void *out, ptrdiff_t ld_out) noexcept nogil
         void (*exp)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*log)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*log1p)(ptrdiff_t n, const void *x, void *out) noexcept nogil

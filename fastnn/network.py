@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import devices, errors, initializers, ops
-from .inference import Predictor
 from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters, places
+from .prediction import Predictor
 
 if TYPE_CHECKING:
     from . import saving
@@ -27,7 +27,7 @@ _ALIGNMENT = 64
 _MOST_BYTES = 2**47  # of a block: what processors address
 # Rows converted at a time for a prediction: enough for all threads, few beside the data.
 _BLOCK_ROWS = 1024
-_NOT_COPIED = ("_block", "_steps", "_predictor")  # made anew with each copy
+_NOT_COPIED = ("_block", "_steps", "_predictor", "_attempt")  # made anew with each copy
 
 
 def _aligned_zeros(n: int, dtype: np.dtype[Any]) -> Array:
@@ -111,6 +111,7 @@ class Sequential:
         self._steps: tuple[Step, ...] = ()
         self._block: Array | None = None  # the parameters and their room
         self._predictor: devices.Program | None = None
+        self._attempt: Callable[[object], Array | None] | None = None
         self._n_builds = 0  # tells a trainer, across copies too, that parameters are not those it knew
 
     # ------------------------------------------------------------ parameters
@@ -171,6 +172,7 @@ class Sequential:
             n_in=steps[0].n_in,
             n_out=steps[-1].n_out,
             _predictor=None,
+            _attempt=None,
             _n_builds=self._n_builds + 1,
         )
 
@@ -236,12 +238,18 @@ class Sequential:
             A table (see `fastnn.data.read_table`: a DataFrame, a dict of arrays, the path of a CSV file)
             goes through the model's recipe; its other columns are ignored.
         """
+        attempt = self._attempt
+        if attempt is not None:  # 0.3 us where x is right as it is, against 2.5 through the door
+            out = attempt(x)
+            if out is not None:
+                return out
         self._require()
         table = self._table(x)
         program = self._predictor
         if program is None:
             assert self._block is not None
             program = self._predictor = devices.make("cpu", self._steps, self._block)
+            self._attempt = Predictor(self._steps, self._block).attempt  # reads the block that is trained
         out = np.empty((len(table), self._steps[-1].n_out), self.dtype)
         probe = table[:1]
         if len(table) <= _BLOCK_ROWS or errors.inputs("x", probe, self.dtype) is probe:
@@ -380,7 +388,7 @@ class Sequential:
         attributes = dict(state)
         parameters = attributes.pop("parameters")
         self.__dict__.update(attributes)
-        self._block, self._steps, self._predictor = None, (), None
+        self._block, self._steps, self._predictor, self._attempt = None, (), None, None
         if parameters is not None:
             self._allocate(attributes["n_in"])
             self.parameters = parameters

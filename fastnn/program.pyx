@@ -7,14 +7,14 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
-    DENSE, Net, begin_watch, describe, first_not_finite, forget, free_batch, look, predict, prepare_batch, raise_again,
-    seconds,
+    DENSE, Net, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch, raise_again, seconds,
 )
 from fastnn.kernels cimport (
     FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, adam_corrections, fastnn_ahead, fastnn_update, run_team,
     team_barrier, thread_limit,
 )
 from fastnn.phases cimport CHANGED, Run, next_rows, rows_phase, weights_phase
+from fastnn.prediction cimport predict
 
 import os
 import threading

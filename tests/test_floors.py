@@ -21,7 +21,7 @@ FLOORS = [
     {"build_check", "cores", "demo_data", "errors"},
     {"kernels", "replacing"},
     {"inference"},
-    {"phases"},
+    {"phases", "prediction"},
     {"program"},
     {"container", "initializers"},
     {"layers", "losses", "optimizers", "schedules", "metrics"},
@@ -102,7 +102,7 @@ def test_a_module_imports_only_from_floors_below(path: Path) -> None:
 def test_the_reader_of_imports_sees_cython() -> None:
     program = PACKAGE / "program.pyx"
     if program.exists():  # an installed package may come without its sources
-        assert {"errors", "inference", "kernels", "phases"} <= imports(program)
+        assert {"errors", "inference", "kernels", "phases", "prediction"} <= imports(program)
     assert {"errors", "devices", "network"} <= imports(PACKAGE / "trainer.py")
 
 
@@ -111,7 +111,7 @@ def test_the_reader_of_imports_sees_cython() -> None:
 EAGER = {
     "fastnn", "build_check", "callbacks", "cores", "devices", "devices.arrays", "devices.cpu", "errors",
     "history", "inference", "initializers", "kernels", "layers", "losses", "network", "ops", "optimizers",
-    "phases", "program", "reports", "samples", "stepping", "trainer", "validation",
+    "phases", "prediction", "program", "reports", "samples", "stepping", "trainer", "validation",
 }  # fmt: skip
 EAGER_STANDARD = {"__future__", "copy", "dataclasses", "threading", "zlib"}
 
