@@ -59,17 +59,30 @@
  * signals are looked at. Shorter: times are noise, and starting the team shows; longer: a bad choice lasts. */
 #define SEGMENT_MICROSECONDS 1000
 
-/* The same for one to three predicted rows, whose columns are then split: it pays where the weights of a row
- * (2 bytes a FLOP in float32) come from beyond one core's L2, and two cores have two. */
+/* The same for one to three predicted rows, whose columns are then split, and from which their GIL is released:
+ * weights of 1.2 MB in float32, more than one core's L2 of 1 MB holds, while two have two. Below, a row takes 10 us
+ * at most (784-128-10: 3.6, at the limit of L2), where a worker that sleeps would be waited for longer. */
 #define TEAM_ROW_FLOPS 600000
-/* Floating-point operations of a prediction from which the GIL is released: about 10 us. Below, giving it away
- * and taking it back (0.04 us alone, a wake-up when another thread waits) costs more than others would gain. */
-#define GIL_FLOPS 500000
-/* Stack of a prediction for the activations of few rows. More costs untouched stack, less a malloc in wide nets. */
+/* Floating-point operations of a prediction from which the GIL is released: about 10 us. Giving it away and taking
+ * it back costs 0.04 us alone, and a wake-up where another thread waits for it; a larger number makes that other
+ * thread wait longer. Also released wherever workers are asked to help. */
+#define GIL_FLOPS 1000000
+/* Stack of a prediction for activations between layers. More is taken from small stacks of Python threads; less
+ * sends wider nets to malloc (0.1 us). */
 #define ROW_STACK_BYTES 16384
 
-/* Bytes of activations that a thread keeps for a block of predicted rows, two layers at a time: part of L2. */
-#define PREDICT_BYTES 262144
+/* Bytes of activations between two layers that a thread keeps for a block of predicted rows, both layers
+ * together. From 16 KB to 512 KB nets of 64 to 256 columns ran alike within 1 %; beyond a few L1s there is nothing
+ * to win, and a page fault for every 4 KB to lose. */
+#define PREDICT_BYTES 65536
+/* Rows of such a block at least: two tiles of 14 rows. Fewer read the weights more often, more push them out of
+ * L2 (784-512-512-10: 28 rows 3.05 ms, 112 rows 3.25 ms). */
+#define PREDICT_ROWS 28
+/* The same where the weights of a net come from memory or far caches: from so many floating-point operations a
+ * row (8 MB in float32) on. 1024-2048-2048-1000 at 256 rows: 28 rows 98 ms, 84 rows 64 ms, 168 rows 54 ms. */
+#define LARGE_ROW_FLOPS 4000000
+#define PREDICT_ROWS_LARGE 168
+
 /* Bytes of rows of x that are asked for before they are gathered. Less: each row waits for memory; more: what
  * was fetched is gone again, or the CPU (24 lines in flight on Zen 4) refuses. */
 #define GATHER_AHEAD_BYTES 4096

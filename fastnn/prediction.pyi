@@ -9,6 +9,7 @@ BUILD: str
 HAS_DIRECT_DOOR: bool
 
 def use_direct_door(use: bool) -> bool: ...
+
 @final
 class Predictor:
     def __new__(cls, steps: tuple[Step, ...], parameters: Real) -> Predictor: ...

@@ -6,11 +6,12 @@ through `dense_rows`, on the stack, without a look at the clock. Where such a ro
 for a cache, the columns of each layer are split between threads. All else goes in blocks of rows.
 """
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastnn.inference cimport (
-    ACTIVATION, DENSE, EMBEDDING, SCALE, Layer, Net, Watch, allocate, begin_watch, describe, forget, look, padded_ld,
-    raise_again, release, take_row,
+    ACTIVATION, DENSE, EMBEDDING, SCALE, Layer, Net, Watch, begin_watch, describe, forget, look, padded_ld,
+    raise_again, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_FEW_ROWS, FASTNN_softmax, Array, fastnn_dense, fastnn_epilogue, fastnn_kernels, kernel_table, run_team,
@@ -29,6 +30,9 @@ cdef extern from "tuning.h" nogil:
     enum: TEAM_ROW_FLOPS
     enum: GIL_FLOPS
     enum: PREDICT_BYTES
+    enum: PREDICT_ROWS
+    enum: PREDICT_ROWS_LARGE
+    enum: LARGE_ROW_FLOPS
     enum: ROW_STACK_BYTES
 
 cdef extern from "handle.h":
@@ -190,14 +194,18 @@ cdef void predict_block(const Prediction *p, ptrdiff_t first, ptrdiff_t rows, ch
 cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
     cdef Prediction *p = <Prediction *>context
     cdef const Net *net = p.net
-    cdef ptrdiff_t first = p.rows * thread // n_threads, last = p.rows * (thread + 1) // n_threads, row
+    cdef ptrdiff_t first = p.rows * thread // n_threads, last = p.rows * (thread + 1) // n_threads, row, end
+    cdef ptrdiff_t n_blocks = (last - first + p.block_rows - 1) // p.block_rows, i
     cdef char *scratch = p.scratch + 2 * thread * p.block_bytes
     row = first
-    while row < last and not p.watch.interrupted:
+    for i in range(n_blocks):  # of one height, give or take a row: no rest of a row or two
+        if p.watch.interrupted:
+            return
         if thread == 0:
             look(&p.watch)
-        predict_block(p, row, min(p.block_rows, last - row), scratch, scratch + p.block_bytes)
-        row += p.block_rows
+        end = row + (last - row) // (n_blocks - i)
+        predict_block(p, row, end - row, scratch, scratch + p.block_bytes)
+        row = end
 
 
 # ------------------------------------------------------------------ the choice
@@ -211,7 +219,7 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
     cdef ptrdiff_t bytes_few = rows * net.widest_between * net.size
     net.table = kernel_table(net.size)
     if rows <= FASTNN_FEW_ROWS and net.n_dense and not is_bytes and rows and 2 * bytes_few <= ROW_STACK_BYTES:
-        if net.row_flops < GIL_FLOPS:
+        if net.row_flops < TEAM_ROW_FLOPS:
             predict_few(net, x, ld, rows, out, scratch, scratch + bytes_few)
         else:
             predict_heavy_rows(net, x, ld, rows, out, scratch, scratch + bytes_few)
@@ -220,19 +228,27 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
     cdef int n_threads = thread_limit() if flops >= TEAM_FLOPS else 1
     p.net, p.x, p.ld_x, p.rows, p.out, p.is_bytes = net, x, ld, rows, out, is_bytes
     begin_watch(&p.watch)
-    p.block_rows = max(1, min(rows, max(PREDICT_BYTES // (2 * net.widest * net.size), 32)))
-    p.block_bytes = p.block_rows * net.widest * net.size + 64
-    cdef bint on_stack = n_threads == 1 and 2 * p.block_bytes <= ROW_STACK_BYTES
-    p.scratch = scratch if on_stack else allocate(2 * n_threads * p.block_bytes)
-    if flops < GIL_FLOPS:
-        run_team(predict_task, &p, n_threads)
+    cdef ptrdiff_t width = net.widest_between if net.n_dense and not is_bytes else net.widest
+    cdef ptrdiff_t per_thread = (rows + n_threads - 1) // n_threads
+    cdef ptrdiff_t least = PREDICT_ROWS if net.row_flops < LARGE_ROW_FLOPS else PREDICT_ROWS_LARGE
+    p.block_rows = max(1, min(per_thread, max(PREDICT_BYTES // (2 * max(1, width) * net.size), least)))
+    p.block_bytes = p.block_rows * width * net.size + 64  # a line more keeps threads out of each other's lines
+    cdef ptrdiff_t n_bytes = 2 * n_threads * p.block_bytes
+    cdef char *raw = NULL
+    p.scratch = scratch
+    if n_bytes > ROW_STACK_BYTES:
+        raw = <char *>malloc(n_bytes + 64)
+        if raw == NULL:
+            raise MemoryError(f"{n_bytes} bytes for the rows between two layers")
+        p.scratch = raw + (64 - <uintptr_t>raw % 64) % 64
+    if n_threads == 1 and flops < GIL_FLOPS:
+        predict_task(&p, 0, 1)
     else:
         with nogil:
-            n_threads = max(1, n_threads // handle_begin_work())
+            n_threads = max(1, n_threads // handle_begin_work())  # callers at once are threads enough
             run_team(predict_task, &p, n_threads)
             handle_end_work()
-    if not on_stack:
-        release(&p.scratch)
+    free(raw)
     return raise_again(&p.watch) if p.watch.interrupted else 0
 
 
@@ -242,7 +258,7 @@ cdef void predict_heavy_rows(Net *net, const char *x, ptrdiff_t ld, ptrdiff_t ro
     cdef int n_threads
     f.net, f.x, f.ld_x, f.rows, f.out, f.even, f.odd = net, x, ld, rows, out, even, odd
     with nogil:
-        n_threads = thread_limit() // handle_begin_work() if net.row_flops >= TEAM_ROW_FLOPS else 1
+        n_threads = thread_limit() // handle_begin_work()
         if n_threads > 1:
             run_team(split_columns, &f, n_threads)
         else:
