@@ -1,4 +1,4 @@
-"""The three products of a training step on one thread, by shape: the way they go, their share of the FMA peak.
+"""The three products of a training step on one thread, by shape: the way they go, share of the FMA peak.
 
 Beside OpenBLAS on one thread. The peak is that of the best product of this run, which is a lower bound of the
 machine's. Results are compared with float64 before anything is timed.
@@ -11,7 +11,7 @@ arguments = timing.start(__doc__)
 import numpy as np  # noqa: E402
 
 import fastnn as fn  # noqa: E402
-from fastnn import kernels, ops  # noqa: E402
+from fastnn import kernels  # noqa: E402
 
 # (batch, n_in, n_out): squares, then layers of the networks of bench_training, narrow ones and small batches.
 SQUARES = [(n, n, n) for n in (64, 128, 256, 512, 1024)]
@@ -48,9 +48,14 @@ def products(batch, n_in, n_out, dtype):
     """Of each product: name, path, arrays, fastnn's call."""
     x, dz, w = padded(batch, n_in, dtype), padded(batch, n_out, dtype), padded(n_in, n_out, dtype).copy()
     z, dx, dw = padded(batch, n_out, dtype), padded(batch, n_in, dtype), np.empty_like(w)
-    size = np.dtype(dtype).itemsize
+    xt, size = x.T, np.dtype(dtype).itemsize
     return (
-        ("x w", kernels.product_path(batch, n_out, n_in, itemsize=size), (x, w, z), lambda: ops.matmul(x, w, out=z)),
+        (
+            "x w",
+            kernels.product_path(batch, n_out, n_in, itemsize=size),
+            (x, w, z),
+            lambda: kernels.matmul(x, w, None, "identity", z),
+        ),
         (
             "dz wT",
             kernels.product_path(batch, n_in, n_out, itemsize=size, b_is_transposed=True),
@@ -60,8 +65,8 @@ def products(batch, n_in, n_out, dtype):
         (
             "xT dz",
             kernels.product_path(n_in, n_out, batch, itemsize=size, a_is_transposed=True),
-            (x.T, dz, dw),
-            lambda: ops.matmul(x.T, dz, out=dw),
+            (xt, dz, dw),
+            lambda: kernels.matmul(xt, dz, None, "identity", dw),
         ),
     )
 
@@ -81,7 +86,9 @@ def measure(dtype):
             )
             contenders = [
                 timing.Contender("fastnn", call),
-                timing.Contender("OpenBLAS", lambda a=a, b=b, peer=peer: np.matmul(a, b, out=peer), threads=1),
+                timing.Contender(
+                    "OpenBLAS", lambda a=a, b=b, peer=peer: np.matmul(a, b, out=peer), threads=1
+                ),
             ]
             timings = timing.compare(contenders, arguments)
             rate = 2e-9 * batch * n_in * n_out / timings["fastnn"].median
@@ -92,13 +99,17 @@ def measure(dtype):
 
 def main():
     fn.set_num_threads(1)
-    notes = ["`share` is of the best rate of one type in this run. Timed through Python: small sizes show a call."]
+    notes = [
+        "`share` is of the best rate of one type in this run. Timed through Python: small sizes show a call."
+    ]
     report = timing.Report("products", "Products, one thread", arguments, notes)
     for dtype in REALS:
         rows = measure(dtype)
         peak = max(rate for *_, rate in rows)
         for label, path, timings, error, rate in rows:
-            report.add(label, timings, error, path=path, gflops=f"{rate:.3g}", share=f"{100 * rate / peak:.0f} %")
+            report.add(
+                label, timings, error, path=path, gflops=f"{rate:.3g}", share=f"{100 * rate / peak:.0f} %"
+            )
     report.save()
 
 

@@ -143,7 +143,8 @@ typedef struct {
                               ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue);
     /* FASTNN_PATH_*: the way that these two go with such arguments (b_turned: matmul_transposed). */
-    int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b);
+    int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrdiff_t a_col, int b_turned,
+                ptrdiff_t ld_b);
     /* out (n,) = sum over rows of a (m, n), in row order. */
     void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out);
 

@@ -12,6 +12,7 @@
 
 /* LANES x LANES numbers across the diagonal, in log2(LANES) rounds: each interleaves row i with row
  * i + LANES / 2. */
+#undef TURNS_IN_REGISTERS
 #if !ISA_GENERIC && LANES > 2
 #define TURNS_IN_REGISTERS 1
 INLINE void FN(transpose)(vec r[LANES])
@@ -123,16 +124,16 @@ static void FN(strip)(FN(tile_task) *t, const FN(operand) *o, const FN(strip_tas
     for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
         const ptrdiff_t height = (s->m - i) / (n_tiles - q);
         REAL *c = s->c + i * t->ld_c;
-        ptrdiff_t until = s->next < 0 ? 0 : q + 1 == n_tiles ? s->k : (s->k * (q + 1) / n_tiles + LANES - 1) / LANES * LANES;
+        ptrdiff_t until = s->next < 0 ? 0 : (s->k * (q + 1) / n_tiles + LANES - 1) / LANES * LANES;
         until = until < s->k ? until : s->k;
-        t->ahead = t->ahead_end = s->b;
+        t->n_ahead = 0;
         if (until > fetched && o->turned) {
             for (ptrdiff_t r = 0; r < PANEL; r++)
                 for (ptrdiff_t p = fetched; p < until; p += 64 / (ptrdiff_t)sizeof(REAL))
                     __builtin_prefetch(o->b + (s->next + r) * o->ld + p, 0, 2);
         } else if (until > fetched) {
             t->ahead = o->b + fetched * o->ld + s->next;
-            t->ahead_end = t->ahead + (until - fetched) * o->ld;
+            t->n_ahead = until - fetched;
         }
         s->tiles[height](t, s->k, (const REAL *)((const char *)s->a + i * t->a_row), s->b, c, s->count);
         if (s->last)
@@ -208,10 +209,11 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
             block.activation = FASTNN_identity; /* needs whole rows */
         if (block.gate)
             block.gate = (const REAL *)block.gate + i * block.ld_gate;
-        /* Blocks of even depth; one also for k = 0: the sum over nothing is zero. */
+        /* Blocks of even depth, in whole lines; one also for k = 0: the sum over nothing is zero. */
         ptrdiff_t k_blocks = k > K_BLOCK ? (k + K_BLOCK - 1) / K_BLOCK : 1;
         for (ptrdiff_t p = 0, depth; k_blocks > 0; p += depth) {
-            depth = (k - p) / k_blocks--;
+            depth = ((k - p) / k_blocks-- + 15) / 16 * 16;
+            depth = depth < k - p ? depth : k - p;
             t.first = p == 0;
             o.b = b + p * (b_turned ? 1 : ld_b);
             o.tail_is_readable = (k - p - depth) * ld_b + b_slack >= reach;
@@ -256,19 +258,22 @@ static void FN(product_turned)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
 }
 
 /* Which way a product goes; the benchmark of products prints it. Turning costs about 0.4 cycles a number, an FMA
- * of one vector one cycle. So w^T by panels costs what 6 more rows of a would; the whole product turned costs 6 / k
- * for c and 6 / TURN_COLUMNS for a, and reads w once in place where w^T would go through the panels of each thread. */
-static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b)
+ * of one vector one cycle: w^T by panels costs what 6 more of m rows would; the whole product turned what 6 more of
+ * the columns of a block and of k would. */
+static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrdiff_t a_col, int b_turned,
+                    ptrdiff_t ld_b)
 {
+    const int a_turns = m >= 16 && (a_row == 1 || a_col == 1);
     if (b_turned && k == 1 && ld_b == 1)
         return FASTNN_PATH_in_place; /* one column is one row */
-    if (b_turned)
-        return m >= LANES && m <= TURN_MOST_ROWS && k >= LANES && n >= LANES ? FASTNN_PATH_turned
-                                                                            : FASTNN_PATH_panels;
-    if (m < LANES || n >= LANES)
-        return FASTNN_PATH_in_place;
-    /* Lanes along n would be idle. Along m they need no turning in dw, and else pay where n is a few. */
-    return a_row == 1 || (n <= TURN_NARROW && k >= LANES) ? FASTNN_PATH_turned : FASTNN_PATH_in_place;
+    if (b_turned) {
+        const ptrdiff_t block = n < TURN_COLUMNS ? n : TURN_COLUMNS;
+        return a_turns && k * block >= m * (k + block) ? FASTNN_PATH_turned : FASTNN_PATH_panels;
+    }
+    /* Lanes along n would be idle. Along m they need no turning in dw; else they pay where n is a few. */
+    if (a_turns && (a_row == 1 ? n < TURN_NARROW_IN_PLACE : n <= TURN_NARROW && k >= LANES))
+        return FASTNN_PATH_turned;
+    return FASTNN_PATH_in_place;
 }
 
 /* b: of w^T where b_turned. */
@@ -276,7 +281,7 @@ static void FN(product_by_path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REA
                                 ptrdiff_t a_col, const REAL *b, ptrdiff_t ld_b, int b_turned, ptrdiff_t b_slack,
                                 REAL *c, ptrdiff_t ld_c, const fastnn_epilogue *e)
 {
-    switch (FN(path)(m, n, k, a_row, b_turned, ld_b)) {
+    switch (FN(path)(m, n, k, a_row, a_col, b_turned, ld_b)) {
     case FASTNN_PATH_turned:
         FN(product_turned)(m, n, k, a, a_row, a_col, b, b_turned ? 1 : ld_b, b_turned ? ld_b : 1, c, ld_c, e);
         return;

@@ -12,8 +12,8 @@ typedef struct {
     int first;              /* sums start at zero, else at c */
     const REAL *bias;       /* non-NULL in the last k block alone; at the tile's first column */
     int relu;               /* likewise: the one activation that is done in registers */
-    const REAL *ahead, *ahead_end; /* rows of b that are needed soon, ld_ahead elements apart */
-    ptrdiff_t ld_ahead;
+    const REAL *ahead;      /* n_ahead rows of b that are needed soon, ld_ahead elements apart */
+    ptrdiff_t n_ahead, ld_ahead;
 } FN(tile_task);
 typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b, REAL *c,
                                   ptrdiff_t count);
@@ -22,6 +22,15 @@ typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REA
  * Literal bounds and full unrolling keep `sum` in registers (inlined constant arguments do not suffice for
  * clang). */
 #define TILE_A(i) (*(const REAL *)((const char *)row[(i) / 3] + (i) % 3 * a_row))
+#define TILE_STEP(MR, NV)                                                                                    \
+    vec bv[NV];                                                                                              \
+    UNROLL for (int v = 0; v < NV; v++) bv[v] = vec_load(b + v * LANES);                                     \
+    UNROLL for (int i = 0; i < MR; i++) {                                                                    \
+        const vec ai = vec_set(TILE_A(i));                                                                   \
+        UNROLL for (int v = 0; v < NV; v++) sum[i][v] = vec_fma(ai, bv[v], sum[i][v]);                       \
+    }                                                                                                        \
+    b += ld_b;                                                                                               \
+    UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] += a_col;
 #define DEFINE_TILE(MR, NV)                                                                                  \
     static void FN(tile_##MR##x##NV)(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b,      \
                                      REAL *c, ptrdiff_t count)                                               \
@@ -39,22 +48,15 @@ typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REA
                     sum[i][v] = NV > 1 || count == LANES ? vec_load(c + i * ld_c + v * LANES)                \
                                                          : vec_load_part(c + i * ld_c, count);               \
         }                                                                                                    \
-        const REAL *ahead = t->ahead, *const ahead_end = t->ahead_end;                                       \
-        const ptrdiff_t ld_ahead = t->ld_ahead;                                                              \
-        for (ptrdiff_t p = 0; p < k; p++) {                                                                  \
+        ptrdiff_t p = 0;                                                                                     \
+        const ptrdiff_t n_ahead = t->n_ahead < k ? t->n_ahead : k, ld_ahead = t->ld_ahead;                   \
+        for (const REAL *ahead = t->ahead; p < n_ahead; p++, ahead += ld_ahead) {                            \
             /* Into L2: L1 is full of what is in use. */                                                     \
             UNROLL for (int v = 0; v < PANEL_BYTES; v += 64)                                                 \
                 __builtin_prefetch((const char *)ahead + v, 0, 2);                                           \
-            ahead += ahead < ahead_end ? ld_ahead : 0;                                                       \
-            vec bv[NV];                                                                                      \
-            UNROLL for (int v = 0; v < NV; v++) bv[v] = vec_load(b + v * LANES);                             \
-            UNROLL for (int i = 0; i < MR; i++) {                                                            \
-                const vec ai = vec_set(TILE_A(i));                                                           \
-                UNROLL for (int v = 0; v < NV; v++) sum[i][v] = vec_fma(ai, bv[v], sum[i][v]);               \
-            }                                                                                                \
-            b += ld_b;                                                                                       \
-            UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] += a_col;                                   \
+            TILE_STEP(MR, NV)                                                                                \
         }                                                                                                    \
+        for (; p < k; p++) { TILE_STEP(MR, NV) }                                                             \
         if (t->bias) {                                                                                       \
             vec bias[NV];                                                                                    \
             UNROLL for (int v = 0; v < NV; v++)                                                              \
@@ -108,3 +110,4 @@ static const FN(tile_function) FN(wide_tiles)[] = {NULL, FN(tile_1x8), FN(tile_2
 static const int FN(wide_vectors)[] = {0, 8, 4, 4};
 #undef TILE_ENTRY
 #undef TILE_A
+#undef TILE_STEP

@@ -20,18 +20,17 @@
 #define TILE_VECTORS 2
 #endif
 
-/* Rows of b in one pass over a column panel: a panel is K_BLOCK * 128 bytes with AVX-512, half of that with AVX2
- * and NEON. Larger: it leaves L1 for L2, which is near enough; smaller: sums go to memory and back more often
- * (28 loads and stores for 28 * K_BLOCK FMAs). Two panels lie on the stack. A sum is cut into even blocks, so
- * that 784 is 392 + 392. */
-#define K_BLOCK 400
-
-/* Rows of a in one pass over b: 336 rows of K_BLOCK floats are 0.5 MB, half of L2 with AVX-512. Smaller: b is read
- * and copied more often. */
+/* Rows of b in one pass over a column panel, a multiple of 16; rows of a in one pass over b. A panel is K_BLOCK * 128
+ * bytes with AVX-512, half of that with AVX2 and NEON; larger: it leaves L1 for L2, which is near enough; smaller:
+ * sums go to memory and back more often (28 loads and stores for 28 * K_BLOCK FMAs). The block of a, M_BLOCK *
+ * K_BLOCK floats, is half of L2 (1 MB with AVX-512; 256 KB to 1 MB else). Smaller: b is read, copied or turned more
+ * often. Both are cut evenly, so that 784 is 400 + 384. Two panels lie on the stack. */
 #if ISA_AVX512
-#define M_BLOCK 336
+#define K_BLOCK 400
+#define M_BLOCK 344
 #else
-#define M_BLOCK 168
+#define K_BLOCK 256
+#define M_BLOCK 256
 #endif
 
 /* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then compete
@@ -44,10 +43,10 @@
  * TURN_COLUMNS columns of c at a time: fewer turn a more often, more leave no lanes for its rows. */
 #define TURN_ELEMENTS 8192
 #define TURN_COLUMNS 256
-/* Rows of dz up to which dx is computed as its transpose: beyond, w^T by panels costs less. */
-#define TURN_MOST_ROWS 192
 /* Columns of w up to which x w is computed as its transpose, although x must be turned for it. */
 #define TURN_NARROW 4
+/* Columns of dz below which dw is computed as its transpose: dz of 10 columns then fills all lanes. */
+#define TURN_NARROW_IN_PLACE 16
 
 /* Floating-point operations (2 per multiply-add) of one call, or of one training step, from which a second
  * thread pays: a join costs 0.2-0.4 us while workers spin and 10-80 us when they sleep. Measured on two cores of

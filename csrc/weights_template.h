@@ -99,7 +99,6 @@ static void FN(narrow_weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
         /* x's rows end with whole lines, so whole vectors are read and summed; the superfluous ones go nowhere */
         const ptrdiff_t used = rest < width ? rest : width;
         FN(ask_for_parameters)(target, j * n, 1, used * n);
-        t.ahead = t.ahead_end = x + j;
         tile(&t, k, dz, x + j, sums, width);
         FN(ask_for_next_rows)(&asking);
         const REAL *g = sums;
@@ -133,7 +132,6 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
             /* dz's rows end with whole lines too */
             const FN(tile_function) *tiles = count <= LANES ? FN(narrow_tiles) : FN(tiles);
             const ptrdiff_t width = count <= LANES ? LANES : PANEL;
-            t.ahead = t.ahead_end = dz + j;
             for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
                 const ptrdiff_t height = (rows - i) / (n_tiles - q), at = (first + i) * target->ld + j;
                 FN(ask_for_parameters)(target, at, height, count);

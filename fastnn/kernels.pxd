@@ -84,7 +84,8 @@ cdef extern from "fastnn.h" nogil:
         void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue) noexcept nogil
-        int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, int b_turned, ptrdiff_t ld_b) noexcept nogil
+        int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrdiff_t a_col, int b_turned,
+                    ptrdiff_t ld_b) noexcept nogil
         void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out) noexcept nogil
         void (*activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
                            ptrdiff_t ld_a) noexcept nogil

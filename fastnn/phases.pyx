@@ -176,6 +176,8 @@ cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const c
     cdef Net *net = r.net
     cdef ptrdiff_t size = net.size, at = (s.weight + first * s.n_out) * size
     cdef fastnn_target target
+    if first >= last:
+        return
     memset(&target, 0, sizeof(target))
     target.update, target.lr, target.decay, target.ld = u, 1, net.decay, s.n_out
     target.w = net.parameters + at

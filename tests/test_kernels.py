@@ -275,8 +275,9 @@ def layouts(a):
 
 
 @pytest.mark.parametrize("dtype", REALS)
-def test_memory_layout_does_not_change_a_bit(isa, rng, dtype):
-    x, w, dz = (random(rng, *shape, dtype=dtype) for shape in ((9, 21), (21, 35), (9, 35)))
+@pytest.mark.parametrize(("m", "k", "n"), [(9, 21, 35), (40, 50, 3), (20, 100, 60)])  # each path of a product
+def test_memory_layout_does_not_change_a_bit(isa, rng, m, k, n, dtype):
+    x, w, dz = (random(rng, *shape, dtype=dtype) for shape in ((m, k), (k, n), (m, n)))
     forward, backward = ops.linear(x, w), ops.linear_backward(dz, x, w)
     for name in layouts(x):
         xl, wl, dzl = layouts(x)[name], layouts(w)[name], layouts(dz)[name]
@@ -289,7 +290,7 @@ def test_memory_layout_does_not_change_a_bit(isa, rng, dtype):
 
 def test_products_read_and_write_nothing_outside(isa, rng):
     """Arrays in the middle of a guard of NaN: the guard stays, and no NaN gets in."""
-    for m, n, k in [(1, 1, 1), (5, 3, 7), (17, 33, 9), (30, 10, 64)]:
+    for m, n, k in [(1, 1, 1), (5, 3, 7), (17, 33, 9), (30, 10, 64), (37, 3, 65)]:
         x, w = rng.standard_normal((m, k)), rng.standard_normal((k, n))
         guarded = np.full(m * n + 64, np.nan)
         out = guarded[32 : 32 + m * n].reshape(m, n)
