@@ -205,6 +205,9 @@ typedef struct {
     void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
                        ptrdiff_t ld_x, void *out, ptrdiff_t ld_out);
 
+    /* Runs `turns` turns of a loop of FMAs in registers; gives its multiplications and additions. */
+    double (*fma_loop)(ptrdiff_t turns);
+
     /* Functions of vectors, for the tests of their accuracy and for fastnn.ops. In place allowed. */
     void (*exp)(ptrdiff_t n, const void *x, void *out);
     void (*log)(ptrdiff_t n, const void *x, void *out);

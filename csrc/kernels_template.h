@@ -15,6 +15,7 @@
 #include "weights_template.h"
 #include "random_template.h"
 #include "inputs_template.h"
+#include "peak_template.h"
 
 const fastnn_kernels TABLE = {
     .isa = ISA_NAME,
@@ -41,6 +42,7 @@ const fastnn_kernels TABLE = {
     .scale = FN(scale),
     .embed = FN(embed),
     .embed_gradient = FN(embed_gradient),
+    .fma_loop = FN(fma_loop),
     .exp = FN(exp_n),
     .log = FN(log_n),
     .log1p = FN(log1p_n),

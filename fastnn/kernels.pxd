@@ -122,6 +122,7 @@ cdef extern from "fastnn.h" nogil:
         void (*log1p)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*tanh)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*sigmoid)(ptrdiff_t n, const void *x, void *out) noexcept nogil
+        double (*fma_loop)(ptrdiff_t turns) noexcept nogil
 
     ctypedef void (*fastnn_task)(void *context, int thread, int n_threads) noexcept nogil
 

@@ -498,3 +498,14 @@ def vector(str name, x, out):
         raise ValueError(f"name must be exp, log, log1p, tanh or sigmoid, got {name!r}")
     with nogil:
         function(x_.columns, x_.data, out_.data)
+
+
+def fma_loop(ptrdiff_t turns, int itemsize):
+    """Run so many turns of FMAs in registers, float32 or float64 by size; gives the operations done."""
+    cdef const fastnn_kernels *t = kernel_table(itemsize)
+    if t == NULL:
+        raise ValueError(f"itemsize must be 4 or 8, got {itemsize}")
+    cdef double done
+    with nogil:
+        done = t.fma_loop(turns)
+    return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import kernels
@@ -28,6 +29,22 @@ examples:
   fastnn train houses.csv --target price -o houses.safetensors
   fastnn train flowers.csv --target species -o flowers.safetensors --layers 64 --dropout 0.2
   fastnn train sales.csv --target amount -o sales.safetensors --drop order_id --category store --json
+"""
+
+BENCH = """\
+Time fastnn beside other libraries: training steps, predictions, and Adam beside SGD, on made-up data.
+
+Each library has a process of its own, and its best of one and of all threads counts. Its results are compared
+with float64 before it is timed; processes take turns; a library that is not installed is named and left out.
+A whole run takes about 20 minutes. Peers: by_hand (NumPy), sklearn, torch_eager, torch_compiled, jax, numba,
+onnxruntime, onednn, openvino.
+"""
+
+BENCH_EXAMPLES = """\
+examples:
+  fastnn bench --quick
+  fastnn bench train --peers by_hand,sklearn --cells 64-64-10
+  fastnn bench predict --out results
 """
 
 PREDICT_EXAMPLES = """\
@@ -152,12 +169,28 @@ def parser() -> argparse.ArgumentParser:
         "--curves", default="learning-curves.png", help="file of the picture (default: %(default)s)"
     )
 
-    bench = add("bench", _bench, "time epochs of training beside the same in NumPy, on made-up data")
-    bench.add_argument(
-        "--seconds", type=_positive_float, default=3.0, help="time for each network (default: %(default)s)"
-    )
-    bench.add_argument("--json", action="store_true", help="print JSON")
+    _add_bench(add("bench", _bench, "time fastnn beside other libraries", BENCH, BENCH_EXAMPLES))
     return top
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument(
+        "kind", nargs="?", choices=["train", "predict", "adam"], help="what to time (default: all three)"
+    )
+    bench.add_argument(
+        "--peers", type=_names, metavar="A,B", help="peers beside fastnn (default: all that are installed)"
+    )
+    bench.add_argument(
+        "--cells", type=_names, metavar="A,B",
+        help='words in the names of cells, as in "64-64-10 b32" (default: all cells)',
+    )  # fmt: skip
+    bench.add_argument("--rounds", type=_positive_int, metavar="N", help="rounds of each cell")
+    bench.add_argument("--quick", action="store_true", help="tiny cells, only to see that all works")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="folder for JSON, tables and pictures")
+    bench.add_argument(
+        "--lock", type=Path, metavar="FILE", help="file to lock while something is timed (flock)"
+    )
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:

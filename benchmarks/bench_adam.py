@@ -1,0 +1,6 @@
+"""A training step with Adam beside one with SGD, networks of 100,000 parameters and more: `fastnn bench adam`."""
+
+import beside_peers
+
+if __name__ == "__main__":
+    beside_peers.run("adam")

@@ -1,0 +1,152 @@
+"""The parent's side: a process for each peer and number of threads, woken by turns through pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ..demo import BLAS_CAPS
+
+__all__ = ["PeerError", "Worker", "environment"]
+
+# What the libraries read their number of threads from when they are loaded.
+THREADS_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "FASTNN_NUM_THREADS",
+)
+# Threads of a pool look for work for some time after a call (OpenBLAS 20 ms, others up to 200): the next turn
+# begins when the last process has used no more than this share of a core over so many seconds.
+ASLEEP_SHARE, ASLEEP_SECONDS, ASLEEP_LIMIT = 0.02, 0.004, 2.0
+# Where the system does not tell the CPU time of another process.
+BLIND_PAUSE = 0.25
+
+
+class PeerError(RuntimeError):
+    """A peer that could not do what it was asked for; the text says what it said."""
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Of a peer's process: its threads, and no caps that would slow NumPy."""
+    kept = {name: value for name, value in os.environ.items() if name not in BLAS_CAPS}
+    return {**kept, **dict.fromkeys(THREADS_VARIABLES, str(threads)), "JAX_PLATFORMS": "cpu"}
+
+
+class Worker:
+    """One process of a peer.
+
+    Parameters
+    ----------
+    key : str
+        Of the peer.
+    threads : int
+    """
+
+    def __init__(self, key: str, threads: int) -> None:
+        self.key, self.threads = key, threads
+        self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  closed with the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fastnn.bench.worker", key, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=self._environment(),
+            preexec_fn=self._bind if threads == 1 else None,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        found = environment(self.threads)
+        # The package may be used where it lies: the child must import this one and no other.
+        root = str(Path(__file__).parents[2])
+        found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [found.get("PYTHONPATH")])])
+        return found
+
+    def _bind(self) -> None:
+        """One core for one thread: JAX takes its number of threads from the affinity alone."""
+        if self.key == "jax" and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+    def send(self, do: str, **command: Any) -> None:
+        """Give a command; `answer` waits for what comes back."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise PeerError(self._last_words()) from None
+
+    def answer(self) -> Any:
+        """What came back.
+
+        Raises
+        ------
+        PeerError
+            The peer raised, or its process ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise PeerError(self._last_words())
+        found = json.loads(line)
+        if "failed" in found:
+            raise PeerError(found["failed"])
+        return found["done"]
+
+    def ask(self, do: str, **command: Any) -> Any:
+        """Give a command and wait."""
+        self.send(do, **command)
+        return self.answer()
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
+        return f"its process ended with status {status}" + (f": {lines[-1]}" if lines else "")
+
+    def wait_asleep(self) -> bool:
+        """Wait until no thread of the process runs any more; False where one keeps on."""
+        end = time.perf_counter() + ASLEEP_LIMIT
+        before = self.scheduled()
+        if before is None:
+            time.sleep(BLIND_PAUSE)
+            return True
+        while time.perf_counter() < end:
+            time.sleep(ASLEEP_SECONDS)
+            now = self.scheduled()
+            if now is None or now[0] - before[0] <= ASLEEP_SHARE * ASLEEP_SECONDS:
+                return True
+            before = now
+        return False
+
+    def scheduled(self) -> tuple[float, float] | None:
+        """Seconds that all threads of the process ran, and waited for a processor; None where nobody tells."""
+        ran = waited = 0
+        try:
+            for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+                words = (task / "schedstat").read_text().split()
+                ran, waited = ran + int(words[0]), waited + int(words[1])
+        except (OSError, ValueError, IndexError):
+            return None
+        return ran / 1e9, waited / 1e9
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
