@@ -1,4 +1,4 @@
-"""A training step with Adam beside one with SGD, networks of 100,000 parameters and more: `fastnn bench adam`."""
+"""A training step with Adam beside one with SGD, 100,000 parameters and more: `fastnn bench adam`."""
 
 import beside_peers
 

@@ -1,4 +1,4 @@
-"""One call of predict on 1 to 4096 rows in fastnn and in every peer that is installed: `fastnn bench predict`."""
+"""Predictions of 1 to 4096 rows in fastnn and in every peer that is installed: `fastnn bench predict`."""
 
 import beside_peers
 

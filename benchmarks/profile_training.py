@@ -12,6 +12,7 @@ from pathlib import Path
 
 import timing
 
+from fastnn.bench import cells
 from fastnn.build_check import COMPILED
 
 SHOWN = 12
@@ -25,15 +26,16 @@ def train(number, seconds):
     """Keep one network training; this runs below perf."""
     import time
 
-    import peers
+    from fastnn.bench import peers
 
-    net = peers.NETS[number]
-    x, y = peers.data(net, 4096)
-    order = peers.order(net, 4096, 4096 // net.batch)
-    trainer = peers.fastnn_trainer(net)
+    cell = cells.TRAINING[number]
+    x, y = cells.data(cell)
+    order = cells.order(cell, cell.steps)
+    own = peers.module(peers.PEERS["own"])
+    trained = own.Trained(peers.Task(cell, x, y, cells.parameters(cell), 0))
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        trainer.run(x, y, order)
+        trained.train(order)
 
 
 def usable_perf():
@@ -71,19 +73,17 @@ def main():
         train(int(sys.argv[2]), float(sys.argv[3]))
         return
     arguments = timing.start(__doc__)
-    import peers
-
     perf, why = usable_perf()
     if perf is None:
         print(f"no profile: {why}")
         sys.exit(0 if arguments.quick else 1)
     lines = ["# Where the time of a training step goes", ""]
-    for number, net in enumerate(peers.NETS[:1] if arguments.quick else peers.NETS):
+    for number, cell in enumerate(cells.TRAINING[:1] if arguments.quick else cells.TRAINING):
         shares = profile(perf, number, 0.5 if arguments.quick else 4.0)
         # Loading Python and NumPy is no part of a step.
         own = [one for one in shares if one[1].startswith(OWN)]
         total = sum(share for share, _, _ in own) or 1.0
-        lines += [f"## {net.name}", "", "| share | where | function |", "|---:|---|---|"]
+        lines += [f"## {cell.name}", "", "| share | where | function |", "|---:|---|---|"]
         lines += [
             f"| {100 * share / total:.1f} % | {place} | `{name}` |" for share, place, name in own[:SHOWN]
         ]

@@ -1,4 +1,6 @@
-"""The one way in which benchmarks time: contenders in turn, in short rounds, medians, paired ratios.
+"""How single kernels are timed, in one process: contenders in turn, in short rounds, medians, paired ratios.
+
+Whole steps and predictions are timed by `fastnn bench`, each peer in a process of its own.
 
 A benchmark calls `start` first (it leaves the caps on OpenBLAS behind), compares every contender's result
 with a float64 reference by `agree`, times by `compare`, and writes rows into a `Report`.
@@ -10,8 +12,6 @@ import argparse
 import functools
 import json
 import os
-import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-import fastnn as fn
+from fastnn.bench.judge import Sample, Timing, judge
+from fastnn.bench.machine import machine as of_machine
 from fastnn.demo import BLAS_CAPS, uncap_blas
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,9 +34,6 @@ ROUNDS = 15
 QUICK_SECONDS, QUICK_ROUNDS = 0.002, 2
 # OpenBLAS's threads look for work for about 20 ms after a call; two spinning pools would fight.
 PAUSE_SECONDS = 0.04
-# A round whose CPU time for each second of wall time is below this share of the contender's best one was
-# shared with other processes.
-CLEAN_SHARE = 0.95
 
 
 @dataclass
@@ -54,29 +52,6 @@ class Contender:
     name: str
     call: Callable[[], object]
     threads: int | None = None
-
-
-@dataclass
-class Timing:
-    """What one contender took: seconds of a call (median over clean rounds) and the rounds behind it."""
-
-    median: float
-    quartiles: tuple[float, float]
-    rounds: int
-    dropped: int
-    cpus: float  # CPU seconds for each second of wall time
-    ratio: float = 1.0  # to the first contender, median over rounds in which both were clean
-
-
-@dataclass
-class _Sample:
-    wall: float
-    cpu: float
-    calls: int
-
-    @property
-    def share(self) -> float:
-        return self.cpu / self.wall
 
 
 def start(description: str) -> argparse.Namespace:
@@ -119,12 +94,12 @@ def compare(contenders: list[Contender], arguments: argparse.Namespace) -> dict[
     if arguments.quick:
         contenders = [replace(one, threads=1) for one in contenders]
     calls = {one.name: _calls_for(one, arguments.seconds) for one in contenders}
-    samples: dict[str, list[_Sample]] = {one.name: [] for one in contenders}
+    samples: dict[str, list[Sample]] = {one.name: [] for one in contenders}
     for number in range(arguments.rounds):
         turn = number % len(contenders)
         for one in contenders[turn:] + contenders[:turn]:
             samples[one.name].append(_sample(one, calls[one.name], arguments.pause))
-    return _judge(samples)
+    return judge(samples)
 
 
 def _calls_for(one: Contender, seconds: float) -> int:
@@ -142,7 +117,7 @@ def _blas() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
-def _sample(one: Contender, calls: int, pause: float) -> _Sample:
+def _sample(one: Contender, calls: int, pause: float) -> Sample:
     with _blas().limit(limits=one.threads):
         call = one.call
         time.sleep(pause)
@@ -151,40 +126,7 @@ def _sample(one: Contender, calls: int, pause: float) -> _Sample:
         for _ in range(calls):
             call()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return _Sample(max(wall, 1e-9), cpu, calls)
-
-
-def _judge(samples: dict[str, list[_Sample]]) -> dict[str, Timing]:
-    """Medians over clean rounds; ratios pair each contender with the first one, round by round."""
-    clean = {}
-    for name, rounds in samples.items():
-        best = max(one.share for one in rounds)
-        clean[name] = [one.share >= CLEAN_SHARE * best for one in rounds]
-        if sum(clean[name]) < max(2, len(rounds) // 4):
-            # Too few to stand on: all are kept, and `dropped` of 0 with wide quartiles shows it.
-            clean[name] = [True] * len(rounds)
-    first = next(iter(samples))
-    timings = {}
-    for name, rounds in samples.items():
-        kept = [one for one, good in zip(rounds, clean[name], strict=True) if good]
-        seconds = [one.wall / one.calls for one in kept]
-        low, _, high = (
-            statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-        )
-        both = [i for i in range(len(rounds)) if clean[name][i] and clean[first][i]] or range(len(rounds))
-        pairs = [
-            (rounds[i].wall / rounds[i].calls) / (samples[first][i].wall / samples[first][i].calls)
-            for i in both
-        ]
-        timings[name] = Timing(
-            median=statistics.median(seconds),
-            quartiles=(low, high),
-            rounds=len(rounds),
-            dropped=len(rounds) - len(kept),
-            cpus=statistics.median(one.share for one in kept),
-            ratio=statistics.median(pairs),
-        )
-    return timings
+    return Sample(max(wall, 1e-9), cpu, calls)
 
 
 # ---------------------------------------------------------------- reports
@@ -194,30 +136,14 @@ def machine() -> dict[str, Any]:
     """What was measured on and with."""
     import sklearn
 
+    keys = ("user_api", "internal_api", "version", "architecture", "num_threads")
+    pools = [{key: pool.get(key) for key in keys} for pool in threadpoolctl.threadpool_info()]
     return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
+        **of_machine(),
         "scikit-learn": sklearn.__version__,
-        "fastnn": {
-            key: value for key, value in fn.show_config(mode="dict").items() if key != "threads_started"
-        },
-        "blas": [
-            {**pool, "filepath": Path(pool["filepath"]).name} for pool in threadpoolctl.threadpool_info()
-        ],
+        "blas": pools,
         "caps": {name: os.environ.get(name) for name in BLAS_CAPS},
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 @dataclass

@@ -34,6 +34,7 @@ FLOORS = [
     {"trainer", "distributed"},
     {"diagnose", "plots"},
     {"demo", "sklearn", "onnx", "torch", "thinc", "c_source"},
+    {"bench"},
     {"cli"},
     {"__init__"},
     {"__main__"},
@@ -41,7 +42,7 @@ FLOORS = [
 FLOOR = {module: i for i, floor in enumerate(FLOORS) for module in floor}
 
 # Who stands above the whole package and may import it as its users do.
-USERS = {"demo", "sklearn", "onnx", "torch", "thinc", "c_source", "cli", "__main__"}
+USERS = {"bench", "demo", "sklearn", "onnx", "torch", "thinc", "c_source", "cli", "__main__"}
 
 SOURCES = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".pyx", ".pxd"))
 

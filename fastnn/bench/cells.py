@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ADAM", "LR", "PREDICTION", "TRAINING", "Cell", "arrays_of", "chosen", "data", "order", "parameters"]
+__all__ = [
+    "ADAM",
+    "LR",
+    "PREDICTION",
+    "TRAINING",
+    "Cell",
+    "arrays_of",
+    "chosen",
+    "data",
+    "order",
+    "parameters",
+]
 
 Array = NDArray[Any]
 
@@ -28,7 +39,7 @@ class Cell:
     Parameters
     ----------
     kind : "train" or "predict"
-        One mini-batch step (gather of shuffled rows, forward, loss, backward, update), or one call of predict.
+        A mini-batch step (gather of shuffled rows, forward, loss, backward, update), or a call of predict.
     sizes : tuple of int
         Columns of x, then units of each layer: ReLU between them; one output means regression.
     batch : int
@@ -139,7 +150,9 @@ def chosen(cells: tuple[Cell, ...], words: list[str] | None) -> tuple[Cell, ...]
         return cells
     for word in words:
         if not any(word in cell.name for cell in cells):
-            raise ValueError(f"no cell is called {word!r}: there are {', '.join(cell.name for cell in cells)}")
+            raise ValueError(
+                f"no cell is called {word!r}: there are {', '.join(cell.name for cell in cells)}"
+            )
     return tuple(cell for cell in cells if any(word in cell.name for word in words))
 
 

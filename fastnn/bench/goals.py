@@ -43,7 +43,9 @@ def missed(kind: str, row: dict[str, Any]) -> list[str]:
     goals, found = GOALS[kind], []
     if kind == "adam":
         ratio = row["timings"]["adam"]["ratio"] if "adam" in row["timings"] else math.nan
-        return [] if ratio <= goals["ratio"] else [f"Adam takes {ratio:.2f} x SGD, more than {goals['ratio']}"]
+        return (
+            [] if ratio <= goals["ratio"] else [f"Adam takes {ratio:.2f} x SGD, more than {goals['ratio']}"]
+        )
     best = best_peer(row)
     small = row["flops"] < goals["small_flops"]
     least = goals["ratio"] if small else 1.0
@@ -61,7 +63,7 @@ def missed(kind: str, row: dict[str, Any]) -> list[str]:
 
 
 def summary(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means of the ratios to each peer and to the best of each cell, and the goals that are missed."""
+    """Geometric means of the ratios to each peer and to the best of each cell, and the goals missed."""
     if kind == "adam":
         return {"missed": {row["case"]: missed(kind, row) for row in rows if missed(kind, row)}}
     keys = list(dict.fromkeys(key for row in rows for key in row["timings"] if key != "own"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def _ratios(axes: Any, report: dict[str, Any]) -> bool:
 def _bytes(row: dict[str, Any]) -> float:
     """Least traffic of a step or call with memory: parameters, the rows, the outputs; each once, float32."""
     sizes, batch = row["sizes"], row["batch"]
-    parameters = sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    parameters = sum(a * b + b for a, b in itertools.pairwise(sizes))
     # A step reads and writes the parameters, a call reads them.
-    return 4.0 * (parameters * (2 if row["kind"] == "train" else 1) + batch * (sizes[0] + sizes[-1]))
+    elements = parameters * (2 if row["kind"] == "train" else 1) + batch * (sizes[0] + sizes[-1])
+    return 4.0 * float(elements)
 
 
 def _roofline(axes: Any, report: dict[str, Any]) -> bool:

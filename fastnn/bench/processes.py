@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -128,7 +129,7 @@ class Worker:
         return False
 
     def scheduled(self) -> tuple[float, float] | None:
-        """Seconds that all threads of the process ran, and waited for a processor; None where nobody tells."""
+        """Seconds that the process's threads ran, and waited for a processor; None where nobody tells."""
         ran = waited = 0
         try:
             for task in Path(f"/proc/{self._process.pid}/task").iterdir():
@@ -141,7 +142,8 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a command that it died before
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

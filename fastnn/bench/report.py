@@ -21,19 +21,26 @@ NOTES = {
         "A step is gather of shuffled rows, forward, loss, backward, SGD; float32, ReLU between the layers; "
         "b is the rows of a mini-batch."
     ),
-    "predict": "One call on b rows, float32, ReLU between the layers; fastnn is its compiled handle.",
+    "predict": (
+        "One call on b rows, float32, ReLU between the layers; fastnn is its compiled handle. oneDNN is "
+        "called through PyTorch's operators, whose own cost for each layer is in its times."
+    ),
     "adam": "fastnn alone: the ratio is Adam's time over SGD's, in turns in one process.",
 }
 COMMON = (
-    "Each peer has a process of its own, its best of one and of all threads and of its ways; its result was "
-    "compared with float64 before it was timed. Processes take turns, each round starts with another one, and a "
-    "turn begins when the process before it sleeps. Times are medians, ratios (peer's time over fastnn's) "
-    "medians over rounds. Shares are of a loop of FMAs in registers on all threads, measured beside the cell."
+    "Each peer has a process of its own; its best of one and of all threads, and of its ways, counts. Its "
+    "result was compared with float64 before it was timed. Processes take turns, each round starts with "
+    "another one, and a turn begins when the process before it sleeps. Times are medians, ratios (peer's "
+    "time over fastnn's) medians over rounds. Shares are of a loop of FMAs in registers on all threads, "
+    "measured in the same rounds."
 )
 MKL = (
-    "PyTorch's eager products are MKL's, which takes its AVX2 path on CPUs that are not Intel's: the ratios to "
-    "it would be smaller on Intel. NumPy, SciPy (Numba) and scikit-learn use an uncapped OpenBLAS."
+    "PyTorch's eager products are MKL's, which takes its AVX2 path on CPUs that are not Intel's: the ratios "
+    "to it would be smaller on Intel. NumPy, SciPy (Numba) and scikit-learn use an uncapped OpenBLAS."
 )
+
+# As threadpoolctl calls the libraries whose threads and instruction set decide a table.
+BLAS = ("openblas", "mkl", "blis")
 
 
 def content(kind: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
@@ -62,29 +69,25 @@ def _about(found: dict[str, Any]) -> list[str]:
     on = found["machine"]
     fastnn = on["fastnn"]
     versions: dict[str, str] = {}
-    for threads in found["peers"].values():
-        for about in threads.values():
-            versions.update(about["versions"])
-    pools = sorted(
-        {
-            f"{pool['internal_api']} {pool['version'] or ''} ({pool['architecture'] or pool['threading_layer']})"
-            for threads in found["peers"].values()
-            for about in threads.values()
-            for pool in about["pools"]
-            if pool["internal_api"] in ("openblas", "mkl")
-        }
-    )
+    abouts = [about for threads in found["peers"].values() for about in threads.values()]
+    for about in abouts:
+        versions.update(about["versions"])
+    blas = [pool for about in abouts for pool in about["pools"] if pool["internal_api"] in BLAS]
+    pools = sorted({f"{pool['internal_api']} {pool['version']} ({pool['architecture']})" for pool in blas})
     plan = found["plan"]
     lines = [
-        f"{on['cpu']}, {on['cores']} cores, {on['system']}; Python {on['python']}; fastnn {fastnn['version']}, "
-        f"{fastnn['isa']}, {fastnn['num_threads']} threads, {fastnn['compiler']}; "
+        f"{on['cpu']}, {on['cores']} cores, {on['system']}; Python {on['python']}; "
+        f"fastnn {fastnn['version']}, {fastnn['isa']}, {fastnn['num_threads']} threads, "
+        f"{fastnn['compiler']}; "
         + ", ".join(f"{name} {text}" for name, text in versions.items() if name != "fastnn")
         + (f"; pools: {', '.join(pools)}" if pools else "")
         + f". Up to {plan['rounds']} rounds of {plan['seconds']} s.",
         f"Command: `{found['command']}`",
     ]
     if found["left_out"]:
-        lines.append("Left out: " + "; ".join(f"{who} ({why})" for who, why in found["left_out"].items()) + ".")
+        lines.append(
+            "Left out: " + "; ".join(f"{who} ({why})" for who, why in found["left_out"].items()) + "."
+        )
     return lines
 
 
@@ -101,8 +104,7 @@ def _table(found: dict[str, Any]) -> list[str]:
         cells = [row["case"], f"{row['flops'] / 1e6:.3g}"]
         cells.append(_microseconds(taken[first]["median"]) if first in taken else "")
         cells.append(f"{100 * row['share']:.0f} %" if row["share"] is not None else "")
-        for key in keys[1:]:
-            cells.append(f"{taken[key]['ratio']:.3g} x" if key in taken else "")
+        cells += [f"{taken[key]['ratio']:.3g} x" if key in taken else "" for key in keys[1:]]
         if kind != "adam":
             best = best_peer(row)
             cells.append(f"{best[1]:.2f} x ({PEERS[best[0]].name})" if best else "")

@@ -162,7 +162,9 @@ def _one_kind(choice: Choice, kind: str, cells: tuple[Cell, ...], ours: Any) -> 
             rows.append(row_of(result, peak))
             if choice.show:
                 print(line(kind, rows[-1]), flush=True)
-            if choice.out is not None:  # after each cell: what was measured is kept if the next one is cut off
+            if (
+                choice.out is not None
+            ):  # after each cell: what was measured is kept if the next one is cut off
                 save(content(kind, rows, facts), choice.out, FILES[kind])
     report = content(kind, rows, facts)
     if choice.out is not None:

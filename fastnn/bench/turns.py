@@ -1,4 +1,4 @@
-"""A cell from start to figures: contenders are made and checked, the better way of each is found, rounds in turn."""
+"""A cell from start to figures: contenders made and checked, their best ways found, then rounds in turn."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Alone = Callable[[], contextlib.AbstractContextManager[object]]
 
 # Largest error against float64 that is still taken. Training: of each array, in units of the change that
 # training made to it (root mean squares); float32 weights carry roundings of 6e-8 of the weight, which is up
-# to 1e-3 of a small change, and a unit on the other side of its ReLU up to 1e-2 of a narrow array; a rate or a
-# mean that is wrong by some hundredths is found. Predictions: of the largest output, sums of up to 1024 terms.
+# to 1e-3 of a small change, and a unit on the other side of its ReLU up to 1e-2 of a narrow array; a rate or
+# a mean that is wrong by some hundredths is found. Predictions: of the largest output.
 TOLERANCES = {"train": 2e-2, "predict": 1e-5}
 
 
@@ -131,8 +131,16 @@ def _adam(cell: Cell, network: NumpyNetwork, w: Array, x: Array, y: Array) -> Ar
     return w
 
 
-def rounds(contenders: dict[str, Contender], count: int, refused: dict[str, str]) -> dict[str, list[Sample]]:
-    """Samples of all in turn; each round starts with another one. Who breaks is noted and left out."""
+def rounds(
+    contenders: dict[str, Contender],
+    count: int,
+    refused: dict[str, str],
+    between: Callable[[], object] = lambda: None,
+) -> dict[str, list[Sample]]:
+    """Samples of all in turn; each round starts with another one. Who breaks is noted and left out.
+
+    `between` is called after every round.
+    """
     samples: dict[str, list[Sample]] = {name: [] for name in contenders}
     for number in range(count):
         names = list(samples)
@@ -143,6 +151,7 @@ def rounds(contenders: dict[str, Contender], count: int, refused: dict[str, str]
             except PeerError as error:
                 refused[f"{name}, {contenders[name].label}"] = str(error)
                 del samples[name]
+        between()
     return samples
 
 
@@ -188,16 +197,22 @@ def _judged(cell: Cell, contender: Contender, result: Result, found: dict[str, l
     found.setdefault(key, []).append(contender)
 
 
-def _peak(workers: list[Worker], plan: Plan) -> float | None:
-    """FLOP/s of FMAs in registers on all threads, best of three; None where that cannot be measured."""
-    own = [worker for worker in workers if worker.key == "own"]
-    try:
-        worker = max(own, key=lambda one: one.threads)
-        rate = max(worker.ask("peak", seconds=plan.heat_seconds) for _ in range(3))
-    except (ValueError, PeerError):
-        return None
-    worker.wait_asleep()
-    return float(rate)
+class _Peak:
+    """FLOP/s of FMAs in registers on all threads: the best of a run of short measurements."""
+
+    def __init__(self, workers: list[Worker], seconds: float) -> None:
+        own = [worker for worker in workers if worker.key == "own"]
+        self._worker = max(own, key=lambda one: one.threads, default=None)
+        self._seconds = seconds
+        self.best: float | None = None
+
+    def measure(self) -> None:
+        """Once more."""
+        if self._worker is not None:
+            with contextlib.suppress(PeerError):
+                rate = float(self._worker.ask("peak", seconds=self._seconds))
+                self._worker.wait_asleep()
+                self.best = max(rate, self.best or 0.0)
 
 
 def measure(
@@ -214,24 +229,22 @@ def measure(
     alone : callable
         Gives a context in which the machine is ours; everything timed happens in it.
     """
-    result, peak = Result(cell), None
+    result, peak = Result(cell), _Peak(workers, plan.heat_seconds)
     by_peer = _made(cell, workers, result)
     try:
         with alone():
             chosen = _fastest(by_peer, plan, result)
-            if chosen:
-                peak = _peak(workers, plan)
-                _timed(result, chosen, plan)
+            _timed(result, chosen, plan, peak)
     finally:
         _dropped(by_peer, result)
-    return result, peak
+    return result, peak.best
 
 
 def measure_adam(
     cell: Cell, workers: list[Worker], plan: Plan, alone: Alone = contextlib.nullcontext
 ) -> tuple[Result, float | None]:
     """Time fastnn's steps with Adam beside those with SGD: the contenders are "own" (SGD) and "adam"."""
-    result, peak = Result(cell), None
+    result, peak = Result(cell), _Peak(workers, plan.heat_seconds)
     made = {
         "own": _made(replace(cell, optimizer="sgd"), workers, result),
         "adam": _made(cell, workers, result),
@@ -240,20 +253,20 @@ def measure_adam(
     try:
         with alone():
             chosen = _fastest(by_name, plan, result)
-            if len(chosen) == 2:
-                peak = _peak(workers, plan)
-                _timed(result, chosen, plan)
+            _timed(result, chosen, plan, peak)
     finally:
         _dropped(by_name, result)
-    return result, peak
+    return result, peak.best
 
 
-def _timed(result: Result, chosen: dict[str, Contender], plan: Plan) -> None:
+def _timed(result: Result, chosen: dict[str, Contender], plan: Plan, peak: _Peak) -> None:
     """Rounds of the chosen ones; figures are of one step."""
+    if "own" not in chosen:  # there is nothing to compare with: `refused` says why
+        return
     steps = result.cell.steps
     slowest = max(min(result.heats[name].values()) for name in chosen)
-    samples = rounds(chosen, plan.rounds_for(slowest), result.refused)
-    for name, timing in (judge(samples) if samples else {}).items():
+    samples = rounds(chosen, plan.rounds_for(slowest), result.refused, peak.measure)
+    for name, timing in (judge(samples) if "own" in samples else {}).items():
         timing.median /= steps
         timing.quartiles = timing.quartiles[0] / steps, timing.quartiles[1] / steps
         result.timings[name] = timing
@@ -272,9 +285,7 @@ def _dropped(by_name: dict[str, list[Contender]], result: Result) -> None:
                     result.refused[f"{name}, {contender.label}"] = "its weights were not finite at the end"
 
 
-def _fastest(
-    by_name: dict[str, list[Contender]], plan: Plan, result: Result
-) -> dict[str, Contender]:
+def _fastest(by_name: dict[str, list[Contender]], plan: Plan, result: Result) -> dict[str, Contender]:
     """The best of each one's ways and numbers of threads in short heats."""
     chosen = {}
     for name, contenders in by_name.items():
@@ -304,7 +315,7 @@ def _heat(contender: Contender, plan: Plan) -> float:
 
 
 def about(workers: list[Worker]) -> dict[str, Any]:
-    """Versions and thread pools of each worker; a worker that cannot start is closed and named in `failed`."""
+    """Versions and thread pools of each worker; one that cannot start is closed and named in `failed`."""
     found: dict[str, Any] = {"peers": {}, "failed": {}}
     for worker in workers:
         worker.send("about")

@@ -1,17 +1,21 @@
 """Source of a whole epoch, and of a forward pass, for Numba: one function for one network, widths written in.
 
-Two ways, as a careful hand writes them: all loops (tiny networks: no call of a BLAS at all), and `np.dot` with
-loops around it. Widths and batch are numbers in the source, so the compiler knows every trip count.
+Two ways, as a careful hand writes them: all loops (tiny networks: no call of a BLAS at all), and `np.dot`
+with loops around it. Widths and batch are numbers in the source, so the compiler knows every trip count.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ..cells import LR, Cell
 
 __all__ = ["epoch", "forward"]
 
-# Terms added in one pass over a row of outputs: fewer passes, fewer loads and stores of the sums. 8 was no
-# faster than 4, 2 slower.
+# Outputs up to which sums are scalars with names: at 64 these took 9 times as long as rows of an array.
+NARROW = 16
+# Terms added in one pass over a wider row of outputs: fewer passes, fewer loads and stores of the sums; one
+# term at a time is what a first version would do.
 TERMS = 4
 
 
@@ -23,23 +27,54 @@ def _loops(counter: str, begin: str, end: str, body: list[str]) -> list[str]:
     return [f"for {counter} in range({begin}, {end}):", *_indent(body, 1)]
 
 
-def _sums(out: str, n_out: int, n_terms: int, factor: str, row: str, index: str) -> list[str]:
-    """`out[j] += factor(index) * row(index, j)` for all j, several terms of `index` in one pass."""
-    whole = n_terms - n_terms % TERMS
-    lines = []
-    if whole:
-        names = [f"{index} + {t}" for t in range(TERMS)]
-        body = [f"f{t} = {factor.format(name)}" for t, name in enumerate(names)]
-        terms = " + ".join(f"f{t} * {row.format(name)}" for t, name in enumerate(names))
-        body += _loops("j", "0", str(n_out), [f"{out} += {terms}"])
-        lines += [f"for {index} in range(0, {whole}, {TERMS}):", *_indent(body, 1)]
-    if whole < n_terms:
-        body = [
-            f"f0 = {factor.format(index)}",
-            *_loops("j", "0", str(n_out), [f"{out} += f0 * {row.format(index)}"]),
+@dataclass(frozen=True)
+class _Sums:
+    """For all j < n_out: s = begin(j); s += factor(t) * row(t, j) for all t < n_terms; end(j, s).
+
+    The texts take {t}, {j} and {s}; `row_of_sums` is a row of an array where wide sums may lie.
+    """
+
+    n_out: int
+    n_terms: int
+    begin: str
+    factor: str
+    row: str
+    end: str
+    row_of_sums: str
+
+    def lines(self) -> list[str]:
+        """Narrow ones stay in registers: for all the compiler knows, a store to one array changes another."""
+        if self.n_out <= NARROW:
+            js = range(self.n_out)
+            body = [f"f = {self.factor.format(t='t')}"]
+            body += [f"s{j} += f * {self.row.format(t='t', j=j)}" for j in js]
+            return [
+                *(f"s{j} = {self.begin.format(j=j)}" for j in js),
+                *_loops("t", "0", str(self.n_terms), body),
+                *(self.end.format(j=j, s=f"s{j}") for j in js),
+            ]
+        n, target = str(self.n_out), self.row_of_sums.format(j="j")
+        whole = self.n_terms - self.n_terms % TERMS
+        return [
+            *_loops("j", "0", n, [f"{target} = {self.begin.format(j='j')}"]),
+            *(
+                [f"for t in range(0, {whole}, {TERMS}):", *_indent(self._pass(target, TERMS), 1)]
+                if whole
+                else []
+            ),
+            *(
+                _loops("t", str(whole), str(self.n_terms), self._pass(target, 1))
+                if whole < self.n_terms
+                else []
+            ),
+            *_loops("j", "0", n, [self.end.format(j="j", s=target)]),
         ]
-        lines += _loops(index, str(whole), str(n_terms), body)
-    return lines
+
+    def _pass(self, target: str, terms: int) -> list[str]:
+        at = ["t", *(f"t + {i}" for i in range(1, terms))]
+        products = " + ".join(f"f{i} * {self.row.format(t=one, j='j')}" for i, one in enumerate(at))
+        factors = [f"f{i} = {self.factor.format(t=one)}" for i, one in enumerate(at)]
+        return [*factors, *_loops("j", "0", str(self.n_out), [f"{target} += {products}"])]
 
 
 def _loss(cell: Cell, z: str, dz: str) -> list[str]:
@@ -71,11 +106,16 @@ def _row_forward(cell: Cell, first: str) -> list[str]:
     """All layers of row r; `first` is the row of the input."""
     lines, last = [], len(cell.pairs) - 1
     for i, (n_in, n_out) in enumerate(cell.pairs):
-        below = first if i == 0 else f"a{i - 1}[r, {{0}}]"
-        lines += _loops("j", "0", str(n_out), [f"a{i}[r, j] = b{i}[j]"])
-        lines += _sums(f"a{i}[r, j]", n_out, n_in, below, f"w{i}[{{0}}, j]", "k")
-        if i < last:
-            lines += _loops("j", "0", str(n_out), [f"a{i}[r, j] = max(a{i}[r, j], np.float32(0))"])
+        out = f"a{i}[r, {{j}}]"
+        lines += _Sums(
+            n_out,
+            n_in,
+            begin=f"b{i}[{{j}}]",
+            factor=first if i == 0 else f"a{i - 1}[r, {{t}}]",
+            row=f"w{i}[{{t}}, {{j}}]",
+            end=f"{out} = max({{s}}, np.float32(0))" if i < last else f"{out} = {{s}}",
+            row_of_sums=out,
+        ).lines()
     return lines
 
 
@@ -83,7 +123,7 @@ def _loops_step(cell: Cell) -> list[str]:
     """One step without a BLAS."""
     pairs = cell.pairs
     row = ["i = order[s, r]", *_loops("k", "0", str(pairs[0][0]), ["xb[r, k] = x[i, k]"])]
-    row += _row_forward(cell, "xb[r, {0}]")
+    row += _row_forward(cell, "xb[r, {t}]")
     last = len(pairs) - 1
     row += _loss(cell, f"a{last}", f"d{last}")
     for i in range(last, 0, -1):
@@ -104,11 +144,15 @@ def _loops_step(cell: Cell) -> list[str]:
                 *_loops("j", "0", str(n_out), [f"w{i}[k, j] -= f0 * d{i}[0, j]"]),
             ]
         else:
-            update = [
-                *_loops("j", "0", str(n_out), [f"g{i}[0, j] = 0"]),
-                *_sums(f"g{i}[0, j]", n_out, cell.batch, f"{below}[{{0}}, k]", f"d{i}[{{0}}, j]", "r"),
-                *_loops("j", "0", str(n_out), [f"w{i}[k, j] -= {rate} * g{i}[0, j]"]),
-            ]
+            update = _Sums(
+                n_out,
+                cell.batch,
+                begin="np.float32(0)",
+                factor=f"{below}[{{t}}, k]",
+                row=f"d{i}[{{t}}, {{j}}]",
+                end=f"w{i}[k, {{j}}] -= {rate} * {{s}}",
+                row_of_sums=f"g{i}[0, {{j}}]",
+            ).lines()
         lines += _loops("k", "0", str(n_in), update)
         lines += _loops(
             "r", "0", str(cell.batch), _loops("j", "0", str(n_out), [f"b{i}[j] -= {rate} * d{i}[r, j]"])
@@ -140,7 +184,9 @@ def _dot_step(cell: Cell) -> list[str]:
             lines.append(f"np.dot(d{i}, w{i}.T, d{i - 1})")
             kept = [f"d{i - 1}[r, k] = d{i - 1}[r, k] if a{i - 1}[r, k] > 0 else np.float32(0)"]
             lines += _loops("r", "0", str(cell.batch), _loops("k", "0", str(n_in), kept))
-        lines += _loops("k", "0", str(n_in), _loops("j", "0", str(n_out), [f"w{i}[k, j] -= {rate} * g{i}[k, j]"]))
+        lines += _loops(
+            "k", "0", str(n_in), _loops("j", "0", str(n_out), [f"w{i}[k, j] -= {rate} * g{i}[k, j]"])
+        )
         lines += _loops(
             "r", "0", str(cell.batch), _loops("j", "0", str(n_out), [f"b{i}[j] -= {rate} * d{i}[r, j]"])
         )
@@ -156,5 +202,9 @@ def epoch(cell: Cell, dots: bool) -> str:
 
 def forward(cell: Cell, dots: bool) -> str:
     """A function `forward(x, ...)` that fills the last of its arrays."""
-    body = _dot_forward(cell, "x") if dots else _loops("r", "0", str(cell.batch), _row_forward(cell, "x[r, {0}]"))
+    body = (
+        _dot_forward(cell, "x")
+        if dots
+        else _loops("r", "0", str(cell.batch), _row_forward(cell, "x[r, {t}]"))
+    )
     return "\n".join([f"def forward(x, {_names(cell, False)}):", *_indent(body, 1), ""])

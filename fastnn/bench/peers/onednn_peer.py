@@ -1,4 +1,4 @@
-"""oneDNN through the primitives in PyTorch: linear + ReLU fused, weights packed once for the number of rows."""
+"""oneDNN through the primitives in PyTorch: linear + ReLU fused, weights packed once for the rows."""
 
 from __future__ import annotations
 
