@@ -87,6 +87,11 @@ def test_a_missing_peer_is_named(monkeypatch, capsys):
     assert "Left out: JAX (not installed: jaxlib)." in report.markdown(reports["train"])
 
 
+def test_without_a_compiler_compiled_pytorch_is_missing(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert peers.missing(peers.PEERS["torch_compiled"])[-1] == "the C++ compiler no-such-compiler"
+
+
 def test_what_needs_no_import_is_not_imported():
     code = (
         "import sys; from fastnn.bench import peers, run\n"
@@ -274,6 +279,14 @@ def test_a_peer_that_breaks_while_it_is_timed_is_left_out():
     samples = turns.rounds(contenders, 4, refused)
     assert list(samples) == ["own"]
     assert refused == {"jax, way, 1 thread": "gone"}
+
+
+def test_a_peer_that_never_sleeps_is_left_out():
+    restless = FakeWorker("jax")
+    restless.wait_asleep = lambda: False
+    result, _ = turns.measure(TINY, [FakeWorker("own"), restless], turns.QUICK)
+    assert set(result.timings) == {"own"}
+    assert "keep running between its turns" in result.refused["jax, way, 1 thread"]
 
 
 # ---------------------------------------------------------------- processes, peak, lock, files

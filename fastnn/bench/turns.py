@@ -84,7 +84,8 @@ class Contender:
         before = self.worker.scheduled()
         found = self.worker.ask("sample", name=self.name, calls=self.calls)
         after = self.worker.scheduled()
-        self.worker.wait_asleep()
+        if not self.worker.wait_asleep():
+            raise PeerError("its threads keep running between its turns, and would slow the others")
         lost = None if before is None or after is None else max(0.0, after[1] - before[1])
         return Sample(**found, lost=lost)
 

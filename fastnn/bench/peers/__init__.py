@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -49,6 +52,8 @@ class Peer:
         As tables show it.
     needs : tuple of str
         Modules that must be installed.
+    compiles : bool
+        Whether it calls a C++ compiler, ``$CXX`` or g++ (clang++ on macOS).
     kinds : tuple of str
         Kinds of cells it takes part in.
     """
@@ -56,6 +61,7 @@ class Peer:
     key: str
     name: str
     needs: tuple[str, ...]
+    compiles: bool = False
     kinds: tuple[str, ...] = ("train", "predict")
 
 
@@ -66,19 +72,23 @@ PEERS = {
         Peer("by_hand", "NumPy by hand", ("threadpoolctl",)),
         Peer("sklearn", "scikit-learn", ("sklearn", "threadpoolctl")),
         Peer("torch_eager", "PyTorch eager", ("torch",)),
-        Peer("torch_compiled", "PyTorch compiled", ("torch",)),
+        Peer("torch_compiled", "PyTorch compiled", ("torch",), compiles=True),
         Peer("jax", "JAX", ("jax",)),
         Peer("numba", "Numba by hand", ("numba", "scipy")),
-        Peer("onnxruntime", "ONNX Runtime", ("onnxruntime", "onnx"), ("predict",)),
-        Peer("onednn", "oneDNN", ("torch",), ("predict",)),
-        Peer("openvino", "OpenVINO", ("openvino", "onnx"), ("predict",)),
+        Peer("onnxruntime", "ONNX Runtime", ("onnxruntime", "onnx"), kinds=("predict",)),
+        Peer("onednn", "oneDNN", ("torch",), kinds=("predict",)),
+        Peer("openvino", "OpenVINO", ("openvino", "onnx"), kinds=("predict",)),
     )
 }
 
 
 def missing(peer: Peer) -> list[str]:
-    """Modules that it needs and that are not installed; imports none of them."""
-    return [name for name in peer.needs if importlib.util.find_spec(name) is None]
+    """What it needs and is not installed; imports nothing of it."""
+    absent = [name for name in peer.needs if importlib.util.find_spec(name) is None]
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if peer.compiles and shutil.which(compiler) is None:
+        absent.append(f"the C++ compiler {compiler}")
+    return absent
 
 
 def module(peer: Peer) -> ModuleType:
