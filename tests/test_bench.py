@@ -49,6 +49,9 @@ class FakeWorker:
     def answer(self):
         return self._answer
 
+    def revive(self):
+        pass
+
     def wait_asleep(self):
         return True
 
@@ -181,11 +184,12 @@ def test_the_source_for_numba_trains_as_the_reference_does(cell, dots):
 @pytest.mark.parametrize("dots", [False, True])
 def test_the_source_for_numba_predicts_as_the_reference_does(dots):
     space = {"np": np}
+    for i, (w, b) in enumerate(cells.arrays_of(TINY_PREDICT, cells.parameters(TINY_PREDICT))):
+        space |= {f"w{i}": w, f"b{i}": b}
     exec(numba_source.forward(TINY_PREDICT, dots), space)
     x, _ = cells.data(TINY_PREDICT)
-    weights = [one for pair in cells.arrays_of(TINY_PREDICT, cells.parameters(TINY_PREDICT)) for one in pair]
     inner = [np.empty((TINY_PREDICT.batch, n), np.float32) for _, n in TINY_PREDICT.pairs]
-    space["forward"](x, *weights, *inner)
+    space["forward"](x, *inner)
     assert worker.errors_of_outputs(inner[-1], turns.reference(TINY_PREDICT), None) < 1e-6
 
 
@@ -303,6 +307,8 @@ def test_a_process_answers_sleeps_and_ends():
         process._process.kill()
         with pytest.raises(PeerError, match="its process ended with status -9"):
             process.ask("about")
+        process.revive()
+        assert "fastnn" in process.ask("about")["versions"]
     finally:
         process.close()
 

@@ -53,16 +53,25 @@ class Worker:
 
     def __init__(self, key: str, threads: int) -> None:
         self.key, self.threads = key, threads
+        self._start()
+
+    def _start(self) -> None:
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  closed with the worker
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastnn.bench.worker", key, str(threads)],
+            [sys.executable, "-m", "fastnn.bench.worker", self.key, str(self.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             env=self._environment(),
-            preexec_fn=self._bind if threads == 1 else None,
+            preexec_fn=self._bind if self.threads == 1 else None,
         )
+
+    def revive(self) -> None:
+        """Start the process again where it ended: what one cell broke is no reason to lack in the next."""
+        if self._process.poll() is not None:
+            self.close()
+            self._start()
 
     def _environment(self) -> dict[str, str]:
         found = environment(self.threads)

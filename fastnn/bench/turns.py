@@ -165,6 +165,7 @@ def _made(cell: Cell, workers: list[Worker], result: Result) -> dict[str, list[C
         waiting: dict[Worker, list[Contender]] = {}
         for worker in workers:
             try:
+                worker.revive()
                 ways = worker.ask("ways", cell=cell.to_json())
                 waiting[worker] = [Contender(worker, way, f"{cell.name} {way}") for way in ways]
             except PeerError as error:

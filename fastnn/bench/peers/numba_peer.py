@@ -17,8 +17,8 @@ from . import Task, numba_source
 LOOP_FLOPS = 0.3e6
 
 
-def _compiled(source: str, name: str) -> Any:
-    space = {"np": np, "math": math}
+def _compiled(source: str, name: str, **constants: Array) -> Any:
+    space = {"np": np, "math": math, **constants}
     exec(compile(source, f"<{name}>", "exec"), space)
     # fastmath lets sums run in vectors and products fuse; error_model="numpy" drops checks of divisors.
     return numba.njit(space[name], fastmath=True, error_model="numpy", nogil=True)
@@ -85,13 +85,16 @@ class PredictedByLoops:
 
     def __init__(self, task: Task) -> None:
         cell, x = task.cell, task.x
-        weights = [one.copy() for pair in arrays_of(cell, task.parameters) for one in pair]
-        inner = _empty([(cell.batch, n_out) for _, n_out in cell.pairs])
-        call, arrays = _compiled(numba_source.forward(cell, self.dots), "forward"), [*weights, *inner]
+        arrays = _empty([(cell.batch, n_out) for _, n_out in cell.pairs])
+        pairs = enumerate(arrays_of(cell, task.parameters))
+        constants = {
+            f"{name}{i}": one.copy() for i, pair in pairs for name, one in zip("wb", pair, strict=True)
+        }
+        call = _compiled(numba_source.forward(cell, self.dots), "forward", **constants)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", numba.NumbaPerformanceWarning)
             call(x, *arrays)  # compiles
-        self._out = inner[-1]
+        self._out = arrays[-1]
         self.predict = lambda: call(x, *arrays)
 
     def outputs(self, result: Any) -> Array:

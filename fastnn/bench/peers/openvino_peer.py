@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,10 @@ class Requested:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        import io
-
         model = core.read_model(io.BytesIO(onnx_model(task).SerializeToString()))
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         request.set_input_tensor(openvino.Tensor(task.x, shared_memory=True))
-        self._request, self.predict = request, request.infer
+        self._request, self._kept = request, task.x  # it holds the address of x alone
         self.predict = lambda: request.infer(share_inputs=True, share_outputs=True)
 
     def outputs(self, result: Any) -> Array:
