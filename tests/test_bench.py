@@ -211,6 +211,10 @@ def test_rounds_that_waited_for_a_processor_are_dropped():
     judged = judge.judge({"own": [*clean, stolen]})
     assert judged["own"].dropped == 1
     assert judged["own"].median == 1.0
+    assert not judged["own"].busy
+    judged = judge.judge({"own": [clean[0], *[stolen] * 4]})
+    assert judged["own"].dropped == 0
+    assert judged["own"].busy
 
 
 def test_geometric_mean_by_hand():
@@ -219,7 +223,14 @@ def test_geometric_mean_by_hand():
 
 
 def fake_row(cell, share=None, **ratios):
-    timing = {"median": 1e-6, "quartiles": (1e-6, 1e-6), "rounds": 1, "dropped": 0, "cpus": 1.0}
+    timing = {
+        "median": 1e-6,
+        "quartiles": (1e-6, 1e-6),
+        "rounds": 1,
+        "dropped": 0,
+        "cpus": 1.0,
+        "busy": False,
+    }
     result = turns.Result(cell)
     row = goals.row_of(result, None)
     row["timings"] = {key: {**timing, "ratio": ratio} for key, ratio in {"own": 1.0, **ratios}.items()}

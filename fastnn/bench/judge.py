@@ -46,23 +46,23 @@ class Timing:
     dropped: int
     cpus: float  # CPU seconds for each second of wall time
     ratio: float = 1.0  # to the first contender, median over rounds in which both were clean
+    busy: bool = False  # too few rounds were clean to stand on: others were at work, and all are counted
 
 
 def _clean(rounds: list[Sample]) -> list[bool]:
     best = max(one.share for one in rounds)
-    clean = [
+    return [
         one.share >= CLEAN_SHARE * best if one.lost is None else one.lost <= LOST_SHARE * one.wall
         for one in rounds
     ]
-    if sum(clean) < max(2, len(rounds) // 4):
-        # Too few to stand on: all are kept, and `dropped` of 0 with wide quartiles shows it.
-        return [True] * len(rounds)
-    return clean
 
 
 def judge(samples: dict[str, list[Sample]]) -> dict[str, Timing]:
     """Medians over clean rounds; ratios pair each contender with the first one, round by round."""
     clean = {name: _clean(rounds) for name, rounds in samples.items()}
+    # Of fewer than a quarter nobody can tell a median: all are kept, and it is said.
+    busy = {name for name, good in clean.items() if sum(good) < max(min(2, len(good)), len(good) // 4)}
+    clean |= {name: [True] * len(clean[name]) for name in busy}
     first = next(iter(samples))
     timings = {}
     for name, rounds in samples.items():
@@ -79,6 +79,7 @@ def judge(samples: dict[str, list[Sample]]) -> dict[str, Timing]:
             dropped=len(rounds) - len(kept),
             cpus=statistics.median(one.share for one in kept),
             ratio=statistics.median(rounds[i].seconds / samples[first][i].seconds for i in both),
+            busy=name in busy,
         )
     return timings
 

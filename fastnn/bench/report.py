@@ -58,7 +58,8 @@ def line(kind: str, row: dict[str, Any]) -> str:
     for key, one in row["timings"].items():
         name = PEERS[key].name if key in PEERS else key
         ratio = "" if one["ratio"] == 1 else f" ({one['ratio']:.2f}x)"
-        words.append(f"{name} {_microseconds(one['median'])} us{ratio}")
+        busy = ", BUSY" if one["busy"] else ""
+        words.append(f"{name} {_microseconds(one['median'])} us{ratio}{busy}")
     if row["share"] is not None:
         words.append(f"{100 * row['share']:.0f} % of peak")
     words += [f"REFUSED {who}: {why}" for who, why in row["refused"].items()]
@@ -140,6 +141,9 @@ def markdown(found: dict[str, Any]) -> str:
         lines += ["Goals missed:", ""]
         lines += [f"* {case}: {'; '.join(what)}" for case, what in missed.items()]
         lines.append("")
+    busy = [row["case"] for row in found["rows"] if any(one["busy"] for one in row["timings"].values())]
+    if busy:
+        lines += [f"The machine was busy with other things in: {', '.join(busy)}.", ""]
     refused = [(row["case"], who, why) for row in found["rows"] for who, why in row["refused"].items()]
     if refused:
         lines += ["Refused:", "", *(f"* {case}, {who}: {why}" for case, who, why in refused), ""]

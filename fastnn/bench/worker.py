@@ -66,12 +66,13 @@ class _Process:
     def __init__(self, key: str, threads: int) -> None:
         self.peer, self.threads = peers.PEERS[key], threads
         self.module = peers.module(self.peer)
+        self.versions = self.module.about(threads)
         self.calls: dict[str, Callable[[], object]] = {}
         self.made: dict[str, Any] = {}
 
     def about(self) -> dict[str, Any]:
         """Versions, ways, and the thread pools as threadpoolctl sees them."""
-        found: dict[str, Any] = {"versions": self.module.about(self.threads), "pools": []}
+        found: dict[str, Any] = {"versions": self.versions, "pools": []}
         try:
             import threadpoolctl
         except ImportError:
