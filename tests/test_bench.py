@@ -14,7 +14,7 @@ import pytest
 
 from fastnn import cli, kernels
 from fastnn.bench import cells, goals, judge, machine, peers, pictures, report, run, turns, worker
-from fastnn.bench.fma_peak import fma_peak
+from fastnn.bench.limits import fma_peak, read_rate
 from fastnn.bench.peers import Task, by_hand_peer, numba_source, own_peer
 from fastnn.bench.processes import PeerError, Worker
 
@@ -212,9 +212,26 @@ def test_rounds_that_waited_for_a_processor_are_dropped():
     assert judged["own"].dropped == 1
     assert judged["own"].median == 1.0
     assert not judged["own"].busy
-    judged = judge.judge({"own": [clean[0], *[stolen] * 4]})
+    worse = [judge.Sample(wall=9.0, cpu=9.0, calls=1, lost=lost) for lost in (2.0, 3.0, 4.0, 5.0)]
+    judged = judge.judge({"own": [clean[0], *worse]})
     assert judged["own"].dropped == 0
     assert judged["own"].busy
+    # Threads that outnumber the cores wait for each other, in every round alike.
+    alike = [judge.Sample(wall=1.0, cpu=2.0, calls=1, lost=0.5) for _ in range(4)]
+    assert not judge.judge({"own": alike})["own"].busy
+
+
+def test_one_disturbed_heat_does_not_choose_the_slower_way():
+    class Disturbed(FakeWorker):
+        def ask(self, do, **command):
+            found = super().ask(do, **command)
+            if do == "sample" and sum(one == "sample" for _, one in self.log) == 1:
+                return {**found, "wall": 50.0}
+            return found
+
+    workers = [Disturbed("own", threads=2, seconds=1.0), FakeWorker("own", seconds=2.0)]
+    result, _ = turns.measure(TINY, workers, turns.Plan(rounds=2))
+    assert result.ways["own"] == "way, 2 threads"
 
 
 def test_geometric_mean_by_hand():
@@ -342,6 +359,7 @@ def test_the_loop_of_fmas_counts_its_operations():
     with pytest.raises(ValueError, match="itemsize must be 4 or 8, got 3"):
         kernels.fma_loop(1, 3)
     assert fma_peak(0.005, 2) > 1e8
+    assert read_rate(0.005, 2) > 1e8
 
 
 def test_the_lock_keeps_others_out_only_while_something_is_timed(tmp_path):
@@ -368,9 +386,18 @@ def test_a_run_writes_json_a_table_and_pictures(tmp_path, capsys):
     assert cli.main(arguments) == 0
     assert time.perf_counter() - begun < 60
     found = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
-    assert {"title", "kind", "command", "machine", "peers", "left_out", "plan", "rows", "summary"} == set(
-        found
-    )
+    assert {
+        "title",
+        "kind",
+        "command",
+        "machine",
+        "peers",
+        "left_out",
+        "plan",
+        "memory",
+        "rows",
+        "summary",
+    } == set(found)
     assert found["command"] == "fastnn bench train --peers by_hand --quick"
     assert set(found["peers"]) == {"own", "by_hand"}
     wanted = {"case", "kind", "sizes", "batch", "optimizer", "flops", "steps", "peak", "rate", "share"}

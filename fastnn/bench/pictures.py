@@ -76,7 +76,7 @@ def _roofline(axes: Any, report: dict[str, Any]) -> bool:
         return False
     peak = max(row["peak"] for row in rows)
     keys = list(dict.fromkeys(key for row in rows for key in row["timings"]))
-    for key in reversed(keys):
+    for key in keys:
         found = [row for row in rows if key in row["timings"]]
         axes.plot(
             [row["flops"] / _bytes(row) for row in found],
@@ -85,8 +85,15 @@ def _roofline(axes: Any, report: dict[str, Any]) -> bool:
             markersize=9 if key == "own" else 6,
             color="black" if key == "own" else None,
             alpha=1 if key == "own" else 0.7,
+            zorder=3 if key == "own" else 2,
             label=_name(key),
         )
+    if report.get("memory"):
+        # What reads everything from memory once cannot be above; what stays in caches can.
+        ridge, least = peak / report["memory"], min(row["flops"] / _bytes(row) for row in rows)
+        axes.plot([least, ridge], [least * report["memory"] / 1e9, peak / 1e9], "k--", linewidth=1)
+        axes.text(least, least * report["memory"] / 1e9, f"memory, {report['memory'] / 1e9:.0f} GB/s ",
+                  fontsize=8, va="top")  # fmt: skip
     axes.axhline(peak / 1e9, color="black", linewidth=1)
     axes.text(0.01, peak / 1e9 * 1.06, f"FMA peak, {peak / 1e9:.0f} GFLOP/s",
               transform=axes.get_yaxis_transform(), fontsize=8)  # fmt: skip

@@ -147,13 +147,17 @@ def _one_kind(choice: Choice, kind: str, cells: tuple[Cell, ...], ours: Any) -> 
         left_out |= found["failed"]
         if not any(worker.key == "own" for worker in workers):
             raise PeerError(f"fastnn itself could not start: {left_out[PEERS['own'].name]}")
-        facts = {
+        facts: dict[str, Any] = {
             "command": choice.command,
             "machine": machine(),
             "peers": found["peers"],
             "left_out": left_out,
             "plan": asdict(plan),
         }
+        with ours():
+            own = max((one for one in workers if one.key == "own"), key=lambda one: one.threads)
+            facts["memory"] = own.ask("memory", seconds=plan.seconds)
+            own.wait_asleep()
         if choice.show:
             for who, why in left_out.items():
                 print(f"left out: {who} ({why})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -48,7 +47,7 @@ class Plan:
     seconds: float = 0.1
     rounds: int = 11
     heat_seconds: float = 0.03
-    heats: int = 2
+    heats: int = 3
     # A call that takes this much is sampled in fewer rounds: three of them are steady enough.
     long_call: float = 0.15
 
@@ -288,32 +287,40 @@ def _dropped(by_name: dict[str, list[Contender]], result: Result) -> None:
 
 
 def _fastest(by_name: dict[str, list[Contender]], plan: Plan, result: Result) -> dict[str, Contender]:
-    """The best of each one's ways and numbers of threads in short heats."""
+    """The best of each one's ways and numbers of threads in short heats, taken in turn.
+
+    In turn, so that what disturbs the machine for a moment does not meet one contender in all of its heats.
+    """
+    entered: dict[str, list[Contender]] = {name: [] for name in by_name}
+    heats: dict[str, dict[str, float]] = {name: {} for name in by_name}
+    for heat in range(plan.heats + 1):
+        for name, contenders in by_name.items():
+            for contender in contenders if heat == 0 else list(entered[name]):
+                try:
+                    if heat == 0:
+                        _enter(contender, plan)
+                        entered[name].append(contender)
+                        continue
+                    taken = contender.sample().seconds
+                except PeerError as error:
+                    result.refused[f"{name}, {contender.label}"] = str(error)
+                    entered[name] = [one for one in entered[name] if one is not contender]
+                    heats[name].pop(contender.label, None)
+                    continue
+                heats[name][contender.label] = min(taken, heats[name].get(contender.label, taken))
+    result.heats = {name: found for name, found in heats.items() if found}
     chosen = {}
-    for name, contenders in by_name.items():
-        heats: dict[str, float] = {}
-        for contender in contenders:
-            try:
-                taken = _heat(contender, plan)
-            except PeerError as error:
-                result.refused[f"{name}, {contender.label}"] = str(error)
-                continue
-            if taken < min(heats.values(), default=math.inf):
-                chosen[name] = contender
-            heats[contender.label] = taken
-        if heats:
-            result.heats[name] = heats
+    for name, found in result.heats.items():
+        chosen[name] = min(entered[name], key=lambda one, found=found: found[one.label])
+        chosen[name].calls = max(1, round(plan.seconds / found[chosen[name].label]))
     return chosen
 
 
-def _heat(contender: Contender, plan: Plan) -> float:
-    """Seconds of a call; sets how many calls a sample has."""
-    ask = contender.worker.ask
-    contender.calls = ask("calls", name=contender.name, seconds=plan.heat_seconds)["calls"]
+def _enter(contender: Contender, plan: Plan) -> None:
+    """Find how many calls a heat has."""
+    found = contender.worker.ask("calls", name=contender.name, seconds=plan.heat_seconds)
+    contender.calls = found["calls"]
     contender.worker.wait_asleep()
-    taken = min(contender.sample().seconds for _ in range(plan.heats))
-    contender.calls = max(1, round(plan.seconds / taken))
-    return taken
 
 
 def about(workers: list[Worker]) -> dict[str, Any]:

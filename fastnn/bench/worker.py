@@ -149,8 +149,8 @@ class _Process:
             return self.calls_for(command["name"], command["seconds"])
         if do == "sample":
             return self.sample(command["name"], command["calls"])
-        if do == "peak":
-            return self.module.peak(self.threads, command["seconds"])
+        if do in ("peak", "memory"):
+            return getattr(self.module, do)(self.threads, command["seconds"])
         return self.drop(command["name"])
 
 

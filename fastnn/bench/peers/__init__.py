@@ -69,8 +69,8 @@ PEERS = {
     peer.key: peer
     for peer in (
         Peer("own", "fastnn", ()),
-        Peer("by_hand", "NumPy by hand", ("threadpoolctl",)),
-        Peer("sklearn", "scikit-learn", ("sklearn", "threadpoolctl")),
+        Peer("by_hand", "NumPy by hand", ()),
+        Peer("sklearn", "scikit-learn", ("sklearn",)),
         Peer("torch_eager", "PyTorch eager", ("torch",)),
         Peer("torch_compiled", "PyTorch compiled", ("torch",), compiles=True),
         Peer("jax", "JAX", ("jax",)),

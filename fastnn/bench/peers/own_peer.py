@@ -9,7 +9,7 @@ import numpy as np
 import fastnn as fn
 
 from ..cells import LR, Array
-from ..fma_peak import fma_peak
+from ..limits import fma_peak, read_rate
 from . import Task
 
 
@@ -81,3 +81,8 @@ def about(threads: int) -> dict[str, str]:
 def peak(threads: int, seconds: float) -> float:
     """FLOP/s of FMAs in float32."""
     return fma_peak(seconds, threads)
+
+
+def memory(threads: int, seconds: float) -> float:
+    """Bytes a second read from memory."""
+    return read_rate(seconds, threads)
