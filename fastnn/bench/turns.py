@@ -311,8 +311,9 @@ def _fastest(by_name: dict[str, list[Contender]], plan: Plan, result: Result) ->
     result.heats = {name: found for name, found in heats.items() if found}
     chosen = {}
     for name, found in result.heats.items():
-        chosen[name] = min(entered[name], key=lambda one, found=found: found[one.label])
-        chosen[name].calls = max(1, round(plan.seconds / found[chosen[name].label]))
+        best = min(found, key=found.__getitem__)
+        chosen[name] = next(one for one in entered[name] if one.label == best)
+        chosen[name].calls = max(1, round(plan.seconds / found[best]))
     return chosen
 
 
