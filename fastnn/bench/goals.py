@@ -8,7 +8,7 @@ from typing import Any
 from .judge import geometric_mean
 from .peers import PEERS
 
-__all__ = ["GOALS", "best_peer", "missed", "row_of", "summary"]
+__all__ = ["GOALS", "best_peer", "missed", "row_of", "set_shares", "summary"]
 
 # Ratio to the best peer of a cell with less work than `small_flops`; with more, the share of the FMA peak of
 # all threads. Ratios of the geometric means over the training cells; of one row against the slow to call.
@@ -85,21 +85,29 @@ def summary(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def row_of(result: Any, peak: float | None) -> dict[str, Any]:
-    """A row of the report from a `turns.Result`; `peak` in FLOP/s."""
+    """A row of the report from a `turns.Result`; `peak` in FLOP/s, as measured beside it."""
     cell = result.cell
     own = result.timings.get("own")
-    rate = cell.flops / own.median if own else None
-    return {
+    row = {
         "case": cell.name,
         **cell.to_json(),
         "flops": cell.flops,
         "steps": cell.steps,
         "peak": peak,
-        "rate": rate,
-        "share": rate / peak if rate and peak else None,
+        "rate": cell.flops / own.median if own else None,
+        "share": None,
         "timings": {key: vars(one) for key, one in result.timings.items()},
         "ways": result.ways,
         "heats": result.heats,
         "errors": result.errors,
         "refused": result.refused,
     }
+    set_shares([row])
+    return row
+
+
+def set_shares(rows: list[dict[str, Any]]) -> None:
+    """Shares of the best peak of the run: where a thread came late to a measurement, that one is too low."""
+    peak = max((row["peak"] for row in rows if row["peak"]), default=None)
+    for row in rows:
+        row["share"] = row["rate"] / peak if row["rate"] and peak else None

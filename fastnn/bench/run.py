@@ -13,7 +13,7 @@ from typing import Any
 import fastnn as fn
 
 from .cells import ADAM, PREDICTION, TRAINING, Cell, chosen
-from .goals import row_of
+from .goals import row_of, set_shares
 from .machine import alone, machine
 from .peers import PEERS, missing
 from .processes import PeerError, Worker
@@ -164,6 +164,7 @@ def _one_kind(choice: Choice, kind: str, cells: tuple[Cell, ...], ours: Any) -> 
         for cell in cells:
             result, peak = (measure_adam if kind == "adam" else measure)(cell, workers, plan, ours)
             rows.append(row_of(result, peak))
+            set_shares(rows)
             if choice.show:
                 print(line(kind, rows[-1]), flush=True)
             if (

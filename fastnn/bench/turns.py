@@ -230,7 +230,7 @@ def measure(
     alone : callable
         Gives a context in which the machine is ours; everything timed happens in it.
     """
-    result, peak = Result(cell), _Peak(workers, plan.heat_seconds)
+    result, peak = Result(cell), _Peak(workers, plan.seconds)
     by_peer = _made(cell, workers, result)
     try:
         with alone():
@@ -245,7 +245,7 @@ def measure_adam(
     cell: Cell, workers: list[Worker], plan: Plan, alone: Alone = contextlib.nullcontext
 ) -> tuple[Result, float | None]:
     """Time fastnn's steps with Adam beside those with SGD: the contenders are "own" (SGD) and "adam"."""
-    result, peak = Result(cell), _Peak(workers, plan.heat_seconds)
+    result, peak = Result(cell), _Peak(workers, plan.seconds)
     made = {
         "own": _made(replace(cell, optimizer="sgd"), workers, result),
         "adam": _made(cell, workers, result),
