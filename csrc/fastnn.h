@@ -250,6 +250,9 @@ typedef void (*fastnn_task)(void *context, int thread, int n_threads);
  * another caller or threads cannot be had, the task runs on fewer (its n_threads says how many; 1 is the
  * caller alone). Thread-safe. A task does not call it again. Returns the number of threads used. */
 int fastnn_run(fastnn_task task, void *context, int n_threads);
+/* Whether a team of n_threads would start at once. If not, sleeping workers are woken, so that a call that
+ * follows closely finds them awake; this one does better alone if it is short. Returns at once. */
+int fastnn_ready(int n_threads);
 /* Waits until every thread of the running team is here; only inside a task, with the task's own
  * thread and n_threads. What threads wrote before it can be read by all after it. */
 void fastnn_barrier(int thread, int n_threads);

@@ -66,6 +66,9 @@
  * pages cost nothing. The default is as small as 128 KiB on some systems. */
 #define STACK_BYTES (2 << 20)
 
+/* Of `busy`. WARMING: held by workers that wake up, of which the last releases it. */
+enum { FREE, HELD, WARMING };
+
 #define SLEEPER 1u
 #define STEP 2u
 
@@ -82,7 +85,7 @@ struct slot {
 };
 
 static struct {
-    _Alignas(LINE) atomic_int busy; /* a caller, a stop or a fork holds everything below */
+    _Alignas(LINE) atomic_int busy; /* HELD: a caller, a stop or a fork holds everything below; WARMING */
     atomic_int started;             /* workers that exist: slots 1 .. started */
     int fork_handled;               /* are the fork handlers registered? */
     _Alignas(LINE) _Atomic uint32_t running; /* STEP for each worker that still works */
@@ -287,6 +290,35 @@ static void set_name(int thread)
 #endif
 }
 
+static int hold_pool_as(int how)
+{
+    int expected = FREE;
+    /* the look before the exchange keeps callers who find it taken from pulling the line off the holder */
+    return atomic_load_explicit(&pool.busy, memory_order_relaxed) == FREE &&
+           atomic_compare_exchange_strong_explicit(&pool.busy, &expected, how, memory_order_acquire,
+                                                   memory_order_relaxed);
+}
+
+/* Workers that wake up are waited for: they take no locks, and are up in 100 us. */
+static int hold_pool(void)
+{
+    for (;;) {
+        if (hold_pool_as(HELD))
+            return 1;
+        if (atomic_load_explicit(&pool.busy, memory_order_relaxed) == HELD)
+            return 0;
+        cpu_pause();
+    }
+}
+
+static void release_pool(void)
+{
+    atomic_store_explicit(&pool.busy, FREE, memory_order_release);
+}
+
+/* The job of fastnn_ready: to be awake. */
+static void warm_up(void *context, int thread, int n_threads) { (void)context, (void)thread, (void)n_threads; }
+
 static void *work(void *argument)
 {
     struct slot *own = argument;
@@ -298,23 +330,15 @@ static void *work(void *argument)
         wait_for(&own->start, next, NULL);
         if (!own->task)
             return NULL;
-        own->task(own->context, thread, own->n_threads);
+        const fastnn_task task = own->task; /* the slot belongs to the next caller once all have subtracted */
+        task(own->context, thread, own->n_threads);
         /* Release for the caller, who acquires through the chain of these subtractions what all have written. */
-        if (atomic_fetch_sub_explicit(&pool.running, STEP, memory_order_acq_rel) == (STEP | SLEEPER))
+        const uint32_t before = atomic_fetch_sub_explicit(&pool.running, STEP, memory_order_acq_rel);
+        if (before == (STEP | SLEEPER))
             wake_all(&pool.running);
+        else if (before == STEP && task == warm_up) /* nobody waits for this one */
+            release_pool();
     }
-}
-
-static int hold_pool(void)
-{
-    /* the look before the exchange keeps callers who find it taken from pulling the line off the holder */
-    return atomic_load_explicit(&pool.busy, memory_order_relaxed) == 0 &&
-           atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire) == 0;
-}
-
-static void release_pool(void)
-{
-    atomic_store_explicit(&pool.busy, 0, memory_order_release);
 }
 
 /* Ends all workers. The pool is held: they are idle, so the joins are short. */
@@ -443,6 +467,28 @@ void fastnn_barrier(int thread, int n_threads)
 int fastnn_threads_started(void)
 {
     return atomic_load_explicit(&pool.started, memory_order_relaxed);
+}
+
+int fastnn_ready(int n_threads)
+{
+    if (n_threads > FASTNN_MAX_THREADS)
+        n_threads = FASTNN_MAX_THREADS;
+    if (n_threads <= 1 || !hold_pool_as(WARMING))
+        return 0;
+    const int before = atomic_load_explicit(&pool.started, memory_order_relaxed);
+    const int started = start_workers(n_threads - 1);
+    int asleep = 0, at[FASTNN_MAX_THREADS];
+    for (int i = 1; i <= started && i <= before; i++)
+        if (atomic_load_explicit(&pool.slots[i].start, memory_order_relaxed) & SLEEPER)
+            at[asleep++] = i;
+    if (asleep == 0) {
+        release_pool();
+        return before >= n_threads - 1;
+    }
+    atomic_store_explicit(&pool.running, STEP * (uint32_t)asleep, memory_order_relaxed);
+    for (int i = 0; i < asleep; i++)
+        post(&pool.slots[at[i]], warm_up, NULL, 1);
+    return 0; /* the last of them releases the pool */
 }
 
 void fastnn_stop_threads(void)

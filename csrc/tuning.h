@@ -62,6 +62,13 @@
  * weights of 1.2 MB in float32, more than one core's L2 of 1 MB holds, while two have two. Below, a row takes 10 us
  * at most (784-128-10: 3.6, at the limit of L2), where a worker that sleeps would be waited for longer. */
 #define TEAM_ROW_FLOPS 600000
+/* Floating-point operations of a prediction from which workers are called and waited for, asleep or not. Shorter ones
+ * do so only when the last such call ended at most FOLLOWING_MICROSECONDS ago, and the workers are awake (they are
+ * woken by the first that follows): waking costs the caller 10 us, 60 us where the other core idles deeply. With
+ * pauses of 0.2 ms, 0.6 MFLOP took 64 us on two threads and 6 us on one, 10 MFLOP 154 and 97 us. Larger: the first of
+ * many long calls is slower than need be. More microseconds than workers spin (50) would wake them again and again. */
+#define TEAM_COLD_FLOPS 24000000
+#define FOLLOWING_MICROSECONDS 30
 /* Floating-point operations of a prediction from which the GIL is released: about 10 us. Giving it away and taking
  * it back costs 0.04 us alone, and a wake-up where another thread waits for it; a larger number makes that other
  * thread wait longer. Also released wherever workers are asked to help. */

@@ -130,6 +130,8 @@ cdef extern from "fastnn.h" nogil:
 cdef const fastnn_kernels *kernel_table(int itemsize) noexcept nogil
 # Runs a task on up to n_threads threads; see fastnn_run.
 cdef int run_team(fastnn_task task, void *context, int n_threads) noexcept nogil
+# Whether workers are awake for a team; if not they are woken, for later calls. See fastnn_ready.
+cdef bint team_ready(int n_threads) noexcept nogil
 cdef void team_barrier(int thread, int n_threads) noexcept nogil
 # How many threads a call may use.
 cdef int thread_limit() noexcept nogil

@@ -30,6 +30,7 @@ cdef extern from "fastnn.h" nogil:
     void fastnn_shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order)
     void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, double *out)
     int fastnn_run(fastnn_task task, void *context, int n_threads)
+    int fastnn_ready(int n_threads)
     void fastnn_barrier(int thread, int n_threads)
     int fastnn_threads_started()
     void fastnn_stop_threads()
@@ -77,6 +78,10 @@ cdef const fastnn_kernels *kernel_table(int itemsize) noexcept nogil:
 
 cdef int run_team(fastnn_task task, void *context, int n_threads) noexcept nogil:
     return fastnn_run(task, context, n_threads)
+
+
+cdef bint team_ready(int n_threads) noexcept nogil:
+    return fastnn_ready(n_threads)
 
 
 cdef void team_barrier(int thread, int n_threads) noexcept nogil:
@@ -227,7 +232,6 @@ cdef int check_shape(Array array, ptrdiff_t rows, ptrdiff_t columns, str name) e
 
 
 # ------------------------------------------------------------------ products
-
 cdef struct Product:
     const fastnn_kernels *table
     ptrdiff_t m, n, k, a_row, a_col, ld_b, ld_c

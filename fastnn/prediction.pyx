@@ -11,11 +11,11 @@ from libc.string cimport memset
 
 from fastnn.inference cimport (
     ACTIVATION, DENSE, EMBEDDING, SCALE, Layer, Net, Watch, begin_watch, describe, forget, look, padded_ld,
-    raise_again, take_row,
+    raise_again, seconds, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_FEW_ROWS, FASTNN_softmax, Array, fastnn_dense, fastnn_epilogue, fastnn_kernels, kernel_table, run_team,
-    team_barrier, thread_limit,
+    team_barrier, team_ready, thread_limit,
 )
 
 import importlib
@@ -28,6 +28,8 @@ cdef extern from *:
 cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
     enum: TEAM_ROW_FLOPS
+    enum: TEAM_COLD_FLOPS
+    enum: FOLLOWING_MICROSECONDS
     enum: GIL_FLOPS
     enum: PREDICT_BYTES
     enum: PREDICT_ROWS
@@ -210,9 +212,21 @@ cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
 
 # ------------------------------------------------------------------ the choice
 
+cdef double last_end = 0  # of a call that could have used several threads; written by all callers, any of them will do
+
+
+cdef int team_for(double flops, double now) noexcept nogil:
+    """Threads for a prediction that begins now. Short ones ask for workers only where calls follow closely."""
+    cdef int n_threads = thread_limit()
+    if n_threads > 1 and flops < TEAM_COLD_FLOPS:
+        if now - last_end > 1e-6 * FOLLOWING_MICROSECONDS or not team_ready(n_threads):
+            return 1
+    return n_threads
+
 
 cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrdiff_t rows, char *out) except -1:
     """Judged arrays through the network; the GIL is held, and given away where the work is long."""
+    global last_end
     cdef char small[ROW_STACK_BYTES + 64]
     cdef char *scratch = &small[0] + (64 - <uintptr_t>&small[0] % 64) % 64
     cdef double flops = net.row_flops * rows
@@ -225,9 +239,9 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
             predict_heavy_rows(net, x, ld, rows, out, scratch, scratch + bytes_few)
         return 0
     cdef Prediction p
-    cdef int n_threads = thread_limit() if flops >= TEAM_FLOPS else 1
-    p.net, p.x, p.ld_x, p.rows, p.out, p.is_bytes = net, x, ld, rows, out, is_bytes
     begin_watch(&p.watch)
+    cdef int n_threads = team_for(flops, seconds()) if flops >= TEAM_FLOPS else 1
+    p.net, p.x, p.ld_x, p.rows, p.out, p.is_bytes = net, x, ld, rows, out, is_bytes
     cdef ptrdiff_t width = net.widest_between if net.n_dense and not is_bytes else net.widest
     cdef ptrdiff_t per_thread = (rows + n_threads - 1) // n_threads
     cdef ptrdiff_t least = PREDICT_ROWS if net.row_flops < LARGE_ROW_FLOPS else PREDICT_ROWS_LARGE
@@ -243,27 +257,32 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
         p.scratch = raw + (64 - <uintptr_t>raw % 64) % 64
     if n_threads == 1 and flops < GIL_FLOPS:
         predict_task(&p, 0, 1)
+        if flops >= TEAM_FLOPS:
+            last_end = seconds()
     else:
         with nogil:
             n_threads = max(1, n_threads // handle_begin_work())  # callers at once are threads enough
             run_team(predict_task, &p, n_threads)
             handle_end_work()
+            last_end = seconds()
     free(raw)
     return raise_again(&p.watch) if p.watch.interrupted else 0
 
 
 cdef void predict_heavy_rows(Net *net, const char *x, ptrdiff_t ld, ptrdiff_t rows, char *out, char *even,
                              char *odd) noexcept:
+    global last_end
     cdef Few f
     cdef int n_threads
     f.net, f.x, f.ld_x, f.rows, f.out, f.even, f.odd = net, x, ld, rows, out, even, odd
     with nogil:
-        n_threads = thread_limit() // handle_begin_work()
+        n_threads = team_for(net.row_flops * rows, seconds()) // handle_begin_work()
         if n_threads > 1:
             run_team(split_columns, &f, n_threads)
         else:
             predict_few(net, x, ld, rows, out, even, odd)
         handle_end_work()
+        last_end = seconds()
 
 
 cdef int judge(const Net *net, Array x, Array out) except -1:
