@@ -79,14 +79,11 @@ cdef const fastnn_kernels *kernel_table(int itemsize) noexcept nogil:
 cdef int run_team(fastnn_task task, void *context, int n_threads) noexcept nogil:
     return fastnn_run(task, context, n_threads)
 
-
 cdef bint team_ready(int n_threads) noexcept nogil:
     return fastnn_ready(n_threads)
 
-
 cdef void team_barrier(int thread, int n_threads) noexcept nogil:
     fastnn_barrier(thread, n_threads)
-
 
 cdef int thread_limit() noexcept nogil:
     return n_threads_limit

@@ -323,7 +323,7 @@ cdef tuple shape_of(Array array):
 # ------------------------------------------------------------------ the handle
 
 
-cdef class Careful:
+cdef class _Careful:
     """What a handle stands on: it owns the network, and takes or refuses whatever the direct door does not know."""
     cdef Net net
     cdef Array held_parameters
@@ -375,7 +375,7 @@ cdef int run_direct(void *net, const char *x, Py_ssize_t ld_x, Py_ssize_t rows, 
     return predict_rows(<Net *>net, x, False, ld_x, rows, out)
 
 
-Predictor = handle_type(Careful, run_direct, b"""Predictor(steps, parameters)
+Predictor = handle_type(_Careful, run_direct, b"""Predictor(steps, parameters)
 --
 
 An immutable snapshot of a network for the hot path: `h(x, out=None)` returns `out`.
@@ -390,7 +390,7 @@ Safe to call from many threads at once.
 """)
 
 
-def open_direct_door():
+def _open_direct_door():
     """Open the handles' direct door if NumPy's arrays and its table of functions are what handle.h declares."""
     cdef void *table
     cdef int flags
@@ -424,4 +424,4 @@ def use_direct_door(bint use):
     return handle_set_door(use)
 
 
-HAS_DIRECT_DOOR = open_direct_door()
+HAS_DIRECT_DOOR = _open_direct_door()
