@@ -266,3 +266,16 @@ def test_heavy_rows_from_many_threads() -> None:
         thread.join()
     fn.set_num_threads(before)
     assert wrong == []
+
+
+def test_a_long_call_right_after_short_ones_gets_its_team() -> None:
+    """Workers that a short call has just asked for do not make the next call work alone, or wait for ever."""
+    before = fn.get_num_threads()
+    fn.set_num_threads(2)
+    handle, x = net(64, 64, 10).compile(), np.ones((4096, 64), np.float32)
+    whole = handle(x)
+    for n_rows in (80, 80, 80, 4096) * 50:
+        np.testing.assert_array_equal(handle(x[:n_rows]), whole[:n_rows])
+    kernels.stop_threads()
+    assert kernels.threads_started() == 0
+    fn.set_num_threads(before)

@@ -178,10 +178,11 @@ def test_two_threads_work_at_the_same_time(threads):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
     rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((512, 256)).astype(np.float32), rng.integers(0, 10, 512)
+    # Steps of over 10 ms: of those it is not tried whether one thread would be faster.
+    x, y = rng.standard_normal((1024, 256)).astype(np.float32), rng.integers(0, 10, 1024)
     model = fn.Sequential(fn.Dense(512, activation="relu"), fn.Dense(512, activation="relu"), fn.Dense(10))
     trainer = fn.Trainer(model, loss="cross_entropy", optimizer=fn.SGD(lr=1e-3), seed=0)
-    order = np.arange(512).reshape(2, 256).repeat(5, axis=0)
+    order = np.arange(1024).reshape(1, 1024).repeat(3, axis=0)
 
     def cores_and_help():
         """CPU time over wall time, and the worker's CPU time over the caller's."""
