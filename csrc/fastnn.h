@@ -99,6 +99,9 @@ typedef struct {
     ptrdiff_t ld;
 } fastnn_target;
 
+/* Dense layers of a net that small_steps takes. */
+#define FASTNN_SMALL_LAYERS 8
+
 /* Rows of x that the next step gathers: order[0] .. order[m-1], row_bytes of each. */
 typedef struct {
     const void *x;
@@ -122,6 +125,40 @@ typedef struct {
     ptrdiff_t slack;    /* elements that may be read after column n_out - 1 of the last row */
     int32_t activation;
 } fastnn_dense;
+
+/* A dense layer of a net whose steps are run by small_steps. */
+typedef struct {
+    ptrdiff_t n_in, n_out;
+    ptrdiff_t weight, bias;  /* offsets in the parameters; bias -1: none */
+    int32_t activation;      /* elementwise */
+    void *a, *d;             /* (batch, ld): output, and gradient at z; rows end with whole lines of 64 bytes */
+    ptrdiff_t ld;
+} fastnn_small_layer;
+
+/* Steps begin .. end of a run, of which there are n_steps in all. */
+typedef struct {
+    ptrdiff_t n_layers;      /* 1 .. FASTNN_SMALL_LAYERS */
+    fastnn_small_layer layers[FASTNN_SMALL_LAYERS];
+    void *parameters, *state1, *state2;
+    fastnn_update update;    /* lr and corrections are of each step */
+    double decay;
+    int32_t loss;
+    const void *x, *y;       /* (n_rows, ld_x), (n_rows, n_out); y or labels is NULL */
+    const int64_t *labels;
+    const double *weight;    /* (n_rows,) or NULL */
+    ptrdiff_t n_in, ld_x, n_rows;
+    const int64_t *order;    /* (n_steps, batch) */
+    const double *rates;     /* (n_steps,) */
+    ptrdiff_t batch, n_steps, begin, end;
+    uint64_t first_step;     /* number of step 0, for Adam */
+    double least_weight;     /* of a batch; one of less has the gradient zero */
+    void *x_batch;           /* (batch, ld_batch), whole lines */
+    ptrdiff_t ld_batch;
+    int64_t *label_batch;
+    double *weight_batch, *loss_rows; /* (batch,) */
+    void *work;              /* small_bytes bytes on a 64-byte boundary */
+    double loss_sum, weight_sum; /* are added to */
+} fastnn_small;
 
 typedef struct {
     const char *isa;
@@ -208,6 +245,13 @@ typedef struct {
     /* Runs `turns` turns of a loop of FMAs in registers; gives its multiplications and additions. */
     double (*fma_loop)(ptrdiff_t turns);
 
+    /* Training steps of a small net on the calling thread, to the bits of the other kernels; returns the first step
+     * not done: end, or one with a row or label out of range or with something that is not finite, of which nothing
+     * was changed. */
+    ptrdiff_t (*small_steps)(fastnn_small *s);
+    /* Bytes that s->work needs; 64 more may be read. */
+    ptrdiff_t (*small_bytes)(const fastnn_small *s);
+
     /* Functions of vectors, for the tests of their accuracy and for fastnn.ops. In place allowed. */
     void (*exp)(ptrdiff_t n, const void *x, void *out);
     void (*log)(ptrdiff_t n, const void *x, void *out);
@@ -231,6 +275,9 @@ const char *fastnn_path_name(int path);
 int fastnn_activation_is_rowwise(int activation);
 int fastnn_loss_takes_labels(int loss);
 int fastnn_optimizer_states(int optimizer);
+
+/* base^exponent by squaring: libm's pow need not give the same bits everywhere. */
+double fastnn_power(double base, uint64_t exponent);
 
 /* ---------------------------------------------------------------- random.h, through dispatch.c */
 

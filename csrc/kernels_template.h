@@ -16,6 +16,8 @@
 #include "random_template.h"
 #include "inputs_template.h"
 #include "peak_template.h"
+#include "small_template.h"
+#include "small_steps_template.h"
 
 const fastnn_kernels TABLE = {
     .isa = ISA_NAME,
@@ -43,6 +45,8 @@ const fastnn_kernels TABLE = {
     .embed = FN(embed),
     .embed_gradient = FN(embed_gradient),
     .fma_loop = FN(fma_loop),
+    .small_bytes = FN(small_bytes),
+    .small_steps = FN(small_steps),
     .exp = FN(exp_n),
     .log = FN(log_n),
     .log1p = FN(log1p_n),

@@ -41,6 +41,88 @@ INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, ptrdiff_t label, R
     return total;
 }
 
+/* ---- LANES rows across: lanes run along rows, and number j of each is columns[j], j < n <= BLOCK */
+
+/* The tree of tree_max and tree_sum, number i being columns[i]. */
+#define TURNED_TREE(result, n, columns, combine)                                                \
+    do {                                                                                        \
+        vec tree[BLOCK];                                                                        \
+        tree[0] = (columns)[0];                                                                 \
+        for (ptrdiff_t i = 1; i < (n); i++) tree[i] = (columns)[i];                             \
+        for (ptrdiff_t half = BLOCK / 2; half > 0; half /= 2)                                   \
+            for (ptrdiff_t i = 0; i < half && i + half < (n); i++)                              \
+                tree[i] = combine(tree[i], tree[i + half]);                                     \
+        (result) = tree[0];                                                                     \
+    } while (0)
+
+/* exp(e - max) in place; gives max and returns the sum. */
+INLINE vec FN(exp_columns)(ptrdiff_t n, vec e[BLOCK], vec *max)
+{
+    if (n < 1)
+        __builtin_unreachable(); /* there is a label among them */
+    vec sum;
+    TURNED_TREE(*max, n, e, vec_max);
+    for (ptrdiff_t j = 0; j < n; j++) e[j] = vec_exp(e[j] - *max);
+    TURNED_TREE(sum, n, e, SUM_OF);
+    return sum;
+}
+
+/* From these exponentials to the gradients. */
+INLINE void FN(cross_entropy_gradients)(ptrdiff_t n, vec e[BLOCK], vec sum, ivec label, vec factor)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const ivec here = label == (ivec){0} + (REAL_BITS)j;
+        e[j] = (e[j] / sum - (vec)(here & (ivec)vec_set(1))) * factor;
+    }
+}
+
+/* The losses; e: logits, then their gradients. */
+static vec FN(many_cross_entropy_columns)(ptrdiff_t n, vec e[BLOCK], ivec label, vec factor)
+{
+    vec max, chosen = e[0];
+    for (ptrdiff_t j = 1; j < n; j++) chosen = vec_select(label == (ivec){0} + (REAL_BITS)j, e[j], chosen);
+    const vec sum = FN(exp_columns)(n, e, &max);
+    FN(cross_entropy_gradients)(n, e, sum, label, factor);
+    return (max - chosen) + vec_log(sum);
+}
+
+/* The same for up to four outputs whose number the compiler knows, which then stay in registers. */
+INLINE vec FN(few_cross_entropy_columns)(const int n, vec e[BLOCK], ivec label, vec factor)
+{
+    vec tree[4], max, sum, chosen = e[0];
+    UNROLL for (int j = 1; j < 4; j++)
+        if (j < n)
+            chosen = vec_select(label == (ivec){0} + (REAL_BITS)j, e[j], chosen);
+#define FEW_TREE(result, combine)                                     \
+    UNROLL for (int j = 0; j < 4; j++) if (j < n) tree[j] = e[j];     \
+    if (n > 2)                                                        \
+        tree[0] = combine(tree[0], tree[2]);                          \
+    if (n > 3)                                                        \
+        tree[1] = combine(tree[1], tree[3]);                          \
+    (result) = n > 1 ? combine(tree[0], tree[1]) : tree[0];
+    FEW_TREE(max, vec_max)
+    UNROLL for (int j = 0; j < 4; j++)
+        if (j < n)
+            e[j] = vec_exp(e[j] - max);
+    FEW_TREE(sum, SUM_OF)
+#undef FEW_TREE
+    UNROLL for (int j = 0; j < 4; j++)
+        if (j < n)
+            e[j] = (e[j] / sum - (vec)((label == (ivec){0} + (REAL_BITS)j) & (ivec)vec_set(1))) * factor;
+    return (max - chosen) + vec_log(sum);
+}
+
+INLINE vec FN(cross_entropy_columns)(ptrdiff_t n, vec e[BLOCK], ivec label, vec factor)
+{
+    switch (n) {
+    case 1: return FN(few_cross_entropy_columns)(1, e, label, factor);
+    case 2: return FN(few_cross_entropy_columns)(2, e, label, factor);
+    case 3: return FN(few_cross_entropy_columns)(3, e, label, factor);
+    case 4: return FN(few_cross_entropy_columns)(4, e, label, factor);
+    }
+    return FN(many_cross_entropy_columns)(n, e, label, factor);
+}
+
 #if TURNS_IN_REGISTERS
 /* LANES rows of at most BLOCK outputs across the diagonal, so that lanes run along rows and nothing is reduced
  * within a register; absent rows are zeros. */
@@ -69,31 +151,15 @@ static void FN(store_turned)(ptrdiff_t rows, ptrdiff_t n, const vec columns[BLOC
     }
 }
 
-/* The tree of tree_max and tree_sum, number i being columns[i]. */
-#define TURNED_TREE(result, n, columns, combine)                                                \
-    do {                                                                                        \
-        vec tree[BLOCK];                                                                        \
-        tree[0] = (columns)[0];                                                                 \
-        for (ptrdiff_t i = 1; i < (n); i++) tree[i] = (columns)[i];                             \
-        for (ptrdiff_t half = BLOCK / 2; half > 0; half /= 2)                                   \
-            for (ptrdiff_t i = 0; i < half && i + half < (n); i++)                              \
-                tree[i] = combine(tree[i], tree[i + half]);                                     \
-        (result) = tree[0];                                                                     \
-    } while (0)
-
 /* cross_entropy_row for up to LANES short rows at once, to the same bits: three outputs cost three exponentials
  * instead of sixteen rows of one each and two trees. Gives totals and maxima. */
 static void FN(cross_entropy_rows)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
                                    const double *weight, double scale, REAL *dz, ptrdiff_t ld_dz, REAL *total,
                                    REAL *max)
 {
-    if (n < 1)
-        __builtin_unreachable(); /* there is a label among them */
     vec e[BLOCK], largest, sum;
     FN(load_turned)(rows, n, z, ld_z, e);
-    TURNED_TREE(largest, n, e, vec_max);
-    for (ptrdiff_t j = 0; j < n; j++) e[j] = vec_exp(e[j] - largest);
-    TURNED_TREE(sum, n, e, SUM_OF);
+    sum = FN(exp_columns)(n, e, &largest);
     vec_store(total, sum);
     vec_store(max, largest);
     if (!dz)
@@ -105,13 +171,9 @@ static void FN(cross_entropy_rows)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, p
             label[i] = (REAL_BITS)labels[i];
             factor[i] = FN(row_factor)(weight, i, scale);
         }
-    for (ptrdiff_t j = 0; j < n; j++) {
-        const ivec here = label == (ivec){0} + (REAL_BITS)j;
-        e[j] = (e[j] / sum - (vec)(here & (ivec)vec_set(1))) * factor;
-    }
+    FN(cross_entropy_gradients)(n, e, sum, label, factor);
     FN(store_turned)(rows, n, e, dz, ld_dz);
 }
-#undef TURNED_TREE
 #endif
 
 /* log(sum(exp(z))) - z[label] = (max - z[label]) + log(sum(exp(z - max))): nothing overflows, and the
@@ -226,8 +288,59 @@ INLINE vec FN(mse_terms)(vec z, vec y, vec *gradient)
         }                                                                                                    \
     }
 
+/* LANES rows across, as cross_entropy_columns: output j has its targets at y + j ld_y. The neutral terms of absent
+ * outputs are zeros, which the tree may leave out. */
+#define DEFINE_VALUES_COLUMNS(name)                                                                             \
+    static vec FN(name##_columns)(ptrdiff_t n, vec e[BLOCK], const REAL *y, ptrdiff_t ld_y, vec factor)         \
+    {                                                                                                           \
+        vec terms[BLOCK], sum;                                                                                  \
+        if (n < 1)                                                                                              \
+            __builtin_unreachable();                                                                            \
+        for (ptrdiff_t j = 0; j < n; j++) {                                                                     \
+            vec gradient;                                                                                       \
+            terms[j] = vec_set(0) + FN(name##_terms)(e[j], vec_load(y + j * ld_y), &gradient);                  \
+            e[j] = gradient * factor;                                                                           \
+        }                                                                                                       \
+        TURNED_TREE(sum, n, terms, SUM_OF);                                                                     \
+        return sum / (REAL)n;                                                                                   \
+    }
+
+/* One row of at most BLOCK outputs whose z, y and dz are whole blocks of memory; y is 0 from n on. No tail is read or
+ * written under a mask: what was stored so has to reach the cache before it can be read. */
+#define DEFINE_VALUES_SHORT(name)                                                                               \
+    INLINE REAL FN(name##_short)(ptrdiff_t n, const REAL *z, const REAL *y, REAL factor, REAL *dz)              \
+    {                                                                                                           \
+        vec sum[BLOCK_VECTORS];                                                                                 \
+        UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {                                                        \
+            const ivec here = LANE_NUMBERS < (ivec){0} + (REAL_BITS)(n - v * LANES);                            \
+            vec gradient;                                                                                       \
+            sum[v] = vec_set(0) + FN(name##_terms)(vec_select(here, vec_load(z + v * LANES), vec_set(NEUTRAL_##name)), \
+                                                   vec_load(y + v * LANES), &gradient);                         \
+            vec_store(dz + v * LANES, gradient * factor);                                                       \
+        }                                                                                                       \
+        return FN(short_tree_sum)(n, sum) / (REAL)n;                                                            \
+    }
+
+/* Its loss is *above + log(the result): the logarithm is left to the caller, who can take many at once. */
+INLINE REAL FN(cross_entropy_short)(ptrdiff_t n, const REAL *z, ptrdiff_t label, REAL factor, REAL *dz, REAL *above)
+{
+    vec e[BLOCK_VECTORS], copy[BLOCK_VECTORS];
+    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
+        const ivec here = LANE_NUMBERS < (ivec){0} + (REAL_BITS)(n - v * LANES);
+        copy[v] = e[v] = vec_select(here, vec_load(z + v * LANES), vec_set(-REAL_INFINITY));
+    }
+    const REAL max = FN(short_tree_max)(n, copy), chosen = z[label];
+    FN(exp_block)(n, max, e);
+    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) copy[v] = e[v];
+    const REAL total = FN(short_tree_sum)(n, copy);
+    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++)
+        vec_store(dz + v * LANES, FN(minus_one_hot)(e[v] / total, v * LANES, label) * factor);
+    *above = max - chosen;
+    return total;
+}
+
 #define DEFINE_label(name) /* written out above */
-#define DEFINE_values(name) DEFINE_ONE_OUTPUT(name) DEFINE_VALUES_LOSS(name)
+#define DEFINE_values(name) DEFINE_VALUES_COLUMNS(name) DEFINE_VALUES_SHORT(name) DEFINE_ONE_OUTPUT(name) DEFINE_VALUES_LOSS(name)
 #define DEFINE_LOSS(name, target) DEFINE_##target(name)
 FASTNN_LOSSES(DEFINE_LOSS)
 #undef DEFINE_LOSS
@@ -235,6 +348,9 @@ FASTNN_LOSSES(DEFINE_LOSS)
 #undef DEFINE_label
 #undef DEFINE_VALUES_LOSS
 #undef DEFINE_ONE_OUTPUT
+#undef DEFINE_VALUES_COLUMNS
+#undef DEFINE_VALUES_SHORT
+#undef TURNED_TREE
 
 static void FN(loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff_t ld_z, const int64_t *labels,
                      const void *y_, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
@@ -250,4 +366,30 @@ static void FN(loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff
 #undef CASE
 #undef CASE_values
 #undef CASE_label
+}
+
+/* loss() for LANES rows across. */
+static vec FN(loss_columns)(int loss, ptrdiff_t n, vec e[BLOCK], ivec labels, const REAL *y, ptrdiff_t ld_y, vec factor)
+{
+#define CASE_label(name) FN(name##_columns)(n, e, labels, factor)
+#define CASE_values(name) FN(name##_columns)(n, e, y, ld_y, factor)
+#define CASE(name, target) case FASTNN_##name: return CASE_##target(name);
+    switch (loss) { FASTNN_LOSSES(CASE) }
+#undef CASE
+#undef CASE_values
+#undef CASE_label
+    return vec_set(REAL_NAN);
+}
+
+/* loss() for one short row of values; its factor is divided by n already. */
+INLINE REAL FN(values_short)(int loss, ptrdiff_t n, const REAL *z, const REAL *y, REAL factor, REAL *dz)
+{
+#define CASE_label(name) break
+#define CASE_values(name) return FN(name##_short)(n, z, y, factor, dz)
+#define CASE(name, target) case FASTNN_##name: CASE_##target(name);
+    switch (loss) { FASTNN_LOSSES(CASE) }
+#undef CASE
+#undef CASE_values
+#undef CASE_label
+    return REAL_NAN;
 }

@@ -56,6 +56,7 @@ static inline void prefetch_for_writing(const void *p)
 #define vec_min FN(vec_min)
 #define vec_max FN(vec_max)
 #define vec_sqrt FN(vec_sqrt)
+#define vec_is_zero FN(vec_is_zero)
 #define vec_abs FN(vec_abs)
 #define vec_exp FN(vec_exp)
 #define vec_log FN(vec_log)
@@ -322,6 +323,21 @@ INLINE vec vec_sqrt(vec v)
 #endif
 }
 
+/* Whether all lanes are +0. */
+INLINE int vec_is_zero(vec v)
+{
+#if ISA_AVX512
+    return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) == 0;
+#elif ISA_AVX2
+    return _mm256_testz_si256((__m256i)v, (__m256i)v);
+#else
+    const uvec bits = (uvec)v;
+    REAL_UBITS any = 0;
+    for (int j = 0; j < LANES; j++) any |= bits[j];
+    return any == 0;
+#endif
+}
+
 /* 0, 1, .. */
 #if LANES == 16
 #define LANE_NUMBERS ((ivec){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
@@ -353,35 +369,52 @@ INLINE vec vec_sqrt(vec v)
 /* ---------------------------------------------------------------- reductions of a row */
 
 /* One number from a block: lane i meets lane i + half, for half = BLOCK / 2 .. 1. That order is part of the
- * result, so registers of every width walk the same tree. */
+ * result, so registers of every width walk the same tree. short_<name>: lanes from n on are neutral, so that levels at
+ * which only those would be met are left out; it takes 1 <= n <= BLOCK. */
 #define DEFINE_TREE(name, combine)                                     \
-    INLINE REAL FN(name)(vec block[BLOCK_VECTORS])                     \
+    INLINE REAL FN(short_##name)(ptrdiff_t n, vec block[BLOCK_VECTORS]) \
     {                                                                  \
         UNROLL for (int half = BLOCK_VECTORS / 2; half > 0; half /= 2) \
-            UNROLL for (int i = 0; i < half; i++)                      \
-                block[i] = combine(block[i], block[i + half]);         \
+            if (n > half * LANES)                                      \
+                UNROLL for (int i = 0; i < half; i++)                  \
+                    block[i] = combine(block[i], block[i + half]);     \
         vec v = block[0];                                              \
-        HALVE(v, combine)                                              \
+        HALVE(n, v, combine)                                           \
         return v[0];                                                   \
+    }                                                                  \
+    INLINE REAL FN(name)(vec block[BLOCK_VECTORS])                     \
+    {                                                                  \
+        return FN(short_##name)(BLOCK, block);                         \
     }
 #undef HALVE
 #if LANES == 16
-#define HALVE(v, combine)                                                                                  \
-    v = combine(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));  \
-    v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));        \
-    v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));        \
-    v = combine(v, __builtin_shufflevector(v, v, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0));
+#define HALVE(n, v, combine)                                                                                       \
+    if ((n) > 8)                                                                                                   \
+        v = combine(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));      \
+    if ((n) > 4)                                                                                                   \
+        v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));            \
+    if ((n) > 2)                                                                                                   \
+        v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));            \
+    if ((n) > 1)                                                                                                   \
+        v = combine(v, __builtin_shufflevector(v, v, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0));
 #elif LANES == 8
-#define HALVE(v, combine)                                                     \
-    v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));    \
-    v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1));    \
-    v = combine(v, __builtin_shufflevector(v, v, 1, 0, 1, 0, 1, 0, 1, 0));
+#define HALVE(n, v, combine)                                                      \
+    if ((n) > 4)                                                                  \
+        v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));    \
+    if ((n) > 2)                                                                  \
+        v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1));    \
+    if ((n) > 1)                                                                  \
+        v = combine(v, __builtin_shufflevector(v, v, 1, 0, 1, 0, 1, 0, 1, 0));
 #elif LANES == 4
-#define HALVE(v, combine)                                         \
-    v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));    \
-    v = combine(v, __builtin_shufflevector(v, v, 1, 0, 1, 0));
+#define HALVE(n, v, combine)                                      \
+    if ((n) > 2)                                                  \
+        v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1)); \
+    if ((n) > 1)                                                  \
+        v = combine(v, __builtin_shufflevector(v, v, 1, 0, 1, 0));
 #else
-#define HALVE(v, combine) v = combine(v, __builtin_shufflevector(v, v, 1, 0));
+#define HALVE(n, v, combine) \
+    if ((n) > 1)             \
+        v = combine(v, __builtin_shufflevector(v, v, 1, 0));
 #endif
 DEFINE_TREE(tree_sum, SUM_OF)
 DEFINE_TREE(tree_max, vec_max)

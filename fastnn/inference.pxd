@@ -71,10 +71,14 @@ cdef struct Net:
     char *gradients            # gradient_bytes for each thread
     ptrdiff_t gradient_bytes
     int gradient_threads
+    char *small                # workspace of small_steps, small_bytes of it
+    ptrdiff_t small_bytes
 
 # Buffers for a training batch on n_threads threads; kept, so that later calls allocate nothing.
 cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1
 cdef void free_batch(Net *net) noexcept
+# At least so many bytes in net.small.
+cdef int prepare_small(Net *net, ptrdiff_t n_bytes) except -1
 # Frees what describe() took.
 cdef void forget(Net *net) noexcept
 # Rows first .. last of the batch in net.x through all steps, each into its own buffer; `step` is for dropout,

@@ -165,7 +165,8 @@ cdef void free_batch(Net *net) noexcept:
     release(<char **>&net.weight)
     release(<char **>&net.loss_rows)
     release(&net.gradients)
-    net.capacity = net.gradient_threads = 0
+    release(&net.small)
+    net.capacity = net.gradient_threads = net.small_bytes = 0
 
 
 cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
@@ -200,6 +201,15 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
     net.gradients = allocate(n_threads * net.gradient_bytes)
     net.gradient_threads = n_threads
     net.capacity = batch
+    return 0
+
+
+cdef int prepare_small(Net *net, ptrdiff_t n_bytes) except -1:
+    if n_bytes > net.small_bytes:
+        release(&net.small)
+        net.small_bytes = 0
+        net.small = allocate(n_bytes)
+        net.small_bytes = n_bytes
     return 0
 
 

@@ -12,6 +12,7 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_N_LOSSES
     enum: FASTNN_N_OPTIMIZERS
     enum: FASTNN_identity
+    enum: FASTNN_SMALL_LAYERS
     enum: FASTNN_softmax
     enum: FASTNN_sgd
     enum: FASTNN_adam
@@ -72,6 +73,49 @@ cdef extern from "fastnn.h" nogil:
         ptrdiff_t slack
         int32_t activation
 
+    ctypedef struct fastnn_small_layer:
+        ptrdiff_t n_in
+        ptrdiff_t n_out
+        ptrdiff_t weight
+        ptrdiff_t bias
+        int32_t activation
+        void *a
+        void *d
+        ptrdiff_t ld
+
+    ctypedef struct fastnn_small:
+        ptrdiff_t n_layers
+        fastnn_small_layer layers[FASTNN_SMALL_LAYERS]
+        void *parameters
+        void *state1
+        void *state2
+        fastnn_update update
+        double decay
+        int32_t loss
+        const void *x
+        const void *y
+        const int64_t *labels
+        const double *weight
+        ptrdiff_t n_in
+        ptrdiff_t ld_x
+        ptrdiff_t n_rows
+        const int64_t *order
+        const double *rates
+        ptrdiff_t batch
+        ptrdiff_t n_steps
+        ptrdiff_t begin
+        ptrdiff_t end
+        uint64_t first_step
+        double least_weight
+        void *x_batch
+        ptrdiff_t ld_batch
+        int64_t *label_batch
+        double *weight_batch
+        double *loss_rows
+        void *work
+        double loss_sum
+        double weight_sum
+
     ctypedef struct fastnn_kernels:
         const char *isa
         int32_t isa_id
@@ -117,6 +161,8 @@ cdef extern from "fastnn.h" nogil:
                                ptrdiff_t ld_d, void *g) noexcept nogil
         void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
                            ptrdiff_t ld_x, void *out, ptrdiff_t ld_out) noexcept nogil
+        ptrdiff_t (*small_steps)(fastnn_small *s) noexcept nogil
+        ptrdiff_t (*small_bytes)(const fastnn_small *s) noexcept nogil
         void (*exp)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*log)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*log1p)(ptrdiff_t n, const void *x, void *out) noexcept nogil

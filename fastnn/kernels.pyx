@@ -26,6 +26,7 @@ cdef extern from "fastnn.h" nogil:
     int fastnn_activation_is_rowwise(int activation)
     int fastnn_loss_takes_labels(int loss)
     int fastnn_optimizer_states(int optimizer)
+    double fastnn_power(double base, uint64_t exponent)
     void fastnn_philox(const uint32_t *counter, const uint32_t *key, uint32_t *out)
     void fastnn_shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order)
     void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, double *out)
@@ -70,7 +71,6 @@ _ISA_ID = {fastnn_isa_name(i).decode(): i for i in range(FASTNN_N_ISAS)}
 cdef const fastnn_kernels *active32 = NULL
 cdef const fastnn_kernels *active64 = NULL
 cdef int n_threads_limit = 0
-
 
 cdef const fastnn_kernels *kernel_table(int itemsize) noexcept nogil:
     return active32 if itemsize == 4 else active64 if itemsize == 8 else NULL
@@ -438,19 +438,8 @@ def sgd_update(w, g, velocity, double lr, double momentum, bint nesterov, double
     run_update(&u, w, g, velocity, None, weight_decay, segments)
 
 
-cdef double power(double base, uint64_t exponent) noexcept nogil:
-    """By squaring: libm's pow need not give the same bits everywhere."""
-    cdef double result = 1
-    while exponent:
-        if exponent & 1:
-            result *= base
-        base *= base
-        exponent >>= 1
-    return result
-
-
 cdef void adam_corrections(fastnn_update *u, uint64_t t) noexcept nogil:
-    u.correction1, u.correction2 = 1 - power(u.beta1, t), 1 - power(u.beta2, t)
+    u.correction1, u.correction2 = 1 - fastnn_power(u.beta1, t), 1 - fastnn_power(u.beta2, t)
 
 
 def adam_update(w, g, m, v, uint64_t step, double lr, double beta1, double beta2, double eps, double weight_decay,
@@ -506,7 +495,6 @@ def fma_loop(ptrdiff_t turns, int itemsize):
     cdef const fastnn_kernels *t = kernel_table(itemsize)
     if t == NULL:
         raise ValueError(f"itemsize must be 4 or 8, got {itemsize}")
-    cdef double done
     with nogil:
         done = t.fma_loop(turns)
     return done

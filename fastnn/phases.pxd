@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from fastnn.inference cimport Layer, Net, Watch
-from fastnn.kernels cimport FASTNN_MAX_THREADS, fastnn_ahead, fastnn_update
+from fastnn.kernels cimport FASTNN_MAX_THREADS, fastnn_ahead, fastnn_small, fastnn_update
 
 cdef enum Bad:
     FINE
@@ -32,6 +32,8 @@ cdef struct Run:
     Watch watch
     char bad[FASTNN_MAX_THREADS]  # Bad, by thread
 
+# The steps of a run as small_steps takes them, or False if it does not; s is zeroed. Without its workspace.
+cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept
 # Everything that rows first .. last of a step's batch need alone.
 cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil
 # Gradient of this thread's rows of each w, summed over the batch, and their update; ahead: rows of x to ask for

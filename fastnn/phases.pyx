@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, SCALE, Layer, Net, forward, take_row
 from fastnn.kernels cimport (
-    FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_table, fastnn_target,
-    fastnn_update,
+    FASTNN_SMALL_LAYERS, FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small,
+    fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update,
 )
 
 cdef extern from *:
@@ -21,6 +21,9 @@ cdef extern from *:
 
 cdef extern from "tuning.h" nogil:
     enum: AHEAD_BYTES
+    enum: SMALL_BYTES
+    enum: SMALL_FLOPS
+    enum: SMALL_STEPS
 
 BUILD = FASTNN_BUILD.decode()
 
@@ -229,3 +232,33 @@ cdef bint next_rows(const Run *r, fastnn_ahead *ahead, ptrdiff_t step, ptrdiff_t
         return False
     ahead.order = r.order + step * r.batch + first
     return True
+
+
+# ------------------------------------------------------------------ whole steps of small nets
+
+
+cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
+    cdef Net *net = r.net
+    cdef Layer *from_
+    cdef fastnn_small_layer *layer
+    cdef ptrdiff_t i
+    if r.order == NULL or r.rates == NULL or r.x_size != net.size or flops > SMALL_FLOPS:
+        return False
+    if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS:
+        return False
+    for i in range(net.n_steps):
+        from_ = &net.layers[i]
+        if from_.kind != DENSE or from_.rowwise:
+            return False
+        layer = &s.layers[i]
+        layer.n_in, layer.n_out, layer.ld = from_.n_in, from_.n_out, from_.ld
+        layer.weight, layer.bias, layer.activation = from_.weight, from_.bias, from_.activation
+        layer.a, layer.d = from_.a, from_.d
+    s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.state1, net.state2
+    s.update, s.decay, s.loss = net.update, net.decay, net.loss
+    s.x, s.ld_x, s.n_rows, s.n_in = r.x, r.ld_x, r.n_rows, net.n_in
+    s.y, s.labels, s.weight, s.order, s.rates = r.y, r.labels, r.weight, r.order, r.rates
+    s.batch, s.n_steps, s.first_step, s.least_weight = r.batch, r.n_steps, r.first_step, LEAST_WEIGHT
+    s.x_batch, s.ld_batch, s.label_batch = net.x, net.ld_x, net.labels
+    s.weight_batch, s.loss_rows = net.weight, net.loss_rows
+    return net.table.small_bytes(s) <= SMALL_BYTES

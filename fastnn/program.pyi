@@ -14,6 +14,7 @@ class Program:
     state: Real
     loss_name: str | None
     optimizer: Any
+    small: bool
     step: int
     def __init__(
         self,

@@ -7,13 +7,14 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
-    DENSE, Net, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch, raise_again, seconds,
+    DENSE, Net, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch, prepare_small,
+    raise_again, seconds,
 )
 from fastnn.kernels cimport (
-    FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, adam_corrections, fastnn_ahead, fastnn_update, run_team,
-    team_barrier, thread_limit,
+    FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, adam_corrections, fastnn_ahead, fastnn_small, fastnn_update,
+    run_team, team_barrier, thread_limit,
 )
-from fastnn.phases cimport CHANGED, Run, next_rows, rows_phase, weights_phase
+from fastnn.phases cimport CHANGED, Run, describe_small, next_rows, rows_phase, weights_phase
 from fastnn.prediction cimport predict
 
 import os
@@ -88,6 +89,27 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
         team_barrier(thread, n_threads)
 
 
+cdef void train_small(Run *r, fastnn_small *s) noexcept nogil:
+    """The same on this thread by the kernel for small nets. A step that it leaves undone is tried as any other, which
+    tells what is wrong with it."""
+    cdef ptrdiff_t end = r.end
+    s.end, s.loss_sum, s.weight_sum = end, r.loss_sum, r.weight_sum
+    while True:
+        s.begin = r.begin
+        r.begin = r.net.table.small_steps(s)
+        r.done += r.begin - s.begin
+        r.net.step += r.begin - s.begin
+        r.loss_sum, r.weight_sum = s.loss_sum, s.weight_sum
+        if r.begin == end:
+            return
+        r.end = r.begin + 1
+        run_team(train, r, 1)
+        if r.done < r.end:
+            return
+        r.begin, s.loss_sum, s.weight_sum = r.end, r.loss_sum, r.weight_sum
+        r.end = end
+
+
 # ------------------------------------------------------------------ how many threads
 
 
@@ -141,23 +163,28 @@ cdef void note_time(Pace *p, int n_threads, double taken, bint on_trial) noexcep
         p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)
 
 
-cdef void advance(Run *r, Pace *p, double flops) noexcept nogil:
-    """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between."""
+cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept nogil:
+    """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between. small: NULL
+    where the net is not."""
     cdef double begin, taken
     cdef bint on_trial
     cdef int n_threads
+    cdef ptrdiff_t first
     while r.begin < r.n_steps:
         n_threads = choose_threads(p, flops, &on_trial)
         taken = p.one if n_threads == 1 else p.team
         if taken == 0:
             taken = STEP_SECONDS + FLOP_SECONDS * flops
         r.end = min(r.n_steps, r.begin + max(1, <ptrdiff_t>(1e-6 * SEGMENT_MICROSECONDS / taken)))
-        begin = seconds()
-        n_threads = run_team(train, r, n_threads)
+        begin, first = seconds(), r.begin
+        if small != NULL:
+            train_small(r, small)
+        else:
+            n_threads = run_team(train, r, n_threads)
         look(&r.watch)
         if r.done < r.end or r.watch.interrupted:
             return
-        note_time(p, n_threads, (seconds() - begin) / (r.end - r.begin), on_trial)
+        note_time(p, n_threads, (seconds() - begin) / (r.end - first), on_trial)
         r.begin = r.end
 
 
@@ -176,6 +203,7 @@ cdef class Program:
     cdef readonly object state
     cdef readonly object loss_name
     cdef readonly object optimizer
+    cdef readonly bint small  # whether the last run went by the kernel for small nets
     cdef bint takes_labels
     cdef object lock
     cdef object process  # that the lock is of
@@ -240,6 +268,7 @@ cdef class Program:
         cdef const double[::1] weight
         cdef double flops = 0
         cdef ptrdiff_t i
+        cdef fastnn_small small
         if self.loss_name is None:
             raise ValueError("a program without a loss only predicts")
         if x_.itemsize not in (1, net.size) or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
@@ -282,8 +311,13 @@ cdef class Program:
                 memset(&self.pace, 0, sizeof(self.pace))
                 self.pace.batch, self.pace.limit = r.batch, thread_limit()
             prepare_batch(net, r.batch, self.pace.limit if flops >= LEAST_TEAM_FLOPS else 1)
+            memset(&small, 0, sizeof(small))
+            self.small = describe_small(r, flops, &small)
+            if self.small:
+                prepare_small(net, net.table.small_bytes(&small))
+                small.work = net.small
             with nogil:
-                advance(r, &self.pace, flops)
+                advance(r, &self.pace, flops, &small if self.small else NULL)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:

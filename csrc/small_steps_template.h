@@ -1,0 +1,312 @@
+/* One training step of a small net, and many of them: the rest of small_template.h. */
+
+/* Rows of the batch number `step` side by side; 0: there is something wrong with them. Row numbers and labels are read
+ * once: another thread may change them. */
+static int FN(small_gather)(const FN(small_plan) *p, ptrdiff_t step)
+{
+    const fastnn_small *s = p->s;
+    const ptrdiff_t n = p->batch, n_in = s->n_in, n_out = p->layers[p->n_layers - 1].n_out, size = sizeof(REAL);
+    const volatile int64_t *order = s->order + step * n, *labels = s->labels;
+    /* Rows far enough ahead for memory to bring them. */
+    const ptrdiff_t ahead = n > 8 ? n : 8, rest = (s->n_steps - step) * n;
+    vec sum = vec_set(0);
+    REAL *x = s->x_batch;
+    for (ptrdiff_t i = 0; i < n; i++, x += s->ld_batch) {
+        const ptrdiff_t row = (ptrdiff_t)order[i];
+        if (row < 0 || row >= s->n_rows)
+            return 0;
+        const REAL *from = (const REAL *)s->x + row * s->ld_x;
+        if (i + ahead < rest) { /* of whatever order holds: a prefetch never fails */
+            const uintptr_t next = (uintptr_t)order[i + ahead];
+            for (ptrdiff_t at = 0; at < n_in * size; at += 64)
+                __builtin_prefetch((const void *)((uintptr_t)s->x + next * (uintptr_t)(s->ld_x * size) + (uintptr_t)at));
+            if (labels)
+                __builtin_prefetch((const void *)((uintptr_t)labels + next * sizeof *labels));
+            else
+                __builtin_prefetch((const void *)((uintptr_t)s->y + next * (uintptr_t)(n_out * size)));
+        }
+        ptrdiff_t j = 0;
+        for (; j + LANES <= n_in; j += LANES) {
+            const vec v = vec_load(from + j);
+            vec_store(x + j, v);
+            sum = vec_fma(v, vec_set(0), sum); /* NaN times zero and infinity times zero are NaN */
+        }
+        if (j < n_in) {
+            const vec v = vec_load_part(from + j, n_in - j);
+            vec_store(x + j, v); /* rows of the batch end with whole lines */
+            sum = vec_fma(v, vec_set(0), sum);
+        }
+        if (labels) {
+            const int64_t label = labels[row];
+            if (label < 0 || label >= n_out)
+                return 0;
+            s->label_batch[i] = label;
+            if (p->across)
+                ((REAL_BITS *)p->labels_across)[i] = (REAL_BITS)label;
+        } else if (p->across) {
+            for (ptrdiff_t q = 0; q < n_out; q++) p->y[q * p->ld_across + i] = ((const REAL *)s->y)[row * n_out + q];
+        } else {
+            REAL *y = p->y + i * p->ld_y;
+            const REAL *y_from = (const REAL *)s->y + row * n_out;
+            for (j = 0; j + LANES <= n_out; j += LANES) vec_store(y + j, vec_load(y_from + j));
+            if (j < n_out)
+                vec_store(y + j, vec_load_part(y_from + j, n_out - j));
+        }
+        if (s->weight)
+            s->weight_batch[i] = s->weight[row];
+    }
+    return vec_is_zero(sum);
+}
+
+/* Forward through the last layer, across: z (n_out, batch), then its output. */
+static void FN(forward_across)(const FN(small_plan) *p, const FN(small_layer) *l)
+{
+    const ptrdiff_t ld = p->ld_across, n = VECTORS(p->batch);
+    FN(turn_whole)(p->batch, l->n_in, l->x, l->ld_x, p->x_across, ld);
+    FN(small_product)(&l->forward, 0, l->n_out, n);
+    for (ptrdiff_t j = 0; l->b && j < l->n_out; j++)
+        for (ptrdiff_t q = 0; q < n; q++) {
+            REAL *z = p->z_across + j * ld + q * LANES;
+            vec_store(z, vec_load(z) + l->b[j]);
+        }
+    if (l->of->activation != FASTNN_identity)
+        FN(activation)(l->of->activation, l->n_out, n * LANES, p->z_across, ld, p->z_across, ld);
+}
+
+/* Loss and gradient at the last output, across. */
+static void FN(loss_across)(const FN(small_plan) *p, const FN(small_layer) *l, double scale)
+{
+    const ptrdiff_t ld = p->ld_across, n = l->n_out;
+    const fastnn_small *s = p->s;
+    if (n < 1)
+        __builtin_unreachable();
+    if (!s->labels)
+        scale /= (double)n; /* a mean over the outputs */
+    for (ptrdiff_t i = 0; i < p->batch; i += LANES) {
+        vec e[BLOCK], loss, factor = vec_set((REAL)scale);
+        if (s->weight) {
+            REAL factors[LANES] = {0};
+            for (int r = 0; r < LANES && i + r < p->batch; r++)
+                factors[r] = FN(row_factor)(s->weight_batch, i + r, scale);
+            factor = vec_load(factors);
+        }
+        for (ptrdiff_t j = 0; j < n; j++) e[j] = vec_load(p->z_across + j * ld + i);
+        loss = FN(loss_columns)(s->loss, n, e, (ivec)vec_load(p->labels_across + i), p->y + i, ld, factor);
+        for (ptrdiff_t j = 0; j < n; j++) vec_store(p->d_across + j * ld + i, e[j]);
+        vec_store(p->losses + i, loss);
+    }
+    if (l->of->activation != FASTNN_identity)
+        FN(activation_backward)(l->of->activation, n, VECTORS(p->batch) * LANES, p->z_across, ld, p->d_across, ld,
+                                p->d_across, ld);
+}
+
+static void FN(small_forward)(const FN(small_plan) *p, const FN(small_layer) *l)
+{
+    const int activation = l->of->activation;
+    const ptrdiff_t n = VECTORS(l->n_out);
+    FN(small_product)(&l->forward, 0, p->batch, n);
+    if (activation != FASTNN_identity && activation != FASTNN_relu)
+        FN(activation)(activation, p->batch, n * LANES, l->of->a, l->of->ld, l->of->a, l->of->ld);
+}
+
+/* Loss and gradient at the last output, lanes along the outputs; with late_logs, what a loss is above a logarithm, and
+ * of what total that is to be taken. */
+static void FN(small_loss)(const FN(small_plan) *p, const FN(small_layer) *l, double scale, REAL *totals)
+{
+    const fastnn_small *s = p->s;
+    const REAL *a = l->of->a;
+    REAL *d = l->of->d;
+    const ptrdiff_t ld = l->of->ld, n = l->n_out;
+    const double *weight = s->weight ? s->weight_batch : NULL;
+    if (p->late_logs) {
+        for (ptrdiff_t i = 0; i < p->batch; i++)
+            totals[i] = FN(cross_entropy_short)(n, a + i * ld, (ptrdiff_t)s->label_batch[i],
+                                                FN(row_factor)(weight, i, scale), d + i * ld, &p->losses[i]);
+    } else if (n <= BLOCK && !s->labels) {
+        for (ptrdiff_t i = 0; i < p->batch; i++) /* a mean over the outputs */
+            p->losses[i] = FN(values_short)(s->loss, n, a + i * ld, p->y + i * p->ld_y,
+                                            FN(row_factor)(weight, i, scale / (double)n), d + i * ld);
+    } else {
+        FN(loss)(s->loss, p->batch, n, a, ld, s->label_batch, p->y, p->ld_y, weight, scale, s->loss_rows, d, ld);
+        for (ptrdiff_t i = 0; i < p->batch; i++) p->losses[i] = (REAL)s->loss_rows[i];
+    }
+    if (l->of->activation != FASTNN_identity)
+        FN(activation_backward)(l->of->activation, p->batch, VECTORS(n) * LANES, a, ld, d, ld, d, ld);
+}
+
+/* A gradient of biases: stored, or SGD without momentum at once. */
+typedef struct {
+    REAL *to;
+    int update;
+    REAL minus_rate;
+    double decay;
+} FN(small_bias);
+
+INLINE void FN(take_bias)(const FN(small_bias) *to, ptrdiff_t j, vec g)
+{
+    if (to->update) {
+        const vec b = vec_load(to->to + j);
+        if (to->decay != 0)
+            g = vec_fma(vec_set((REAL)to->decay), b, g);
+        g = vec_fma(vec_set(to->minus_rate), g, b);
+    }
+    vec_store(to->to + j, g);
+}
+
+/* Four sums a row and their tree, as sum_rows has them; lanes along the rows of the batch. */
+typedef REAL FN(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+static void FN(sum_across)(ptrdiff_t m, ptrdiff_t n, const REAL *d, ptrdiff_t ld, const FN(small_bias) *to)
+{
+    REAL sums[BLOCK] = {0};
+    for (ptrdiff_t j = 0; j < n; j++, d += ld) {
+        FN(four) s = {0, 0, 0, 0};
+        ptrdiff_t i = 0;
+        for (; i + 4 <= m; i += 4) s += *(const FN(four) *)(d + i);
+        UNROLL for (int q = 0; q < 3; q++)
+            if (i + q < m)
+                s[q] += d[i + q];
+        sums[j] = (s[0] + s[1]) + (s[2] + s[3]);
+    }
+    for (ptrdiff_t j = 0; j < n; j += LANES) FN(take_bias)(to, j, vec_load(sums + j));
+}
+
+/* The same with lanes along the outputs. */
+static void FN(small_sum_rows)(ptrdiff_t m, ptrdiff_t n, const REAL *d, ptrdiff_t ld, const FN(small_bias) *to)
+{
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        vec s[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
+        const REAL *row = d + j;
+        ptrdiff_t i = 0;
+        for (; i + 4 <= m; i += 4, row += 4 * ld)
+            UNROLL for (int q = 0; q < 4; q++) s[q] += vec_load(row + q * ld);
+        UNROLL for (int q = 0; q < 3; q++)
+            if (i + q < m)
+                s[q] += vec_load(row + q * ld);
+        FN(take_bias)(to, j, (s[0] + s[1]) + (s[2] + s[3]));
+    }
+}
+
+/* From the gradient at z of a layer to that at the layer before, and to its own gradient or parameters. */
+static void FN(small_backward)(const FN(small_plan) *p, ptrdiff_t i, const fastnn_update *u)
+{
+    const FN(small_layer) *l = &p->layers[i];
+    const ptrdiff_t n_in = VECTORS(l->n_in), n_out = VECTORS(l->n_out);
+    const REAL rate = (REAL)u->lr;
+    const int folded = FN(small_folds)(p->s);
+    if (i > 0) {
+        const fastnn_small_layer *before = l->of - 1;
+        const int activation = before->activation;
+        FN(small_product)(&l->input, 0, p->batch, n_in);
+        if (activation != FASTNN_identity && activation != FASTNN_relu)
+            FN(activation_backward)(activation, p->batch, n_in * LANES, before->a, before->ld, before->d, before->ld,
+                                    before->d, before->ld);
+    }
+    if (!folded) {
+        if (l->turned_first)
+            FN(small_product)(&l->against, 0, l->n_out, n_in);
+        else
+            FN(small_product)(&l->along, 0, l->n_in, n_out);
+    } else {
+        /* A second sum is cheaper than a transpose where the batch is short. */
+        const int both = p->batch <= SMALL_TWICE;
+        if (l->w && (both || !l->turned_first))
+            FN(small_update)(&l->along, rate, l->n_in, n_out);
+        if (l->turned && (both || l->turned_first))
+            FN(small_update)(&l->against, rate, l->n_out, n_in);
+        if (!both)
+            FN(renew_small)(l);
+    }
+    if (!l->b)
+        return;
+    const FN(small_bias) to = {.to = folded ? l->b : p->gradient + l->at_bias, .update = folded,
+                               .minus_rate = -rate, .decay = p->s->decay};
+    if (l->across)
+        FN(sum_across)(p->batch, l->n_out, p->d_across, p->ld_across, &to);
+    else
+        FN(small_sum_rows)(p->batch, l->n_out, l->of->d, l->of->ld, &to);
+}
+
+/* Losses whose logarithms are yet to be taken: a few steps', a vector of rows in all. Nothing waits for them, but a
+ * logarithm in each step fills the queues of the CPU for longer than the step has other work. */
+typedef struct {
+    ptrdiff_t rows;
+    REAL totals[LANES], above[LANES];
+    double weights[LANES];
+} FN(late_losses);
+
+static void FN(add_late_losses)(FN(late_losses) *late, fastnn_small *s)
+{
+    REAL losses[LANES];
+    vec_store(losses, vec_load(late->above) + vec_log(vec_load(late->totals)));
+    for (ptrdiff_t i = 0; i < late->rows; i += s->batch) {
+        double loss = 0;
+        for (ptrdiff_t r = i; r < i + s->batch; r++) loss += s->weight ? late->weights[r] * losses[r] : losses[r];
+        s->loss_sum += loss;
+    }
+    late->rows = 0;
+}
+
+/* Steps s->begin .. s->n_steps; the number of the first that was not done. */
+static ptrdiff_t FN(small_steps)(fastnn_small *s)
+{
+    const FN(small_plan) p = FN(plan_small)(s, s->work);
+    const FN(small_layer) *last = &p.layers[p.n_layers - 1];
+    fastnn_update u = s->update;
+    const int folded = FN(small_folds)(s);
+    const fastnn_target target = {.update = &u, .lr = 1, .decay = s->decay, .w = p.parameters, .state1 = p.states[0],
+                                  .state2 = p.states[1]};
+    memset(s->work, 0, (size_t)p.bytes);
+    FN(copy_all_small)(&p, 0);
+    for (ptrdiff_t i = 0; i < p.n_layers; i++) FN(renew_small)(&p.layers[i]);
+    ptrdiff_t step = s->begin;
+    FN(late_losses) late = {.rows = 0};
+    for (; step < s->end; step++) {
+        if (!FN(small_gather)(&p, step))
+            break;
+        double total = (double)p.batch, loss = 0;
+        if (s->weight) {
+            total = 0;
+            for (ptrdiff_t i = 0; i < p.batch; i++) total += s->weight_batch[i];
+        }
+        const double scale = total > s->least_weight ? 1 / total : 0;
+        for (ptrdiff_t i = 0; i < p.n_layers - p.across; i++) FN(small_forward)(&p, &p.layers[i]);
+        if (p.across) {
+            FN(forward_across)(&p, last);
+            FN(loss_across)(&p, last, scale);
+        } else {
+            FN(small_loss)(&p, last, scale, late.totals + late.rows);
+        }
+        if (p.late_logs) {
+            for (ptrdiff_t i = 0; i < p.batch; i++) {
+                const REAL above = p.losses[i];
+                late.above[late.rows + i] = above;
+                if (s->weight)
+                    late.weights[late.rows + i] = s->weight_batch[i];
+                loss += above + late.totals[late.rows + i]; /* the total is no less than 1: finite where the loss is */
+            }
+        } else {
+            for (ptrdiff_t i = 0; i < p.batch; i++) loss += s->weight ? s->weight_batch[i] * p.losses[i] : p.losses[i];
+        }
+        if (!(loss - loss == 0)) /* some loss is not finite, or their sum: the general way will know */
+            break;
+        u.lr = s->rates[step];
+        if (u.optimizer == FASTNN_adam) {
+            u.correction1 = 1 - fastnn_power(u.beta1, s->first_step + (uint64_t)step + 1);
+            u.correction2 = 1 - fastnn_power(u.beta2, s->first_step + (uint64_t)step + 1);
+        }
+        for (ptrdiff_t i = p.n_layers - 1; i >= 0; i--) FN(small_backward)(&p, i, &u);
+        if (!folded) {
+            FN(update_rows)(&target, 0, 1, p.n, p.gradient, 0);
+            for (ptrdiff_t i = 0; i < p.n_layers; i++) FN(renew_small)(&p.layers[i]);
+        }
+        s->weight_sum += total;
+        if (!p.late_logs)
+            s->loss_sum += loss;
+        else if ((late.rows += p.batch) + p.batch > LANES)
+            FN(add_late_losses)(&late, s);
+    }
+    if (late.rows)
+        FN(add_late_losses)(&late, s);
+    FN(copy_all_small)(&p, 1);
+    return step;
+}
