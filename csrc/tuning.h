@@ -100,10 +100,10 @@
  * in L2. More: weights come from L3 twice; fewer: strips of dz come from L2 more often. */
 #define WEIGHTS_BYTES 65536
 
-/* Floating-point operations of a step up to which small_steps does it: below LEAST_TEAM_FLOPS, for it has one thread. The
- * general kernels were slower at all that was measured up to there, the less the larger: 4-16-3 on 1 row 2.9x, on 32
- * rows 1.9x, 64-64-10 on 4 rows 2.0x, on 6 rows 1.4x, 32-32-32 on 16 rows 1.2x. */
-#define SMALL_FLOPS 199999
+/* Floating-point operations of a step up to which small_steps does it where one thread is to. The general kernels were
+ * slower at all that was measured up to there, the less the larger: 4-16-3 on 1 row 2.9x, on 32 rows 1.9x, 64-64-10 on
+ * 16 rows 1.35x, on 64 rows 1.13x, 128-128-10 on 32 rows 1.10x; at 4 MFLOP they win. */
+#define SMALL_FLOPS 3000000
 /* Bytes of its workspace, which holds the parameters, rows filled up to lines: a part of L2. They are copied there and
  * back, which pays from so many steps of a call on: from 2 with SGD, 4 with Adam. */
 #define SMALL_BYTES 262144

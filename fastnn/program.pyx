@@ -164,8 +164,8 @@ cdef void note_time(Pace *p, int n_threads, double taken, bint on_trial) noexcep
 
 
 cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept nogil:
-    """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between. small: NULL
-    where the net is not."""
+    """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between.
+    small: what the kernel for small nets does on one thread, or NULL."""
     cdef double begin, taken
     cdef bint on_trial
     cdef int n_threads
@@ -177,7 +177,7 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
             taken = STEP_SECONDS + FLOP_SECONDS * flops
         r.end = min(r.n_steps, r.begin + max(1, <ptrdiff_t>(1e-6 * SEGMENT_MICROSECONDS / taken)))
         begin, first = seconds(), r.begin
-        if small != NULL:
+        if small != NULL and n_threads == 1:
             train_small(r, small)
         else:
             n_threads = run_team(train, r, n_threads)
@@ -203,7 +203,7 @@ cdef class Program:
     cdef readonly object state
     cdef readonly object loss_name
     cdef readonly object optimizer
-    cdef readonly bint small  # whether the last run went by the kernel for small nets
+    cdef readonly bint small  # whether the last run, where on one thread, went by the kernel for small nets
     cdef bint takes_labels
     cdef object lock
     cdef object process  # that the lock is of

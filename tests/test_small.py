@@ -145,8 +145,9 @@ def test_more_work_and_few_steps_take_the_general_way():
     x, y = data(64, 10, "float32", "cross_entropy")
     for units, batch, n_steps, small in (
         (64, 1, 4, True),
-        (64, 32, 4, False),
-        (512, 1, 4, False),
+        (64, 32, 4, True),
+        (64, 512, 4, False),
+        (2048, 1, 4, False),
         (64, 1, 3, False),
     ):
         program, _ = make((fn.Dense(units), fn.Dense(10)), 64, "float32", "cross_entropy", OPTIMIZERS["sgd"])
