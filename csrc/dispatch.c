@@ -136,12 +136,3 @@ void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t
         out[i] = (high * 67108864.0 + low + 0.5) * 0x1p-52;
     }
 }
-
-double fastnn_power(double base, uint64_t exponent)
-{
-    double result = 1;
-    for (; exponent; exponent >>= 1, base *= base)
-        if (exponent & 1)
-            result *= base;
-    return result;
-}

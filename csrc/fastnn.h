@@ -277,7 +277,14 @@ int fastnn_loss_takes_labels(int loss);
 int fastnn_optimizer_states(int optimizer);
 
 /* base^exponent by squaring: libm's pow need not give the same bits everywhere. */
-double fastnn_power(double base, uint64_t exponent);
+static inline double fastnn_power(double base, uint64_t exponent)
+{
+    double result = 1;
+    for (; exponent; exponent >>= 1, base *= base)
+        if (exponent & 1)
+            result *= base;
+    return result;
+}
 
 /* ---------------------------------------------------------------- random.h, through dispatch.c */
 
