@@ -279,6 +279,14 @@ static int handle_set_door(int open)
 /* Predictions that run without the GIL now. */
 static int handle_at_work;
 static int handle_begin_work(void) { return __atomic_add_fetch(&handle_at_work, 1, __ATOMIC_RELAXED); }
-static void handle_end_work(void) { __atomic_sub_fetch(&handle_at_work, 1, __ATOMIC_RELAXED); }
+/* Never below none: a signal handler may fork in the middle of a prediction, which then ends in the child too. */
+static void handle_end_work(void)
+{
+    int n = __atomic_load_n(&handle_at_work, __ATOMIC_RELAXED);
+    while (n > 0 && !__atomic_compare_exchange_n(&handle_at_work, &n, n - 1, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+/* For children of fork: other threads' predictions never end there, and would be taken for work for ever. */
+static void handle_forget_work(void) { __atomic_store_n(&handle_at_work, 0, __ATOMIC_RELAXED); }
 
 #endif

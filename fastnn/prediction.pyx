@@ -19,6 +19,7 @@ from fastnn.kernels cimport (
 )
 
 import importlib
+import os
 
 import numpy as np
 
@@ -48,6 +49,7 @@ cdef extern from "handle.h":
     bint handle_set_door(bint is_open)
     int handle_begin_work() nogil
     void handle_end_work() nogil
+    void handle_forget_work()
     enum: ARRAY_C_CONTIGUOUS
     enum: ARRAY_ALIGNED
     enum: ARRAY_WRITEABLE
@@ -124,9 +126,20 @@ cdef struct Prediction:
     ptrdiff_t block_rows, block_bytes
 
 
-cdef void predict_straight(const Net *net, const char *x, ptrdiff_t ld, ptrdiff_t rows, char *out, char *even,
-                           char *odd) noexcept nogil:
+cdef bint given_up(Prediction *p, int thread) noexcept nogil:
+    """Between two layers: whether a signal ends the call. A block of rows through a large net takes longer than
+    Ctrl-C may wait; through a small one, less than a look at the clock is worth."""
+    if p.net.row_flops < LARGE_ROW_FLOPS:
+        return False
+    if thread == 0:
+        look(&p.watch)
+    return p.watch.interrupted
+
+
+cdef void predict_straight(Prediction *p, int thread, const char *x, ptrdiff_t ld, ptrdiff_t rows, char *out,
+                           char *even, char *odd) noexcept nogil:
     """A block of rows through a net of dense layers."""
+    cdef const Net *net = p.net
     cdef const fastnn_dense *d
     cdef ptrdiff_t i, ld_a
     cdef char *a
@@ -138,11 +151,14 @@ cdef void predict_straight(const Net *net, const char *x, ptrdiff_t ld, ptrdiff_
         ld_a = net.n_out if i == net.n_dense - 1 else padded_ld(d.n_out, net.size)
         e.bias, e.activation = d.bias, d.activation
         net.table.matmul(rows, d.n_out, d.n_in, x, ld, 1, d.weight, d.ld, d.slack, a, ld_a, &e)
+        if given_up(p, thread):
+            return
         x, ld = a, ld_a
         even, odd = odd, even
 
 
-cdef void predict_block(const Prediction *p, ptrdiff_t first, ptrdiff_t rows, char *even, char *odd) noexcept nogil:
+cdef void predict_block(Prediction *p, int thread, ptrdiff_t first, ptrdiff_t rows, char *even,
+                        char *odd) noexcept nogil:
     """A block of rows through all layers; the last layer that needs room writes to out."""
     cdef const Net *net = p.net
     cdef ptrdiff_t ld = p.ld_x, x_size = 1 if p.is_bytes else net.size
@@ -154,7 +170,7 @@ cdef void predict_block(const Prediction *p, ptrdiff_t first, ptrdiff_t rows, ch
     cdef Layer *s
     cdef fastnn_epilogue e
     if net.n_dense and not p.is_bytes:
-        predict_straight(net, x, ld, rows, out, even, odd)
+        predict_straight(p, thread, x, ld, rows, out, even, odd)
         return
     memset(&e, 0, sizeof(e))
     if last_room < 0 or p.is_bytes or net.scales_first:
@@ -165,6 +181,8 @@ cdef void predict_block(const Prediction *p, ptrdiff_t first, ptrdiff_t rows, ch
             take_row(net, x + i * ld * x_size, p.is_bytes, a + i * ld_a * size)
         x, ld = a, ld_a
     for i in range(net.n_steps):
+        if i > 0 and given_up(p, thread):
+            return
         s = &net.layers[i]
         if s.kind == DENSE:
             e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
@@ -206,7 +224,7 @@ cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
         if thread == 0:
             look(&p.watch)
         end = row + (last - row) // (n_blocks - i)
-        predict_block(p, row, end - row, scratch, scratch + p.block_bytes)
+        predict_block(p, thread, row, end - row, scratch, scratch + p.block_bytes)
         row = end
 
 
@@ -424,4 +442,11 @@ def use_direct_door(bint use):
     return handle_set_door(use)
 
 
+def _after_fork():
+    """In a child of fork: the parent's predictions are not at work here."""
+    handle_forget_work()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 HAS_DIRECT_DOOR = _open_direct_door()

@@ -109,6 +109,7 @@ def test_what_needs_no_import_is_not_imported():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["adam", "--peers", "tensorflow"], "no peer is called 'tensorflow': there are own, by_hand"),
         (["--peers", "tensorflow"], "no peer is called 'tensorflow': there are own, by_hand"),
         (["train", "--cells", "5-5-5"], "no cell is called '5-5-5': there are 4-16-3 b1"),
     ],
@@ -117,6 +118,15 @@ def test_wrong_choices_are_one_line(arguments, message, capsys):
     assert cli.main(["bench", *arguments]) == 1
     shown = capsys.readouterr().err
     assert message in shown
+    assert shown.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "_one_kind", None)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["bench", "train", "--out", str(tmp_path / "file" / "results")]) == 1
+    shown = capsys.readouterr().err
+    assert str(tmp_path / "file") in shown
     assert shown.count("\n") == 1
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -279,3 +283,64 @@ def test_a_long_call_right_after_short_ones_gets_its_team() -> None:
     kernels.stop_threads()
     assert kernels.threads_started() == 0
     fn.set_num_threads(before)
+
+
+# What another thread predicts at the moment of a fork never ends in the child, which asks for its own workers.
+FORK_AT_WORK = """
+import os, threading, time, numpy as np, fastnn as fn
+fn.set_num_threads(2)
+model = fn.Sequential(fn.Dense(1024, activation="relu"), fn.Dense(10)).build(1024, seed=0)
+h, x, done = model.compile(), np.zeros((20000, 1024), np.float32), []
+def others():
+    while not done:
+        h(x)
+other = threading.Thread(target=others)
+other.start()
+time.sleep(0.1)
+child = os.fork()
+if child == 0:
+    h(x[:4000])
+    os._exit(0 if fn.show_config(mode="dict")["threads_started"] == 1 else 3)
+done.append(True)
+other.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_of_a_fork_during_predictions_has_a_team():
+    assert said_by(FORK_AT_WORK) == "0"
+
+
+# One block of rows through these layers takes seconds with the plain instructions.
+INTERRUPTED = """
+import os, signal, threading, time, numpy as np, fastnn as fn
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it, whoever started the tests
+fn.set_num_threads(1)
+fn.kernels.set_isa("generic")
+model = fn.Sequential(*[fn.Dense(512) for _ in range(24)]).build(512, seed=0)
+x = np.zeros((4096, 512), np.float32)
+sent = []
+def interrupt():
+    time.sleep(0.3)
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+h = model.compile()
+threading.Thread(target=interrupt).start()
+try:
+    h(x)
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+"""
+
+
+def test_an_interrupt_is_answered_between_the_layers_of_a_large_net():
+    assert float(said_by(INTERRUPTED)) < 0.25
+
+
+def said_by(source: str) -> str:
+    root = str(Path(fn.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, "-W", "ignore", "-c", source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    return done.stdout.strip()

@@ -76,9 +76,6 @@ class Choice:
 
 def _taking_part(choice: Choice, kind: str) -> tuple[list[str], dict[str, str]]:
     """Keys of peers for a kind of cell, fastnn first; names of those left out and why."""
-    for key in choice.peers or []:
-        if key not in PEERS:
-            raise ValueError(f"no peer is called {key!r}: there are {', '.join(PEERS)}")
     keys, left_out = ["own"], {}
     for key, peer in PEERS.items():
         if key == "own" or kind not in peer.kinds or (choice.peers is not None and key not in choice.peers):
@@ -118,11 +115,16 @@ def run(choice: Choice) -> tuple[dict[str, dict[str, Any]], int]:
 
     The status is 1 where a peer or fastnn gave a wrong result or broke.
     """
+    for key in choice.peers or []:
+        if key not in PEERS:
+            raise ValueError(f"no peer is called {key!r}: there are {', '.join(PEERS)}")
     if choice.cells and not choice.quick:
         for word in choice.cells:
             if not any(word in cell.name for kind in choice.kinds for cell in KINDS[kind]):
                 every = ", ".join(dict.fromkeys(cell.name for kind in choice.kinds for cell in KINDS[kind]))
                 raise ValueError(f"no cell is called {word!r}: there are {every}")
+    if choice.out is not None:  # said now, not when the first cell has been measured
+        choice.out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, dict[str, Any]] = {}
     status = 0
     with alone(choice.lock) as ours:
