@@ -62,6 +62,19 @@ class FakeWorker:
 # ---------------------------------------------------------------- who is timed
 
 
+def test_an_interrupt_asks_workers_nothing_more():
+    class Interrupted(FakeWorker):
+        def answer(self):
+            if self.log[-1][1] == "sample":
+                raise KeyboardInterrupt
+            return super().answer()
+
+    worker = Interrupted("own")
+    with pytest.raises(KeyboardInterrupt):
+        turns.measure(TINY, [worker], turns.QUICK)
+    assert worker.log[-1] == ("own", "sample")
+
+
 @pytest.mark.parametrize("error", [0.5, math.nan, math.inf])
 def test_a_wrong_peer_is_refused_before_timing(error):
     wrong = FakeWorker("numba", error=error)

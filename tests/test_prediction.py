@@ -287,7 +287,8 @@ def test_a_long_call_right_after_short_ones_gets_its_team() -> None:
 
 # What another thread predicts at the moment of a fork never ends in the child, which asks for its own workers.
 FORK_AT_WORK = """
-import os, threading, time, numpy as np, fastnn as fn
+import os, threading, time
+import numpy as np, fastnn as fn
 fn.set_num_threads(2)
 model = fn.Sequential(fn.Dense(1024, activation="relu"), fn.Dense(10)).build(1024, seed=0)
 h, x, done = model.compile(), np.zeros((20000, 1024), np.float32), []
@@ -314,7 +315,8 @@ def test_a_child_of_a_fork_during_predictions_has_a_team():
 
 # One block of rows through these layers takes seconds with the plain instructions.
 INTERRUPTED = """
-import os, signal, threading, time, numpy as np, fastnn as fn
+import os, signal, threading, time
+import numpy as np, fastnn as fn
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it, whoever started the tests
 fn.set_num_threads(1)
 fn.kernels.set_isa("generic")

@@ -232,12 +232,10 @@ def measure(
     """
     result, peak = Result(cell), _Peak(workers, plan.seconds)
     by_peer = _made(cell, workers, result)
-    try:
-        with alone():
-            chosen = _fastest(by_peer, plan, result)
-            _timed(result, chosen, plan, peak)
-    finally:
-        _dropped(by_peer, result)
+    with alone():
+        chosen = _fastest(by_peer, plan, result)
+        _timed(result, chosen, plan, peak)
+    _dropped(by_peer, result)
     return result, peak.best
 
 
@@ -251,12 +249,10 @@ def measure_adam(
         "adam": _made(cell, workers, result),
     }
     by_name = {name: by_peer.get("own", []) for name, by_peer in made.items()}
-    try:
-        with alone():
-            chosen = _fastest(by_name, plan, result)
-            _timed(result, chosen, plan, peak)
-    finally:
-        _dropped(by_name, result)
+    with alone():
+        chosen = _fastest(by_name, plan, result)
+        _timed(result, chosen, plan, peak)
+    _dropped(by_name, result)
     return result, peak.best
 
 
@@ -278,7 +274,8 @@ def _timed(result: Result, chosen: dict[str, Contender], plan: Plan, peak: _Peak
 
 
 def _dropped(by_name: dict[str, list[Contender]], result: Result) -> None:
-    """Forget all contenders of a cell."""
+    """Forget all contenders of a cell. Not after an interrupt or an error of ours, which end the run and the workers:
+    the answer to an earlier question may still be on its way, and would be taken for this one's."""
     for name, contenders in by_name.items():
         for contender in contenders:
             with contextlib.suppress(PeerError):
