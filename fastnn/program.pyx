@@ -157,7 +157,8 @@ cdef void note_time(Pace *p, int n_threads, double taken, bint on_trial) noexcep
     time[0] = taken if time[0] == 0 or on_trial else 0.5 * (time[0] + taken)
     if p.one == 0 or p.team == 0:
         return
-    if before != (p.team < p.one):
+    # No trial length yet: both are known for the first time, and the one measured first may well be the slower.
+    if p.trial == 0 or before != (p.team < p.one):
         p.trial = p.segments = FIRST_TRIAL
     elif on_trial:
         p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)

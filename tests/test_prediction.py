@@ -285,7 +285,7 @@ def test_a_long_call_right_after_short_ones_gets_its_team() -> None:
     fn.set_num_threads(before)
 
 
-# What another thread predicts at the moment of a fork never ends in the child, which asks for its own workers.
+# What another thread predicts at the moment of a fork never ends in the child, which needs its own workers.
 FORK_AT_WORK = """
 import os, threading, time
 import numpy as np, fastnn as fn

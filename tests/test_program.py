@@ -174,6 +174,25 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(threads, request, dtyp
     assert trained(dtype, seed=1) not in found.values()
 
 
+def test_a_team_that_is_slower_is_not_kept(threads):
+    """More threads than cores lose to one from the first step on: the first comparison must count."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((1000, 64), np.float32), rng.integers(0, 10, 1000)
+    order = rng.integers(0, 1000, (1500, 200))
+
+    def seconds(n_threads):
+        threads(n_threads)
+        model = fn.Sequential(fn.Dense(64, activation="relu"), fn.Dense(10))
+        trainer = fn.Trainer(model, loss="cross_entropy", optimizer=fn.SGD(lr=0.01), seed=0)
+        begin = time.perf_counter()
+        trainer.run(x, y, order)
+        return time.perf_counter() - begin
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ratios = [seconds(4 * cores) / seconds(1) for _ in range(5)]
+    assert min(ratios) < 2, ratios
+
+
 def test_two_threads_work_at_the_same_time(threads):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")

@@ -274,8 +274,11 @@ def _timed(result: Result, chosen: dict[str, Contender], plan: Plan, peak: _Peak
 
 
 def _dropped(by_name: dict[str, list[Contender]], result: Result) -> None:
-    """Forget all contenders of a cell. Not after an interrupt or an error of ours, which end the run and the workers:
-    the answer to an earlier question may still be on its way, and would be taken for this one's."""
+    """Forget all contenders of a cell.
+
+    Not after an interrupt, or an error of ours, which ends the run and its workers: the answer to an earlier
+    question may still be on its way, and would be taken for this one's.
+    """
     for name, contenders in by_name.items():
         for contender in contenders:
             with contextlib.suppress(PeerError):
