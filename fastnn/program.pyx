@@ -119,19 +119,23 @@ cdef struct Pace:
     ptrdiff_t batch
     int limit
     double one, team           # seconds a step, lately; 0: not measured
-    ptrdiff_t segments, trial  # until the other is tried again; length of that wait
+    bint team_leads            # the team was faster lately
+    ptrdiff_t segments, trial  # until the other is tried again; length of that wait, 0: not compared yet
+    int left                   # segments of the present trial
 
 
 cdef double STEP_SECONDS = 3e-7  # a step of next to no arithmetic
 cdef double FLOP_SECONDS = 2e-11  # a guess, until the first segment is measured
 cdef double LONGEST_TRIAL = 4e-3  # a longer step is never tried on one thread: on a team it cannot be slower
 cdef ptrdiff_t FIRST_TRIAL = 8, LAST_TRIAL = 512  # segments
+# Workers that slept may wake on the caller's core, where the system leaves them for milliseconds: with one segment the
+# team lost its trials for a second on end.
+cdef int TRIAL_LENGTH = 5
 
 
-cdef int choose_threads(Pace *p, double flops, bint *on_trial) noexcept nogil:
+cdef int choose_threads(Pace *p, double flops) noexcept nogil:
     """Threads of the next segment: what was faster lately; now and then, ever more rarely, the other."""
     cdef bint team
-    on_trial[0] = False
     if p.limit == 1 or flops < LEAST_TEAM_FLOPS:
         return 1
     if p.one == 0 and p.team == 0:
@@ -141,38 +145,39 @@ cdef int choose_threads(Pace *p, double flops, bint *on_trial) noexcept nogil:
     elif p.team == 0:
         team = True
     else:
-        team = p.team < p.one
-        p.segments -= 1
-        if p.segments <= 0 and min(p.one, p.team) < LONGEST_TRIAL:
-            on_trial[0] = True
-            team = not team
+        if p.left == 0:
+            p.segments -= 1
+            if p.segments <= 0 and min(p.one, p.team) < LONGEST_TRIAL:
+                p.left = TRIAL_LENGTH
+        team = p.team_leads != (p.left > 0)
     return p.limit if team else 1
 
 
-cdef void note_time(Pace *p, int n_threads, double taken, bint on_trial) noexcept nogil:
+cdef void note_time(Pace *p, int n_threads, double taken) noexcept nogil:
     """Seconds of a step in the segment that ended."""
-    cdef bint before = p.team < p.one
     cdef double *time = &p.one if n_threads == 1 else &p.team
-    # A trial counts as it is; what is used mostly, half: a time slice of another process must not turn the choice.
-    time[0] = taken if time[0] == 0 or on_trial else 0.5 * (time[0] + taken)
+    # A trial counts as it is; what is used mostly, a quarter: a time slice of another process must not turn the choice.
+    time[0] = taken if time[0] == 0 or p.left else 0.75 * time[0] + 0.25 * taken
     if p.one == 0 or p.team == 0:
         return
-    # No trial length yet: both are known for the first time, and the one measured first may well be the slower.
-    if p.trial == 0 or before != (p.team < p.one):
+    if p.trial == 0 or p.team_leads != (p.team < p.one):
+        p.team_leads = p.team < p.one
         p.trial = p.segments = FIRST_TRIAL
-    elif on_trial:
-        p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)
+        p.left = 0
+    elif p.left:
+        p.left -= 1
+        if p.left == 0:
+            p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)
 
 
 cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept nogil:
     """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between.
     small: what the kernel for small nets does on one thread, or NULL."""
     cdef double begin, taken
-    cdef bint on_trial
     cdef int n_threads
     cdef ptrdiff_t first
     while r.begin < r.n_steps:
-        n_threads = choose_threads(p, flops, &on_trial)
+        n_threads = choose_threads(p, flops)
         taken = p.one if n_threads == 1 else p.team
         if taken == 0:
             taken = STEP_SECONDS + FLOP_SECONDS * flops
@@ -185,7 +190,7 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
         look(&r.watch)
         if r.done < r.end or r.watch.interrupted:
             return
-        note_time(p, n_threads, (seconds() - begin) / (r.end - first), on_trial)
+        note_time(p, n_threads, (seconds() - begin) / (r.end - first))
         r.begin = r.end
 
 
