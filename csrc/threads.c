@@ -15,25 +15,14 @@
 #define _GNU_SOURCE /* pthread_setname_np, syscall, sched_getcpu, cpu_set_t */
 #endif
 #include "fastnn.h"
+#include "affinity.h"
+#include "sleep.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
-/* FASTNN_PORTABLE_SLEEP picks the sleep of other systems on Linux too, so that it can be tested there. */
-#if defined(__linux__) && !defined(FASTNN_PORTABLE_SLEEP)
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#define HAVE_FUTEX 1
-#else
-#define HAVE_FUTEX 0
-#endif
 
 /* Bytes between words that different threads write. Two lines of 64: x86 fetches lines in pairs, and Apple's
  * lines are 128 long. Less would make threads slow each other down; more only costs memory. */
@@ -81,7 +70,10 @@ struct slot {
     /* written by the thread itself */
     _Alignas(LINE) int slept; /* barriers in a row that ended asleep, up to MANY_SLEEPS */
     atomic_int cpu;           /* 1 + the core on which it last found out, 0: none */
-    pthread_t handle;         /* written and read under `busy` */
+    atomic_int id;            /* of the thread for the system, 0: it has not run yet */
+    /* written and read under `busy` */
+    pthread_t handle;
+    struct affinity affinity; /* the worker writes as well, before its job */
 };
 
 static struct {
@@ -100,54 +92,6 @@ static struct {
 
 /* Does this thread hold the pool for its fork? Two threads may fork at the same time. */
 static _Thread_local int held_for_fork;
-
-/* ---------------------------------------------------------------- sleep */
-
-#if HAVE_FUTEX
-
-/* Sleeps if *word is still `value`; may return early. */
-static void sleep_while(_Atomic uint32_t *word, uint32_t value)
-{
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-}
-
-static void wake_all(_Atomic uint32_t *word)
-{
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, FASTNN_MAX_THREADS, NULL, NULL, 0);
-}
-
-static void reset_sleep(void) {}
-
-#else
-
-/* One condition for all words: sleepers are woken now and then for another's word and sleep again. */
-static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t sleep_over = PTHREAD_COND_INITIALIZER;
-
-static void sleep_while(_Atomic uint32_t *word, uint32_t value)
-{
-    pthread_mutex_lock(&sleep_lock);
-    /* The word is moved before the lock is taken to wake: either the move is seen here or the wake comes later. */
-    while (atomic_load_explicit(word, memory_order_relaxed) == value)
-        pthread_cond_wait(&sleep_over, &sleep_lock);
-    pthread_mutex_unlock(&sleep_lock);
-}
-
-static void wake_all(_Atomic uint32_t *word)
-{
-    (void)word;
-    pthread_mutex_lock(&sleep_lock);
-    pthread_cond_broadcast(&sleep_over);
-    pthread_mutex_unlock(&sleep_lock);
-}
-
-static void reset_sleep(void)
-{
-    sleep_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    sleep_over = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-}
-
-#endif
 
 /* ---------------------------------------------------------------- waiting */
 
@@ -186,38 +130,26 @@ static inline int spin_looks(_Atomic uint32_t *word, uint32_t target)
     return 0;
 }
 
-/* Moves a worker to a core that none of the team was seen on, if it shares its own. Threads that sleep and wake
- * each other in turn are drawn to one core by Linux and look to its balancer like one thread; left alone, a
- * team of two stayed there for seconds (20 us a barrier, against 0.2, with the other core half free). The
+/* Moves a worker at a barrier to a core that none of the team was seen on, if it shares its own. Threads that sleep
+ * and wake each other in turn are drawn to one core by Linux and look to its balancer like one thread; left alone,
+ * a team of two stayed there for seconds (20 us a barrier, against 0.2, with the other core half free). The
  * caller's thread is not ours to move. */
 static void move_off(struct slot *self)
 {
-#if defined(__linux__)
-    const int cpu = sched_getcpu();
+    const int cpu = core_now();
     atomic_store_explicit(&self->cpu, cpu + 1, memory_order_relaxed);
     if (self == &pool.slots[0] || cpu < 0)
         return;
-    cpu_set_t allowed, others;
-    /* fails beyond 1024 cores: then it stays */
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
-        return;
-    others = allowed;
-    int shared = 0;
+    int taken[FASTNN_MAX_THREADS], n_taken = 0, shared = 0;
     for (int i = 0; i < self->n_threads; i++) {
-        const int taken = atomic_load_explicit(&pool.slots[i].cpu, memory_order_relaxed) - 1;
-        if (taken >= 0 && &pool.slots[i] != self) {
-            shared |= taken == cpu;
-            CPU_CLR((size_t)taken, &others);
+        const int other = atomic_load_explicit(&pool.slots[i].cpu, memory_order_relaxed) - 1;
+        if (other >= 0 && &pool.slots[i] != self) {
+            taken[n_taken++] = other;
+            shared |= other == cpu;
         }
     }
-    if (!shared || CPU_COUNT(&others) == 0)
-        return;
-    if (sched_setaffinity(0, sizeof others, &others) == 0) /* moves at once */
-        sched_setaffinity(0, sizeof allowed, &allowed);
-    atomic_store_explicit(&self->cpu, sched_getcpu() + 1, memory_order_relaxed);
-#else
-    (void)self;
-#endif
+    if (shared && leave_cores(taken, n_taken))
+        atomic_store_explicit(&self->cpu, core_now() + 1, memory_order_relaxed);
 }
 
 /* The rest of a wait that was not over at once. Yielding before the sleep lost: it hands a busy neighbour a whole
@@ -276,7 +208,10 @@ static void post(struct slot *slot, fastnn_task task, void *context, int n_threa
     slot->context = context;
     slot->n_threads = n_threads;
     /* only the holder of the pool moves this word */
-    move_to(&slot->start, (atomic_load_explicit(&slot->start, memory_order_relaxed) & ~SLEEPER) + STEP);
+    const uint32_t start = atomic_load_explicit(&slot->start, memory_order_relaxed);
+    if (start & SLEEPER)
+        keep_off(&slot->affinity, atomic_load_explicit(&slot->id, memory_order_relaxed), core_now());
+    move_to(&slot->start, (start & ~SLEEPER) + STEP);
 }
 
 static void set_name(int thread)
@@ -324,10 +259,12 @@ static void *work(void *argument)
     struct slot *own = argument;
     const int thread = (int)(own - pool.slots);
     set_name(thread);
+    atomic_store_explicit(&own->id, thread_id(), memory_order_relaxed);
     for (uint32_t next = STEP;; next += STEP) {
         /* Always the long spin: a sleep here says that the caller had other things to do, not that cores
          * are short, and the next calls may follow closely. */
         wait_for(&own->start, next, NULL);
+        keep_no_longer(&own->affinity);
         if (!own->task)
             return NULL;
         const fastnn_task task = own->task; /* the slot belongs to the next caller once all have subtracted */
@@ -388,7 +325,9 @@ static int start_worker(int thread, const pthread_attr_t *attributes)
     struct slot *slot = &pool.slots[thread];
     atomic_store_explicit(&slot->start, 0, memory_order_relaxed);
     slot->slept = 0;
+    slot->affinity.kept = 0;
     atomic_store_explicit(&slot->cpu, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->id, 0, memory_order_relaxed);
     return pthread_create(&slot->handle, attributes, work, slot) == 0;
 }
 

@@ -27,6 +27,8 @@ cdef struct Run:
     char *gradient             # instead of updating: (n_parameters,)
     bint loss_only
     ptrdiff_t begin, end       # steps that the team is at
+    double until               # seconds at which the team ends early, 0: never
+    bint cut                   # it did; end is moved
     ptrdiff_t done
     double loss_sum, weight_sum
     Watch watch

@@ -79,6 +79,8 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
             r.done += 1
             if r.rates != NULL:
                 net.step += 1
+            if r.until != 0 and seconds() > r.until:
+                r.end, r.cut = step + 1, True
         if r.loss_only:
             return
         if r.rates != NULL:
@@ -87,6 +89,8 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
                 adam_corrections(&u, r.first_step + step + 1)
         weights_phase(r, &u, thread, n_threads, &ahead if next_rows(r, &ahead, step + 1, first, last) else NULL)
         team_barrier(thread, n_threads)
+        if r.cut:
+            return
 
 
 cdef void train_small(Run *r, fastnn_small *s) noexcept nogil:
@@ -120,17 +124,24 @@ cdef struct Pace:
     int limit
     double one, team           # seconds a step, lately; 0: not measured
     bint team_leads            # the team was faster lately
+    ptrdiff_t held             # segments since that changed
+    bint started               # the team has run: its first segment holds the start of threads, and does not count
     ptrdiff_t segments, trial  # until the other is tried again; length of that wait, 0: not compared yet
     int left                   # segments of the present trial
+    double tried               # their seconds a step, added up
 
 
 cdef double STEP_SECONDS = 3e-7  # a step of next to no arithmetic
 cdef double FLOP_SECONDS = 2e-11  # a guess, until the first segment is measured
 cdef double LONGEST_TRIAL = 4e-3  # a longer step is never tried on one thread: on a team it cannot be slower
-cdef ptrdiff_t FIRST_TRIAL = 8, LAST_TRIAL = 512  # segments
-# Workers that slept may wake on the caller's core, where the system leaves them for milliseconds: with one segment the
-# team lost its trials for a second on end.
-cdef int TRIAL_LENGTH = 5
+cdef ptrdiff_t FIRST_TRIAL = 8, LAST_TRIAL = 512, STEADY = 64  # segments
+# Segments of a trial. Of the team's, the first does not count: workers that slept are not warm. A trial is judged by
+# its mean: beside a busy process the team is as fast as ever for a few segments, and waits for a core in the next.
+cdef int TRIAL_OF_TEAM = 6, TRIAL_OF_ONE = 2
+# What is used mostly is a mean over about so many segments, in which one counts OUTLIER times the mean at most: what
+# the system did once, for milliseconds, is no reason to change.
+cdef double MEMORY = 16, OUTLIER = 8
+cdef double LONGEST_SEGMENT = 3  # times the usual, after which a team's segment ends early
 
 
 cdef int choose_threads(Pace *p, double flops) noexcept nogil:
@@ -139,7 +150,7 @@ cdef int choose_threads(Pace *p, double flops) noexcept nogil:
     if p.limit == 1 or flops < LEAST_TEAM_FLOPS:
         return 1
     if p.one == 0 and p.team == 0:
-        team = flops >= TEAM_FLOPS
+        team = p.started or flops >= TEAM_FLOPS
     elif p.one == 0:
         team = p.team > LONGEST_TRIAL
     elif p.team == 0:
@@ -148,7 +159,8 @@ cdef int choose_threads(Pace *p, double flops) noexcept nogil:
         if p.left == 0:
             p.segments -= 1
             if p.segments <= 0 and min(p.one, p.team) < LONGEST_TRIAL:
-                p.left = TRIAL_LENGTH
+                p.left = TRIAL_OF_ONE if p.team_leads else TRIAL_OF_TEAM
+                p.tried = 0
         team = p.team_leads != (p.left > 0)
     return p.limit if team else 1
 
@@ -156,18 +168,27 @@ cdef int choose_threads(Pace *p, double flops) noexcept nogil:
 cdef void note_time(Pace *p, int n_threads, double taken) noexcept nogil:
     """Seconds of a step in the segment that ended."""
     cdef double *time = &p.one if n_threads == 1 else &p.team
-    # A trial counts as it is; what is used mostly, a quarter: a time slice of another process must not turn the choice.
-    time[0] = taken if time[0] == 0 or p.left else 0.75 * time[0] + 0.25 * taken
-    if p.one == 0 or p.team == 0:
+    if n_threads > 1 and not p.started:
+        p.started = True
         return
-    if p.trial == 0 or p.team_leads != (p.team < p.one):
-        p.team_leads = p.team < p.one
-        p.trial = p.segments = FIRST_TRIAL
-        p.left = 0
-    elif p.left:
+    p.held += 1
+    if p.left:
+        if n_threads == 1 or p.left < TRIAL_OF_TEAM:
+            p.tried += taken
         p.left -= 1
-        if p.left == 0:
-            p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)
+        if p.left:
+            return
+        time[0] = p.tried / (TRIAL_OF_ONE if n_threads == 1 else TRIAL_OF_TEAM - 1)
+        p.segments = p.trial = min(2 * p.trial, LAST_TRIAL)
+    elif time[0] == 0:
+        time[0] = taken
+    else:
+        time[0] += (min(taken, OUTLIER * time[0]) - time[0]) / MEMORY
+    if p.one != 0 and p.team != 0 and (p.trial == 0 or p.team_leads != (p.team < p.one)):
+        # Beside a busy process the team wins and loses in turn: then the other is tried ever more rarely, too.
+        p.trial = FIRST_TRIAL if p.trial == 0 or p.held >= STEADY else min(2 * p.trial, LAST_TRIAL)
+        p.segments, p.held = p.trial, 0
+        p.team_leads = p.team < p.one
 
 
 cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept nogil:
@@ -183,6 +204,9 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
             taken = STEP_SECONDS + FLOP_SECONDS * flops
         r.end = min(r.n_steps, r.begin + max(1, <ptrdiff_t>(1e-6 * SEGMENT_MICROSECONDS / taken)))
         begin, first = seconds(), r.begin
+        r.cut = False
+        # A team that waits for a core would take 20 ms for its segment.
+        r.until = 0 if n_threads == 1 else begin + LONGEST_SEGMENT * max(1e-6 * SEGMENT_MICROSECONDS, taken)
         if small != NULL and n_threads == 1:
             train_small(r, small)
         else:
