@@ -62,6 +62,10 @@
  * weights of 1.2 MB in float32, more than one core's L2 of 1 MB holds, while two have two. Below, a row takes 10 us
  * at most (784-128-10: 3.6, at the limit of L2), where a worker that sleeps would be waited for longer. */
 #define TEAM_ROW_FLOPS 600000
+/* Rows up to which a prediction on several threads splits the columns of such a net rather than the rows, of which each
+ * thread would read all weights, from L3: 784-512-512-10 on 4 rows 56 and 34 us, on 8 rows 66 and 58. From 12 rows on
+ * the waits between layers cost as much. */
+#define SPLIT_ROWS 8
 /* Floating-point operations of a prediction from which workers are called and waited for, asleep or not. Shorter ones
  * do so only when the last such call ended at most FOLLOWING_MICROSECONDS ago, and the workers are awake (they are
  * woken by the first that follows): waking costs the caller 10 us, 60 us where the other core idles deeply. With
@@ -69,6 +73,10 @@
  * many long calls is slower than need be. More microseconds than workers spin (50) would wake them again and again. */
 #define TEAM_COLD_FLOPS 24000000
 #define FOLLOWING_MICROSECONDS 30
+/* Those which, where calls follow closely, wait for workers that are just being woken: alone they take longer than
+ * woken workers spin (50 us), which would be asleep again at the next call (784-512-512-10 on 16 rows: 200 us a call
+ * in a loop, 105 so). */
+#define TEAM_WAKING_FLOPS 4000000
 /* Floating-point operations of a prediction from which the GIL is released: about 10 us. Giving it away and taking
  * it back costs 0.04 us alone, and a wake-up where another thread waits for it; a larger number makes that other
  * thread wait longer. Also released wherever workers are asked to help. */

@@ -29,7 +29,9 @@ cdef extern from *:
 cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
     enum: TEAM_ROW_FLOPS
+    enum: SPLIT_ROWS
     enum: TEAM_COLD_FLOPS
+    enum: TEAM_WAKING_FLOPS
     enum: FOLLOWING_MICROSECONDS
     enum: GIL_FLOPS
     enum: PREDICT_BYTES
@@ -88,25 +90,33 @@ cdef struct Few:
 
 
 cdef void split_columns(void *context, int thread, int n_threads) noexcept nogil:
-    """Few rows with the columns of each layer split between the threads: each reads its part of the weights."""
+    """A block of rows with the columns of each layer split between the threads: each reads its part of the weights."""
     cdef Few *f = <Few *>context
     cdef const Net *net = f.net
     cdef const char *x = f.x
     cdef char *even = f.even
     cdef char *odd = f.odd
     cdef char *a
-    cdef ptrdiff_t ld = f.ld_x, ld_a, i, line = 64 // net.size, lines, first, last
+    cdef ptrdiff_t ld = f.ld_x, size = net.size, unit = 128 // size, units, ld_a, i, first, last
     cdef const fastnn_dense *d
+    cdef fastnn_epilogue e
+    memset(&e, 0, sizeof(e))
     for i in range(net.n_dense):
         d = &net.dense[i]
         a = f.out if i == net.n_dense - 1 else even
-        ld_a = net.n_out if i == net.n_dense - 1 else net.widest_between
-        lines = (d.n_out + line - 1) // line
-        first, last = line * (lines * thread // n_threads), min(d.n_out, line * (lines * (thread + 1) // n_threads))
+        ld_a = net.n_out if i == net.n_dense - 1 else padded_ld(d.n_out, size)
+        units = (d.n_out + unit - 1) // unit
+        first, last = unit * (units * thread // n_threads), min(d.n_out, unit * (units * (thread + 1) // n_threads))
         if d.activation == FASTNN_softmax:  # takes whole rows
             first, last = 0, d.n_out if thread == 0 else 0
-        if first < last:
+        if first >= last:
+            pass
+        elif f.rows <= FASTNN_FEW_ROWS:
             net.table.dense_rows(d, first, last, f.rows, x, ld, a, ld_a)
+        else:
+            e.bias, e.activation = d.bias + first * size if d.bias != NULL else NULL, d.activation
+            net.table.matmul(f.rows, last - first, d.n_in, x, ld, 1, d.weight + first * size, d.ld, d.slack,
+                             a + first * size, ld_a, &e)
         if i < net.n_dense - 1:
             team_barrier(thread, n_threads)
         x, ld = a, ld_a
@@ -237,7 +247,9 @@ cdef int team_for(double flops, double now) noexcept nogil:
     """Threads for a prediction that begins now. Short ones ask for workers only where calls follow closely."""
     cdef int n_threads = thread_limit()
     if n_threads > 1 and flops < TEAM_COLD_FLOPS:
-        if now - last_end > 1e-6 * FOLLOWING_MICROSECONDS or not team_ready(n_threads):
+        if now - last_end > 1e-6 * FOLLOWING_MICROSECONDS:
+            return 1
+        if not team_ready(n_threads) and flops < TEAM_WAKING_FLOPS:
             return 1
     return n_threads
 
@@ -263,9 +275,14 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
     cdef ptrdiff_t width = net.widest_between if net.n_dense and not is_bytes else net.widest
     cdef ptrdiff_t per_thread = (rows + n_threads - 1) // n_threads
     cdef ptrdiff_t least = PREDICT_ROWS if net.row_flops < LARGE_ROW_FLOPS else PREDICT_ROWS_LARGE
+    cdef bint split = n_threads > 1 and net.n_dense and not is_bytes and rows <= SPLIT_ROWS and (
+        net.row_flops >= TEAM_ROW_FLOPS)
     p.block_rows = max(1, min(per_thread, max(PREDICT_BYTES // (2 * max(1, width) * net.size), least)))
+    if split:
+        p.block_rows = per_thread
     p.block_bytes = p.block_rows * width * net.size + 64  # a line more keeps threads out of each other's lines
     cdef ptrdiff_t n_bytes = 2 * n_threads * p.block_bytes
+    cdef Few f
     cdef char *raw = NULL
     p.scratch = scratch
     if n_bytes > ROW_STACK_BYTES:
@@ -280,7 +297,12 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
     else:
         with nogil:
             n_threads = max(1, n_threads // handle_begin_work())  # callers at once are threads enough
-            run_team(predict_task, &p, n_threads)
+            if split:  # as many rows as there are in all threads' blocks
+                f.net, f.x, f.ld_x, f.rows, f.out = net, x, ld, rows, out
+                f.even, f.odd = p.scratch, p.scratch + n_bytes // 2
+                run_team(split_columns, &f, n_threads)
+            else:
+                run_team(predict_task, &p, n_threads)
             handle_end_work()
             last_end = seconds()
     free(raw)
