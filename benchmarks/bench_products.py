@@ -1,7 +1,7 @@
-"""The three products of a training step on one thread, by shape: the way they go, share of the FMA peak.
+"""The three products of a training step by shape: path, share of the FMA peak, OpenBLAS beside them.
 
-Beside OpenBLAS on one thread. The peak is that of the best product of this run, which is a lower bound of the
-machine's. Results are compared with float64 before anything is timed.
+On one thread, and on all from 4 MFLOP on. The peak is that of a loop of FMAs in registers on as many threads,
+the best of one look at it before every shape. Results are compared with float64 before anything is timed.
 """
 
 import timing
@@ -12,6 +12,7 @@ import numpy as np  # noqa: E402
 
 import fastnn as fn  # noqa: E402
 from fastnn import kernels  # noqa: E402
+from fastnn.bench.limits import fma_peak  # noqa: E402
 
 # (batch, n_in, n_out): squares, then layers of the networks of bench_training, narrow ones and small batches.
 SQUARES = [(n, n, n) for n in (64, 128, 256, 512, 1024)]
@@ -31,6 +32,8 @@ NARROW = [(256, 128, 1), (256, 128, 3), (256, 128, 10), (1, 512, 512), (8, 512, 
 SHAPES = SQUARES[:2] + NARROW[:2] if arguments.quick else SQUARES + LAYERS + NARROW
 # Sums of up to 4096 terms, in units of the largest result.
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-13}
+# From here on a product is asked to use all cores.
+TEAM_FLOPS = 4e6
 REALS = (np.float32,) if arguments.quick else (np.float32, np.float64)
 
 random = np.random.default_rng(0)
@@ -71,10 +74,15 @@ def products(batch, n_in, n_out, dtype):
     )
 
 
-def measure(dtype):
-    """Rows (label, path, timings, error, GFLOP/s) of all shapes in one real type."""
-    rows = []
+def measure(dtype, threads):
+    """Rows (label, path, timings, error, FLOP/s) of all shapes in one real type, and the peak."""
+    rows, peak, size = [], 0.0, np.dtype(dtype).itemsize
+    fn.set_num_threads(threads)
     for batch, n_in, n_out in SHAPES:
+        flops = 2 * batch * n_in * n_out
+        if threads > 1 and flops < TEAM_FLOPS:
+            continue
+        peak = max(peak, fma_peak(arguments.seconds, threads, size))
         for name, path, (a, b, out), call in products(batch, n_in, n_out, dtype):
             peer = out.copy()
             call()
@@ -87,29 +95,31 @@ def measure(dtype):
             contenders = [
                 timing.Contender("fastnn", call),
                 timing.Contender(
-                    "OpenBLAS", lambda a=a, b=b, peer=peer: np.matmul(a, b, out=peer), threads=1
+                    "OpenBLAS", lambda a=a, b=b, peer=peer: np.matmul(a, b, out=peer), threads=threads
                 ),
             ]
             timings = timing.compare(contenders, arguments)
-            rate = 2e-9 * batch * n_in * n_out / timings["fastnn"].median
-            label = f"{np.dtype(dtype).name}, {name}, {batch} x {n_in} x {n_out}"
-            rows.append((label, path, timings, error, rate))
-    return rows
+            label = f"{np.dtype(dtype).name}, {threads}T, {name}, {batch} x {n_in} x {n_out}"
+            rows.append((label, path, timings, error, flops / timings["fastnn"].median))
+    return rows, peak
 
 
 def main():
-    fn.set_num_threads(1)
-    notes = [
-        "`share` is of the best rate of one type in this run. Timed through Python: small sizes show a call."
-    ]
-    report = timing.Report("products", "Products, one thread", arguments, notes)
+    notes = ["Rows x n_in x n_out of the layer. Timed through Python: small sizes show a call."]
+    report = timing.Report("products", "The products of a training step", arguments, notes)
+    counts = sorted({1, fn.get_num_threads()})
     for dtype in REALS:
-        rows = measure(dtype)
-        peak = max(rate for *_, rate in rows)
-        for label, path, timings, error, rate in rows:
-            report.add(
-                label, timings, error, path=path, gflops=f"{rate:.3g}", share=f"{100 * rate / peak:.0f} %"
-            )
+        for threads in counts:
+            rows, peak = measure(dtype, threads)
+            for label, path, timings, error, rate in rows:
+                report.add(
+                    label,
+                    timings,
+                    error,
+                    path=path,
+                    gflops=f"{rate / 1e9:.3g}",
+                    share=f"{100 * rate / peak:.0f} %",
+                )
     report.save()
 
 

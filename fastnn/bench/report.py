@@ -74,14 +74,14 @@ def _about(found: dict[str, Any]) -> list[str]:
     for about in abouts:
         versions.update(about["versions"])
     blas = [pool for about in abouts for pool in about["pools"] if pool["internal_api"] in BLAS]
-    pools = sorted({f"{pool['internal_api']} {pool['version']} ({pool['architecture']})" for pool in blas})
+    kinds = sorted({f"{pool['internal_api']} {pool['version']} ({pool['architecture']})" for pool in blas})
+    pools = f"pools: {', '.join(kinds)}" if kinds else ""
+    libraries = ", ".join(f"{name} {text}" for name, text in versions.items() if name != "fastnn")
     plan = found["plan"]
     lines = [
         f"{on['cpu']}, {on['cores']} cores, {on['system']}; Python {on['python']}; "
         f"fastnn {fastnn['version']}, {fastnn['isa']}, {fastnn['num_threads']} threads, "
-        f"{fastnn['compiler']}; "
-        + ", ".join(f"{name} {text}" for name, text in versions.items() if name != "fastnn")
-        + (f"; pools: {', '.join(pools)}" if pools else "")
+        + "; ".join(filter(None, (fastnn["compiler"], libraries, pools)))
         + f". Up to {plan['rounds']} rounds of {plan['seconds']} s.",
         f"Command: `{found['command']}`",
     ]
