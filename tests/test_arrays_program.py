@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 import fastnn as fn
 from fastnn import kernels
-from fastnn.devices.arrays import ACTIVATIONS, LOSSES, OPTIMIZERS, ArrayProgram, dropout_mask, philox
+from fastnn.devices.array_activations import ACTIVATIONS
+from fastnn.devices.array_losses import LOSSES
+from fastnn.devices.array_optimizers import OPTIMIZERS
+from fastnn.devices.array_random import dropout_mask, philox
+from fastnn.devices.arrays import ArrayProgram
 from fastnn.layers import lower, n_parameters
 
 Array = NDArray[Any]

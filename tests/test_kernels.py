@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastnn import kernels, ops
-from fastnn.devices import arrays
+from fastnn.devices import array_activations, array_losses, array_random
 
 REALS = [np.float32, np.float64]
 # one, small primes, lanes and tiles plus and minus one, beyond one tile
@@ -107,7 +107,7 @@ def test_all_instruction_sets_give_the_same_bits(rng, dtype, request):
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("name", list(kernels.ACTIVATIONS))
 def test_activations_equal_the_array_program(isa, rng, name, dtype):
-    forward, backward = arrays.ACTIVATIONS[name]
+    forward, backward = array_activations.ACTIVATIONS[name]
     for shape in [(0, 3), (1, 1), (7, 17), (33, 100), (5, 257)]:
         z, da = 3 * random(rng, *shape, dtype=dtype), random(rng, *shape, dtype=dtype)
         a = z.astype(float)
@@ -141,7 +141,7 @@ def test_losses_equal_the_array_program(isa, rng, name, dtype):
         y = rng.integers(0, n, m) if takes_labels else rng.random((m, n)).astype(dtype)
         weight = rng.random(m)
         dz = np.empty_like(z, float)
-        rows = arrays.LOSSES[name](np, z.astype(float), y if takes_labels else y.astype(float), dz)
+        rows = array_losses.LOSSES[name](np, z.astype(float), y if takes_labels else y.astype(float), dz)
         got_rows, got_dz = np.empty(m), np.empty_like(z)
         kernels.loss(name, z, y, weight, 0.25, got_rows, got_dz)
         np.testing.assert_allclose(got_rows, rows, rtol=60 * TOLERANCE[dtype], atol=20 * TOLERANCE[dtype])
@@ -218,7 +218,7 @@ def test_dropout_masks_equal_the_array_program(isa, dtype):
     for shape in [(1, 1), (3, 7), (2, 64), (5, 130)]:
         for rate, seed, step, layer in [(0.5, 1, 0, 0), (0.1, 2**63 + 5, 2**33 + 7, 3), (0.999, 0, 9, 65535)]:
             mask = np.empty(shape, dtype)
-            arrays.dropout_mask(np, seed, step, layer, rate, mask)
+            array_random.dropout_mask(np, seed, step, layer, rate, mask)
             _, got = ops.dropout(np.ones(shape, dtype), rate, seed=seed, step=step, layer=layer)
             np.testing.assert_array_equal(got, mask)
 

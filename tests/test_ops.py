@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import fastnn as fn
 from fastnn import kernels, ops
-from fastnn.devices import arrays
+from fastnn.devices import array_activations, array_losses, array_optimizers, array_random
 
 Array = NDArray[Any]
 DTYPES = ["float32", "float64"]
@@ -32,7 +32,7 @@ def random(*shape: int, dtype: str = "float64", seed: int = 0) -> Array:
 
 def reference(name: str, z: Array) -> Array:
     a = np.atleast_2d(np.array(z, dtype=float))
-    arrays.ACTIVATIONS[name][0](np, a)
+    array_activations.ACTIVATIONS[name][0](np, a)
     return a.reshape(z.shape)
 
 
@@ -130,8 +130,8 @@ def test_activations_of_any_shape(name: str, dtype: str) -> None:
         rows = np.array(z, dtype=float).reshape(-1, shape[-1] if shape else 1) if z.size else np.zeros((0, 1))
         gradient = np.array(da, dtype=float).reshape(rows.shape)
         if z.size:
-            arrays.ACTIVATIONS[name][0](np, rows)
-            arrays.ACTIVATIONS[name][1](np, rows, gradient)
+            array_activations.ACTIVATIONS[name][0](np, rows)
+            array_activations.ACTIVATIONS[name][1](np, rows, gradient)
         close(a, rows.reshape(shape), dtype)
         close(dz, gradient.reshape(shape), dtype)
 
@@ -261,7 +261,7 @@ def test_losses_agree_with_the_reference(name: str, n: int, weighted: bool, dtyp
     y = rng.integers(5, size=n) if kernels.LOSSES[name] == "label" else rng.random((n, 5)).astype(dtype)
     weight = rng.random(n) if weighted else None
     dz = np.empty((n, 5))
-    rows = arrays.LOSSES[name](np, z.astype(float), y, dz)
+    rows = array_losses.LOSSES[name](np, z.astype(float), y, dz)
     w = np.ones(n) if weight is None else weight
     loss, gradient = getattr(ops, name)(z, y, weight)
     assert loss == pytest.approx((w * rows).sum() / w.sum(), rel=TOLERANCE[dtype])
@@ -329,7 +329,7 @@ def test_dropout_has_the_mask_of_training(shape: tuple[int, ...], dtype: str) ->
     np.testing.assert_array_equal(out, x * mask)
     if x.size:
         expected = np.empty((x.size // shape[-1], shape[-1]), dtype)
-        arrays.dropout_mask(np, 2**40 + 1, 2**33, 4, 0.3, expected)
+        array_random.dropout_mask(np, 2**40 + 1, 2**33, 4, 0.3, expected)
         np.testing.assert_array_equal(mask, expected.reshape(shape))
     kept, ones = ops.dropout(x, 0, seed=0)
     np.testing.assert_array_equal(kept, x)
@@ -347,14 +347,14 @@ def test_updates_agree_with_the_reference(shape: tuple[int, ...], dtype: str) ->
             ops.sgd_update(
                 mine, g, v, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay
             )
-            arrays.OPTIMIZERS["sgd"](np, o, theirs, g.copy(), state, o.lr, t)
+            array_optimizers.OPTIMIZERS["sgd"](np, o, theirs, g.copy(), state, o.lr, t)
         close(mine, theirs, dtype)
     adam = fn.Adam(lr=0.1, weight_decay=0.01)
     mine, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
     theirs, state = w.copy(), np.zeros((2, *shape), dtype)
     for t in (1, 2, 3):
         ops.adam_update(mine, g, m, v, step=t, lr=0.1, weight_decay=0.01)
-        arrays.OPTIMIZERS["adam"](np, adam, theirs, g.copy(), state, 0.1, t)
+        array_optimizers.OPTIMIZERS["adam"](np, adam, theirs, g.copy(), state, 0.1, t)
     close(mine, theirs, dtype)
 
 

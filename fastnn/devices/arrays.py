@@ -6,7 +6,6 @@ benchmarks: so it is plain, but allocates nothing large in a step and works in p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,196 +14,15 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..errors import DivergenceError
 from ..layers import Step, Table, n_parameters
-from ..optimizers import SGD, Adam, Optimizer
+from ..optimizers import SGD, Optimizer
+from .array_activations import ACTIVATIONS
+from .array_losses import LOSSES
+from .array_optimizers import OPTIMIZERS
+from .array_random import dropout_mask
 
-__all__ = ["ACTIVATIONS", "LOSSES", "OPTIMIZERS", "ArrayProgram", "dropout_mask", "make", "philox"]
+__all__ = ["ArrayProgram", "make"]
 
 Array = NDArray[Any]
-
-# ---------------------------------------------------------------- activations
-
-# name: f, which changes z into a = f(z); and backward, which changes da into dz, given a = f(z).
-# np.maximum and the like hand NaN on.
-
-
-def _identity(xp: Any, z: Array) -> None:
-    pass
-
-
-def _identity_backward(xp: Any, a: Array, da: Array) -> None:
-    pass
-
-
-def _relu(xp: Any, z: Array) -> None:
-    xp.maximum(z, 0, out=z)
-
-
-def _relu_backward(xp: Any, a: Array, da: Array) -> None:
-    xp.copyto(da, 0, where=a <= 0)
-
-
-def _leaky_relu(xp: Any, z: Array) -> None:
-    xp.maximum(z, 0.01 * z, out=z)
-
-
-def _leaky_relu_backward(xp: Any, a: Array, da: Array) -> None:
-    xp.multiply(da, 0.01, out=da, where=a <= 0)
-
-
-def _sigmoid(xp: Any, z: Array) -> None:
-    e = xp.exp(-xp.abs(z))  # never overflows
-    xp.divide(xp.where(z < 0, e, 1), e + 1, out=z)
-
-
-def _sigmoid_backward(xp: Any, a: Array, da: Array) -> None:
-    da *= a * (1 - a)
-
-
-def _tanh(xp: Any, z: Array) -> None:
-    xp.tanh(z, out=z)
-
-
-def _tanh_backward(xp: Any, a: Array, da: Array) -> None:
-    da *= 1 - a * a
-
-
-def _softmax(xp: Any, z: Array) -> None:
-    z -= z.max(axis=1, keepdims=True)
-    xp.exp(z, out=z)
-    z /= z.sum(axis=1, keepdims=True)
-
-
-def _softmax_backward(xp: Any, a: Array, da: Array) -> None:
-    da -= (da * a).sum(axis=1, keepdims=True)
-    da *= a
-
-
-ACTIVATIONS: dict[str, tuple[Callable[[Any, Array], None], Callable[[Any, Array, Array], None]]] = {
-    "identity": (_identity, _identity_backward),
-    "relu": (_relu, _relu_backward),
-    "leaky_relu": (_leaky_relu, _leaky_relu_backward),
-    "sigmoid": (_sigmoid, _sigmoid_backward),
-    "tanh": (_tanh, _tanh_backward),
-    "softmax": (_softmax, _softmax_backward),
-}
-
-# ---------------------------------------------------------------- losses
-
-# name: (z, y, dz) -> loss of each row; dz is filled with the gradient of each row's own loss.
-
-
-def _cross_entropy(xp: Any, z: Array, y: Array, dz: Array) -> Array:
-    rows = xp.arange(len(z))
-    xp.subtract(z, z.max(axis=1, keepdims=True), out=dz)
-    at_label = dz[rows, y]
-    xp.exp(dz, out=dz)
-    total = dz.sum(axis=1)
-    dz /= total[:, None]
-    dz[rows, y] -= 1
-    loss: Array = xp.log(total) - at_label
-    return loss
-
-
-def _binary_cross_entropy(xp: Any, z: Array, y: Array, dz: Array) -> Array:
-    # log(1 + exp(z)) - y z, with the exponential of -|z| alone
-    loss: Array = (xp.maximum(z, 0) - z * y + xp.log1p(xp.exp(-xp.abs(z)))).mean(axis=1)
-    dz[...] = z
-    _sigmoid(xp, dz)
-    dz -= y
-    dz /= z.shape[1]
-    return loss
-
-
-def _mse(xp: Any, z: Array, y: Array, dz: Array) -> Array:
-    xp.subtract(z, y, out=dz)
-    loss: Array = (dz * dz).mean(axis=1)
-    dz *= 2 / z.shape[1]
-    return loss
-
-
-LOSSES: dict[str, Callable[[Any, Array, Array, Array], Array]] = {
-    "cross_entropy": _cross_entropy,
-    "binary_cross_entropy": _binary_cross_entropy,
-    "mse": _mse,
-}
-
-# ---------------------------------------------------------------- optimizers
-
-# name: one step in place; g may be changed too, lr is the step's rate, t counts steps from 1.
-
-
-def _sgd(xp: Any, o: SGD, w: Array, g: Array, state: Array, lr: float, t: int) -> None:
-    if o.weight_decay:
-        g += o.weight_decay * w
-    if o.momentum:
-        v = state[0]
-        v *= o.momentum
-        v += g
-        if o.nesterov:
-            g += o.momentum * v
-        else:
-            g[...] = v
-    g *= lr
-    w -= g
-
-
-def _adam(xp: Any, o: Adam, w: Array, g: Array, state: Array, lr: float, t: int) -> None:
-    (beta1, beta2), (m, v) = o.betas, state
-    if o.weight_decay:
-        g += o.weight_decay * w
-    toward = g - m
-    toward *= 1 - beta1
-    m += toward
-    g *= g
-    g *= 1 - beta2
-    v *= beta2
-    v += g
-    xp.sqrt(v, out=g)
-    g *= 1 / (1 - beta2**t) ** 0.5
-    g += o.eps
-    xp.divide(m, g, out=g)
-    g *= lr / (1 - beta1**t)
-    w -= g
-
-
-OPTIMIZERS: dict[str, Callable[..., None]] = {"sgd": _sgd, "adam": _adam}
-
-# ---------------------------------------------------------------- random numbers
-
-_LOW = 0xFFFFFFFF
-
-
-def philox(
-    xp: Any, counter: tuple[Array | int, Array | int, Array | int, Array | int], seed: int
-) -> tuple[Array, ...]:
-    """Four words (as uint64 arrays) of Philox4x32-10 for each counter; Salmon et al. (2011).
-
-    The four counter words are broadcast against each other.
-    """
-    # One axis at least: NumPy 1 turns uint64 scalars and Python integers into floats.
-    words = (xp.atleast_1d(xp.asarray(word, dtype=xp.uint64)) for word in counter)
-    c0, c1, c2, c3 = xp.broadcast_arrays(*words)
-    k0, k1 = seed & _LOW, seed >> 32
-    for _ in range(10):
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # 32 x 32 bits: fits 64
-        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
-    return c0, c1, c2, c3
-
-
-def dropout_mask(
-    xp: Any, seed: int, step: int, layer: int, rate: float, mask: Array, first_row: int = 0
-) -> None:
-    """Fill mask (rows, columns) with 0 or 1/(1-rate), a function of (seed, step, layer, row, column)."""
-    n_rows, n_columns = mask.shape
-    rows = xp.arange(first_row, first_row + n_rows, dtype=xp.uint64)[:, None]
-    blocks = xp.arange(-(-n_columns // 4), dtype=xp.uint64)
-    tag = (layer & 0xFFFF) | (step >> 32 & 0xFFF) << 16  # stream 0
-    words = xp.stack(philox(xp, (blocks, rows, step & _LOW, tag), seed), axis=-1)
-    words = words.reshape(n_rows, 4 * len(blocks))[:, :n_columns]
-    threshold = min(int(rate * 2**32 + 0.5), _LOW)
-    xp.multiply(words >= threshold, mask.dtype.type(1 / (1 - rate)), out=mask)
-
 
 # ---------------------------------------------------------------- embeddings
 
