@@ -1,4 +1,5 @@
-/* Activations. A new elementwise one is a line in FASTNN_ACTIVATIONS (fastnn.h) and its two lines here. */
+/* Activations. A new one of numbers is a line in FASTNN_ACTIVATIONS (fastnn.h) and its two lines here: f and f' from
+ * a, or f and f' together where a does not tell (`from_input`). At kinks f' is PyTorch's. */
 
 /* ---------------------------------------------------------------- f(z) and da f'(z), from a = f(z) */
 
@@ -6,6 +7,11 @@
     INLINE vec FN(forward_##name)(vec z) { return expression; }
 #define BACKWARD(name, expression) \
     INLINE vec FN(backward_##name)(vec da, vec a) { (void)a; return expression; }
+/* Where the slope is not wanted, the compiler leaves out what only it needs. */
+#define FROM_INPUT(name, expression)                                           \
+    INLINE vec FN(both_##name)(vec z, vec *slope) { return expression; }       \
+    INLINE vec FN(forward_##name)(vec z) { vec slope; return FN(both_##name)(z, &slope); } \
+    INLINE vec FN(backward_##name)(vec da, vec slope) { return da * slope; }
 
 FORWARD(identity, z)
 BACKWARD(identity, da)
@@ -19,8 +25,22 @@ BACKWARD(sigmoid, da * (a * (1 - a)))
 FORWARD(tanh, vec_tanh(z))
 BACKWARD(tanh, da * vec_fma(-a, a, vec_set(1)))
 
+/* Bounds first: vec_max and vec_min return their second operand where it is NaN. */
+FORWARD(relu6, vec_min(vec_set(6), vec_max(vec_set(0), z)))
+BACKWARD(relu6, vec_where(a, less_equal, vec_set(0), vec_set(0), vec_where(vec_set(6), less_equal, a, vec_set(0), da)))
+FORWARD(hard_tanh, vec_min(vec_set(1), vec_max(vec_set(-1), z)))
+BACKWARD(hard_tanh, vec_where(vec_set(1), less_equal, vec_abs(a), vec_set(0), da))
+FORWARD(hard_sigmoid, vec_min(vec_set(6), vec_max(vec_set(0), z + 3)) * (REAL)(1.0 / 6))
+BACKWARD(hard_sigmoid, vec_where(a, less_equal, vec_set(0), vec_set(0),
+                                 vec_where(vec_set(1), less_equal, a, vec_set(0), da * (REAL)(1.0 / 6))))
+FORWARD(softsign, FN(softsign)(z))
+BACKWARD(softsign, da * ((1 - vec_abs(a)) * (1 - vec_abs(a))))
+FROM_INPUT(hard_swish, FN(hard_swish)(z, slope))
+FROM_INPUT(silu, FN(silu)(z, slope))
+
 #undef FORWARD
 #undef BACKWARD
+#undef FROM_INPUT
 
 /* ---------------------------------------------------------------- loops of the elementwise ones */
 
@@ -54,6 +74,30 @@ BACKWARD(tanh, da * vec_fma(-a, a, vec_set(1)))
             if (j < n) {                                                                                     \
                 const vec rest = vec_load_part(da + j, n - j);                                               \
                 vec_store_part(dz + j, FN(backward_##name)(rest, vec_load_part(a + j, n - j)), n - j);       \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
+/* Forward of a from_input activation, and its slope. */
+#define DEFINE_FROM_INPUT(name)                                                                              \
+    DEFINE_ELEMENTWISE(name)                                                                                 \
+    static void FN(rows_both_##name)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, REAL *a,       \
+                                     ptrdiff_t ld_a, REAL *slope, ptrdiff_t ld_slope)                        \
+    {                                                                                                        \
+        if (n == ld_z && n == ld_a && n == ld_slope) {                                                       \
+            n *= m;                                                                                          \
+            m = 1;                                                                                           \
+        }                                                                                                    \
+        for (; m > 0; m--, z += ld_z, a += ld_a, slope += ld_slope) {                                        \
+            ptrdiff_t j = 0;                                                                                 \
+            vec s;                                                                                           \
+            for (; j + LANES <= n; j += LANES) {                                                             \
+                vec_store(a + j, FN(both_##name)(vec_load(z + j), &s));                                      \
+                vec_store(slope + j, s);                                                                     \
+            }                                                                                                \
+            if (j < n) {                                                                                     \
+                vec_store_part(a + j, FN(both_##name)(vec_load_part(z + j, n - j), &s), n - j);              \
+                vec_store_part(slope + j, s, n - j);                                                         \
             }                                                                                                \
         }                                                                                                    \
     }
@@ -155,29 +199,45 @@ INLINE REAL FN(log_of)(REAL x)
     return vec_log(vec_set(x))[0];
 }
 
-static void FN(log_softmax)(ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff_t ld_z, void *out_,
-                            ptrdiff_t ld_out)
+static void FN(rows_log_softmax)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, REAL *a, ptrdiff_t ld_a)
 {
-    const REAL *z = z_;
-    REAL *out = out_;
-    for (; m > 0; m--, z += ld_z, out += ld_out) {
+    for (; m > 0; m--, z += ld_z, a += ld_a) {
         const REAL max = row_max(n, z), log_sum = FN(log_of)(FN(exp_row)(n, z, max, NULL));
         ptrdiff_t j = 0;
-        for (; j + LANES <= n; j += LANES) vec_store(out + j, (vec_load(z + j) - max) - log_sum);
+        for (; j + LANES <= n; j += LANES) vec_store(a + j, (vec_load(z + j) - max) - log_sum);
         if (j < n)
-            vec_store_part(out + j, (vec_load_part(z + j, n - j) - max) - log_sum, n - j);
+            vec_store_part(a + j, (vec_load_part(z + j, n - j) - max) - log_sum, n - j);
+    }
+}
+
+/* dz = da - exp(a) sum(da). */
+static void FN(rows_backward_log_softmax)(ptrdiff_t m, ptrdiff_t n, const REAL *a, ptrdiff_t ld_a, const REAL *da,
+                                          ptrdiff_t ld_da, REAL *dz, ptrdiff_t ld_dz)
+{
+    for (; m > 0; m--, a += ld_a, da += ld_da, dz += ld_dz) {
+        const vec minus_sum = vec_set(-row_sum(n, da));
+        ptrdiff_t j = 0;
+        for (; j + LANES <= n; j += LANES)
+            vec_store(dz + j, vec_fma(vec_exp(vec_load(a + j)), minus_sum, vec_load(da + j)));
+        if (j < n) {
+            const vec rest = vec_exp(vec_load_part(a + j, n - j));
+            vec_store_part(dz + j, vec_fma(rest, minus_sum, vec_load_part(da + j, n - j)), n - j);
+        }
     }
 }
 
 /* ---------------------------------------------------------------- the table's functions */
 
 #define DEFINE_elementwise(name) DEFINE_ELEMENTWISE(name)
+#define DEFINE_from_input(name) DEFINE_FROM_INPUT(name)
 #define DEFINE_rowwise(name) /* written out above */
 #define DEFINE_ACTIVATION(name, kind) DEFINE_##kind(name)
 FASTNN_ACTIVATIONS(DEFINE_ACTIVATION)
 #undef DEFINE_ACTIVATION
 #undef DEFINE_rowwise
+#undef DEFINE_from_input
 #undef DEFINE_elementwise
+#undef DEFINE_FROM_INPUT
 #undef DEFINE_ELEMENTWISE
 
 static void FN(activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff_t ld_z, void *a_,
@@ -189,6 +249,23 @@ static void FN(activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void 
     case FASTNN_##name: FN(rows_##name)(m, n, z, ld_z, a, ld_a); return;
     switch (activation) { FASTNN_ACTIVATIONS(CASE) }
 #undef CASE
+}
+
+static void FN(activation_and_slope)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff_t ld_z,
+                                     void *a_, ptrdiff_t ld_a, void *slope_, ptrdiff_t ld_slope)
+{
+    const REAL *z = z_;
+    REAL *a = a_, *slope = slope_;
+#define CASE_elementwise(name)
+#define CASE_rowwise(name)
+#define CASE_from_input(name) \
+    case FASTNN_##name: FN(rows_both_##name)(m, n, z, ld_z, a, ld_a, slope, ld_slope); return;
+#define CASE(name, kind) CASE_##kind(name)
+    switch (activation) { FASTNN_ACTIVATIONS(CASE) }
+#undef CASE
+#undef CASE_from_input
+#undef CASE_rowwise
+#undef CASE_elementwise
 }
 
 static void FN(activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a_, ptrdiff_t ld_a,

@@ -75,13 +75,13 @@ const char *fastnn_loss_name(int i) { return i >= 0 && i < FASTNN_N_LOSSES ? los
 const char *fastnn_path_name(int i) { return i >= 0 && i < FASTNN_N_PATHS ? path_names[i] : NULL; }
 const char *fastnn_optimizer_name(int i) { return i >= 0 && i < FASTNN_N_OPTIMIZERS ? optimizer_names[i] : NULL; }
 
-enum { elementwise, rowwise };
 enum { label, values };
 #define SECOND(name, second) second,
-static const int activation_kinds[] = {FASTNN_ACTIVATIONS(SECOND)};
+#define SECOND_NAME(name, second) #second,
+static const char *const activation_kinds[] = {FASTNN_ACTIVATIONS(SECOND_NAME)};
 static const int loss_targets[] = {FASTNN_LOSSES(SECOND)};
 static const int optimizer_states[] = {FASTNN_OPTIMIZERS(SECOND)};
-int fastnn_activation_is_rowwise(int i) { return activation_kinds[i] == rowwise; }
+const char *fastnn_activation_kind(int i) { return i >= 0 && i < FASTNN_N_ACTIVATIONS ? activation_kinds[i] : NULL; }
 int fastnn_loss_takes_labels(int i) { return loss_targets[i] == label; }
 int fastnn_optimizer_states(int i) { return optimizer_states[i]; }
 

@@ -19,15 +19,23 @@ extern "C" {
 
 /* ---------------------------------------------------------------- the lists: every name has its home here */
 
-/* X(name, kind): `elementwise` activations need one line for f(z) and one for f'(a) in
- * activations_template.h; `rowwise` ones have functions of their own. */
-#define FASTNN_ACTIVATIONS(X) \
-    X(identity, elementwise)  \
-    X(relu, elementwise)      \
-    X(leaky_relu, elementwise) \
-    X(sigmoid, elementwise)   \
-    X(tanh, elementwise)      \
-    X(softmax, rowwise)
+/* X(name, kind): `elementwise` activations need one line for f(z) and one for f'(a), computed from the output a, in
+ * activations_template.h; `from_input` ones, whose f' cannot be had from a, one for f(z) and f'(z) together, which a
+ * training step keeps; `rowwise` ones have functions of their own. */
+#define FASTNN_ACTIVATIONS(X)    \
+    X(identity, elementwise)     \
+    X(relu, elementwise)         \
+    X(leaky_relu, elementwise)   \
+    X(relu6, elementwise)        \
+    X(hard_tanh, elementwise)    \
+    X(hard_sigmoid, elementwise) \
+    X(hard_swish, from_input)    \
+    X(softsign, elementwise)     \
+    X(silu, from_input)          \
+    X(sigmoid, elementwise)      \
+    X(tanh, elementwise)         \
+    X(softmax, rowwise)          \
+    X(log_softmax, rowwise)
 
 /* X(name, target): what a target row holds: `label` one integer, `values` n_out reals. */
 #define FASTNN_LOSSES(X)           \
@@ -52,6 +60,15 @@ extern "C" {
 #define FASTNN_ENUM_OPTIMIZER(name, n_states) FASTNN_##name,
 #define FASTNN_ENUM_ISA(name) FASTNN_ISA_##name,
 enum { FASTNN_ACTIVATIONS(FASTNN_ENUM_ACTIVATION) FASTNN_N_ACTIVATIONS };
+#define FASTNN_BIT_elementwise(name)
+#define FASTNN_BIT_from_input(name)
+#define FASTNN_BIT_rowwise(name) | (UINT64_C(1) << FASTNN_##name)
+#define FASTNN_BIT_OF_ROWWISE(name, kind) FASTNN_BIT_##kind(name)
+/* Whether an activation needs whole rows. */
+static inline int fastnn_is_rowwise(int activation)
+{
+    return (0 FASTNN_ACTIVATIONS(FASTNN_BIT_OF_ROWWISE)) >> activation & 1;
+}
 enum { FASTNN_LOSSES(FASTNN_ENUM_LOSS) FASTNN_N_LOSSES };
 enum { FASTNN_OPTIMIZERS(FASTNN_ENUM_OPTIMIZER) FASTNN_N_OPTIMIZERS };
 #define FASTNN_ENUM_PATH(name) FASTNN_PATH_##name,
@@ -68,7 +85,7 @@ enum { FASTNN_ISAS(FASTNN_ENUM_ISA) FASTNN_N_ISAS };
 typedef struct {
     const void *bias;      /* (n,) or NULL */
     int32_t activation;    /* elementwise or rowwise f, FASTNN_identity for none */
-    int32_t gate_activation; /* whose derivative multiplies the result, from its output in gate */
+    int32_t gate_activation; /* whose derivative multiplies the result, from its output (or f', if kept) in gate */
     const void *gate;      /* (m, ld_gate) or NULL */
     ptrdiff_t ld_gate;
 } fastnn_epilogue;
@@ -132,6 +149,7 @@ typedef struct {
     ptrdiff_t weight, bias;  /* offsets in the parameters; bias -1: none */
     int32_t activation;      /* elementwise */
     void *a, *d;             /* (batch, ld): output, and gradient at z; rows end with whole lines of 64 bytes */
+    void *slope;             /* likewise, f'(z) for a from_input activation; NULL for others */
     ptrdiff_t ld;
 } fastnn_small_layer;
 
@@ -188,11 +206,13 @@ typedef struct {
     /* a = f(z); z and a may be the same array. */
     void (*activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
                        ptrdiff_t ld_a);
-    /* dz = da * f'(z), computed from the output a; dz and da may be the same array. */
+    /* The same for a from_input activation, and slope = f'(z). */
+    void (*activation_and_slope)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
+                                 ptrdiff_t ld_a, void *slope, ptrdiff_t ld_slope);
+    /* dz = da * f'(z), computed from the output a, which for from_input activations is the slope instead; dz and da
+     * may be the same array. */
     void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
                                 const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz);
-    /* out = log(softmax(z)) by rows; in place allowed. */
-    void (*log_softmax)(ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *out, ptrdiff_t ld_out);
 
     /* loss[i] = loss of row i (label losses: labels (m,); values losses: mean over the n outputs of
      * y (m, ld_y)); dz = weight[i] * scale * its gradient. weight: (m,) doubles or NULL for ones. dz may be
@@ -272,7 +292,7 @@ const char *fastnn_activation_name(int activation);
 const char *fastnn_loss_name(int loss);
 const char *fastnn_optimizer_name(int optimizer);
 const char *fastnn_path_name(int path);
-int fastnn_activation_is_rowwise(int activation);
+const char *fastnn_activation_kind(int activation);
 int fastnn_loss_takes_labels(int loss);
 int fastnn_optimizer_states(int optimizer);
 

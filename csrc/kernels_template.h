@@ -7,6 +7,7 @@
  * the copy that the linker keeps for everybody. */
 #include "vector_template.h"
 #include "math_template.h"
+#include "curves_template.h"
 #include "activations_template.h"
 #include "matmul_template.h"
 #include "row_template.h"
@@ -31,8 +32,8 @@ const fastnn_kernels TABLE = {
     .path = FN(path),
     .sum_rows = FN(sum_rows),
     .activation = FN(activation),
+    .activation_and_slope = FN(activation_and_slope),
     .activation_backward = FN(activation_backward),
-    .log_softmax = FN(log_softmax),
     .loss = FN(loss),
     .update = FN(update),
     .weights = FN(weights),

@@ -107,23 +107,29 @@ INLINE vec FN(exp_reduced)(vec x, vec *rounded)
     return vec_fma(vec_fma(POLYNOMIAL(exp_coefficients, r), r, vec_set(1)), r, vec_set(1));
 }
 
-INLINE vec vec_exp(vec x)
+/* 2^n p for rounded = ROUNDER + n with n + 2 BIAS > 0. */
+INLINE vec FN(scaled)(vec p, vec rounded)
 {
-    /* The NaN of x is the second operand and stays. */
-    x = vec_min(vec_set(EXP_HIGHEST), vec_max(vec_set(EXP_LOWEST), x));
-    vec rounded;
-    const vec p = FN(exp_reduced)(x, &rounded);
 #if ISA_AVX512 && REAL_IS_FLOAT
     return (vec)_mm512_scalef_ps((__m512)p, (__m512)(rounded - ROUNDER));
 #elif ISA_AVX512
     return (vec)_mm512_scalef_pd((__m512d)p, (__m512d)(rounded - ROUNDER));
 #else
     /* 2^n may be no normal number: two factors of about half the exponent. The first product is exact, so
-     * that a subnormal result is rounded once. n + 2 BIAS is positive. */
+     * that a subnormal result is rounded once. */
     const uvec both = (uvec)rounded - (FN(bits_of)(ROUNDER) - 2 * BIAS);
     const uvec half = both >> 1;
     return p * (vec)(half << MANTISSA) * (vec)((both - half) << MANTISSA);
 #endif
+}
+
+INLINE vec vec_exp(vec x)
+{
+    /* The NaN of x is the second operand and stays. */
+    x = vec_min(vec_set(EXP_HIGHEST), vec_max(vec_set(EXP_LOWEST), x));
+    vec rounded;
+    const vec p = FN(exp_reduced)(x, &rounded);
+    return FN(scaled)(p, rounded);
 }
 
 /* log(2^e (1 + f)) for sqrt(1/2) <= 1 + f <= sqrt(2). */

@@ -205,7 +205,7 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
         rows = (m - i) / m_blocks--;
         o.pack = rows >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
         fastnn_epilogue block = e ? *e : (fastnn_epilogue){0};
-        if (block.activation == FASTNN_softmax)
+        if (fastnn_is_rowwise(block.activation))
             block.activation = FASTNN_identity; /* needs whole rows */
         if (block.gate)
             block.gate = (const REAL *)block.gate + i * block.ld_gate;
@@ -219,7 +219,7 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
             o.tail_is_readable = (k - p - depth) * ld_b + b_slack >= reach;
             FN(product_block)(t, &o, rows, n, depth, a + i * a_row + p * a_col, c + i * ld_c, &block, k_blocks == 0);
         }
-        if (e && e->activation == FASTNN_softmax)
+        if (e && fastnn_is_rowwise(e->activation))
             FN(activation)(e->activation, rows, n, c + i * ld_c, ld_c, c + i * ld_c, ld_c);
     }
 }

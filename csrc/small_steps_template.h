@@ -100,12 +100,21 @@ static void FN(loss_across)(const FN(small_plan) *p, const FN(small_layer) *l, d
                                 p->d_across, ld);
 }
 
+/* What the derivative of a layer's activation is computed from. */
+INLINE const REAL *FN(tells_slope)(const fastnn_small_layer *l)
+{
+    return l->slope ? l->slope : l->a;
+}
+
 static void FN(small_forward)(const FN(small_plan) *p, const FN(small_layer) *l)
 {
     const int activation = l->of->activation;
     const ptrdiff_t n = VECTORS(l->n_out);
     FN(small_product)(&l->forward, 0, p->batch, n);
-    if (activation != FASTNN_identity && activation != FASTNN_relu)
+    if (l->of->slope)
+        FN(activation_and_slope)(activation, p->batch, n * LANES, l->of->a, l->of->ld, l->of->a, l->of->ld, l->of->slope,
+                                 l->of->ld);
+    else if (activation != FASTNN_identity && activation != FASTNN_relu)
         FN(activation)(activation, p->batch, n * LANES, l->of->a, l->of->ld, l->of->a, l->of->ld);
 }
 
@@ -131,7 +140,8 @@ static void FN(small_loss)(const FN(small_plan) *p, const FN(small_layer) *l, do
         for (ptrdiff_t i = 0; i < p->batch; i++) p->losses[i] = (REAL)s->loss_rows[i];
     }
     if (l->of->activation != FASTNN_identity)
-        FN(activation_backward)(l->of->activation, p->batch, VECTORS(n) * LANES, a, ld, d, ld, d, ld);
+        FN(activation_backward)(l->of->activation, p->batch, VECTORS(n) * LANES, FN(tells_slope)(l->of), ld, d, ld, d,
+                                ld);
 }
 
 /* A gradient of biases: stored, or SGD without momentum at once. */
@@ -198,8 +208,8 @@ static void FN(small_backward)(const FN(small_plan) *p, ptrdiff_t i, const fastn
         const int activation = before->activation;
         FN(small_product)(&l->input, 0, p->batch, n_in);
         if (activation != FASTNN_identity && activation != FASTNN_relu)
-            FN(activation_backward)(activation, p->batch, n_in * LANES, before->a, before->ld, before->d, before->ld,
-                                    before->d, before->ld);
+            FN(activation_backward)(activation, p->batch, n_in * LANES, FN(tells_slope)(before), before->ld, before->d,
+                                    before->ld, before->d, before->ld);
     }
     if (!folded) {
         if (l->turned_first)

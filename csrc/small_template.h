@@ -99,7 +99,8 @@ static FN(small_plan) FN(plan_small)(const fastnn_small *s, REAL *work)
     FN(small_plan) p = {.s = s, .n_layers = s->n_layers, .batch = s->batch, .ld_across = WHOLE(s->batch)};
     const ptrdiff_t n_out = s->layers[s->n_layers - 1].n_out;
     /* Turning x costs about six operations for each of its columns; lanes along the outputs cost LANES for each. */
-    p.across = s->batch > LANES / 4 && n_out <= BLOCK && 8 * n_out <= 5 * LANES * VECTORS(n_out);
+    p.across = s->batch > LANES / 4 && n_out <= BLOCK && 8 * n_out <= 5 * LANES * VECTORS(n_out) &&
+               !s->layers[s->n_layers - 1].slope;
     p.late_logs = s->loss == FASTNN_cross_entropy && n_out <= BLOCK && s->batch <= LANES / 4;
     ptrdiff_t at = 0;
     for (ptrdiff_t i = 0; i < s->n_layers; i++) {

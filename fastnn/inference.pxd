@@ -28,6 +28,7 @@ cdef struct Layer:
     Kind kind
     int activation     # of this step's output
     bint rowwise
+    bint from_input    # its derivative is kept in slope
     uint32_t layer     # in Dropout's counter
     double rate
     double factor, shift       # scale
@@ -38,6 +39,7 @@ cdef struct Layer:
     bint needs_dx      # some earlier step has parameters
     bint gated         # d holds the gradient at z already: the following product multiplied by f'(a)
     char *a            # output (batch, ld)
+    char *slope        # f'(z), for an activation whose output does not tell it; else NULL
     char *d            # gradient at the output, then at z
     char *mask         # dropout
 
@@ -82,8 +84,11 @@ cdef int prepare_small(Net *net, ptrdiff_t n_bytes) except -1
 # Frees what describe() took.
 cdef void forget(Net *net) noexcept
 # Rows first .. last of the batch in net.x through all steps, each into its own buffer; `step` is for dropout,
-# which is off unless `training`.
-cdef void forward(const Net *net, uint64_t step, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+# which is off unless `training`. `slopes`: a backward pass follows.
+cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, ptrdiff_t first,
+                  ptrdiff_t last) noexcept nogil
+# What the derivative of a step's activation is computed from: output, or slope.
+cdef char *tells_slope(const Layer *s) noexcept nogil
 # One row of x, widened from bytes and scaled where the first step says so.
 cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noexcept nogil
 # Step whose output on the last training batch is the first that is not finite; -1: x; n_steps: all are.

@@ -70,6 +70,7 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
         s.kind = KINDS[step.kind]
         s.activation = names.index(step.activation)
         s.rowwise = ACTIVATIONS[step.activation] == "rowwise"
+        s.from_input = ACTIVATIONS[step.activation] == "from_input"
         s.layer, s.rate, s.n_in, s.n_out = step.layer, step.rate, step.n_in, step.n_out
         s.ld = padded_ld(s.n_out, net.size)
         s.weight, s.bias, s.factor, s.shift = step.weight, step.bias, step.factor, step.shift
@@ -158,6 +159,7 @@ cdef void free_batch(Net *net) noexcept:
         s = &net.layers[i]
         release(&s.a)
         release(&s.d)
+        release(&s.slope)
         release(&s.mask)
     release(&net.x)
     release(<char **>&net.labels)
@@ -186,6 +188,8 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
         if i > 0 or not net.scales_first:
             s.a = allocate(batch * s.ld * net.size)
         s.d = allocate(batch * s.ld * net.size)
+        if s.from_input:
+            s.slope = allocate(batch * s.ld * net.size)
         if s.kind == DROPOUT:
             s.mask = allocate(batch * s.ld * net.size)
     net.ld_x = padded_ld(net.n_in, net.size)
@@ -213,7 +217,12 @@ cdef int prepare_small(Net *net, ptrdiff_t n_bytes) except -1:
     return 0
 
 
-cdef void forward(const Net *net, uint64_t step, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
+cdef char *tells_slope(const Layer *s) noexcept nogil:
+    return s.slope if s.from_input else s.a
+
+
+cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, ptrdiff_t first,
+                  ptrdiff_t last) noexcept nogil:
     cdef const fastnn_kernels *t = net.table
     cdef ptrdiff_t size = net.size, rows = last - first, ld = net.ld_x, i
     cdef const char *x = net.x + first * ld * size
@@ -226,8 +235,13 @@ cdef void forward(const Net *net, uint64_t step, bint training, ptrdiff_t first,
         a = s.a + first * s.ld * size
         if s.kind == DENSE:
             e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
-            e.activation = s.activation
+            e.activation = FASTNN_identity if slopes and s.from_input else s.activation
             t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, s.ld, &e)
+            if slopes and s.from_input:
+                t.activation_and_slope(s.activation, rows, s.n_out, a, s.ld, a, s.ld, s.slope + first * s.ld * size,
+                                       s.ld)
+        elif s.kind == ACTIVATION and slopes and s.from_input:
+            t.activation_and_slope(s.activation, rows, s.n_out, x, ld, a, s.ld, s.slope + first * s.ld * size, s.ld)
         elif s.kind == ACTIVATION:
             t.activation(s.activation, rows, s.n_out, x, ld, a, s.ld)
         elif s.kind == EMBEDDING:

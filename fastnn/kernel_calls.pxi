@@ -11,8 +11,23 @@ def activation(str name, z, out):
         t.activation(f, z_.rows, z_.columns, z_.data, z_.row_stride, out_.data, out_.row_stride)
 
 
+def activation_and_slope(str name, z, out, slope):
+    """out = f(z) and slope = f'(z) of an activation of kind from_input, all (m, n); out may be z."""
+    cdef Array z_ = Array(z), out_ = Array(out, True), slope_ = Array(slope, True)
+    cdef const fastnn_kernels *t = table_for(z_, out_, slope_)
+    cdef int f = _ACTIVATION_ID[name]
+    if ACTIVATIONS[name] != "from_input":
+        raise ValueError(f"name must be an activation of kind from_input, got {name!r}")
+    check_shape(z_, z_.rows, z_.columns, "z")
+    check_shape(out_, z_.rows, z_.columns, "out")
+    check_shape(slope_, z_.rows, z_.columns, "slope")
+    with nogil:
+        t.activation_and_slope(f, z_.rows, z_.columns, z_.data, z_.row_stride, out_.data, out_.row_stride,
+                               slope_.data, slope_.row_stride)
+
+
 def activation_backward(str name, a, da, out):
-    """out = da * f'(z) from the activation's output a, all (m, n); out may be da."""
+    """out = da * f'(z) from the activation's output a, or its slope for kind from_input; all (m, n); out may be da."""
     cdef Array a_ = Array(a), da_ = Array(da), out_ = Array(out, True)
     cdef const fastnn_kernels *t = table_for(a_, da_, out_)
     cdef int f = _ACTIVATION_ID[name]
@@ -22,16 +37,6 @@ def activation_backward(str name, a, da, out):
     with nogil:
         t.activation_backward(f, a_.rows, a_.columns, a_.data, a_.row_stride, da_.data, da_.row_stride, out_.data,
                               out_.row_stride)
-
-
-def log_softmax(z, out):
-    """out = log(softmax(z)) by rows; out may be z."""
-    cdef Array z_ = Array(z), out_ = Array(out, True)
-    cdef const fastnn_kernels *t = table_for(z_, out_)
-    check_shape(z_, z_.rows, z_.columns, "z")
-    check_shape(out_, z_.rows, z_.columns, "out")
-    with nogil:
-        t.log_softmax(z_.rows, z_.columns, z_.data, z_.row_stride, out_.data, out_.row_stride)
 
 
 def loss(str name, z, y, const double[::1] weight, double scale, double[::1] loss_rows, dz):

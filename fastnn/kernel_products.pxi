@@ -43,7 +43,7 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
 cdef void run_product(Product *p) noexcept nogil:
     cdef int n_threads = thread_limit() if 2.0 * p.m * p.n * p.k >= TEAM_FLOPS else 1
     p.by_rows = p.m >= 8 * n_threads or p.n < p.table.panel * n_threads
-    p.by_rows |= p.epilogue.activation == FASTNN_softmax  # needs whole rows
+    p.by_rows |= fastnn_is_rowwise(p.epilogue.activation)
     run_team(product_task, p, n_threads)
 
 

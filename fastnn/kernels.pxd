@@ -13,9 +13,10 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_N_OPTIMIZERS
     enum: FASTNN_identity
     enum: FASTNN_SMALL_LAYERS
-    enum: FASTNN_softmax
     enum: FASTNN_sgd
     enum: FASTNN_adam
+
+    bint fastnn_is_rowwise(int activation)
 
     ctypedef struct fastnn_epilogue:
         const void *bias
@@ -81,6 +82,7 @@ cdef extern from "fastnn.h" nogil:
         int32_t activation
         void *a
         void *d
+        void *slope
         ptrdiff_t ld
 
     ctypedef struct fastnn_small:
@@ -133,10 +135,10 @@ cdef extern from "fastnn.h" nogil:
         void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out) noexcept nogil
         void (*activation)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
                            ptrdiff_t ld_a) noexcept nogil
+        void (*activation_and_slope)(int activation, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *a,
+                                     ptrdiff_t ld_a, void *slope, ptrdiff_t ld_slope) noexcept nogil
         void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
                                     const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz) noexcept nogil
-        void (*log_softmax)(ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, void *out,
-                            ptrdiff_t ld_out) noexcept nogil
         void (*loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, const int64_t *labels,
                      const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
                      void *dz, ptrdiff_t ld_dz) noexcept nogil

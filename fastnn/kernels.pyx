@@ -23,7 +23,7 @@ cdef extern from "fastnn.h" nogil:
     const char *fastnn_loss_name(int loss)
     const char *fastnn_optimizer_name(int optimizer)
     const char *fastnn_path_name(int path)
-    int fastnn_activation_is_rowwise(int activation)
+    const char *fastnn_activation_kind(int activation)
     int fastnn_loss_takes_labels(int loss)
     int fastnn_optimizer_states(int optimizer)
     double fastnn_power(double base, uint64_t exponent)
@@ -57,7 +57,7 @@ BUILD = FASTNN_BUILD.decode()  # the build check compares it with the other modu
 API_VERSION = FASTNN_API_VERSION
 
 # The lists of fastnn.h: name -> what the Python side needs to know of it.
-ACTIVATIONS = {fastnn_activation_name(i).decode(): "rowwise" if fastnn_activation_is_rowwise(i) else "elementwise"
+ACTIVATIONS = {fastnn_activation_name(i).decode(): fastnn_activation_kind(i).decode()
                for i in range(FASTNN_N_ACTIVATIONS)}
 LOSSES = {fastnn_loss_name(i).decode(): "label" if fastnn_loss_takes_labels(i) else "values"
           for i in range(FASTNN_N_LOSSES)}

@@ -10,7 +10,7 @@ from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, SCALE, Layer, Net, forward, take_row
+from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, SCALE, Layer, Net, forward, take_row, tells_slope
 from fastnn.kernels cimport (
     FASTNN_SMALL_LAYERS, FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small,
     fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update,
@@ -92,14 +92,15 @@ cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t las
         s = &net.layers[i]
         at = first * s.ld * size
         if not s.gated and s.activation != FASTNN_identity:
-            t.activation_backward(s.activation, rows, s.n_out, s.a + at, s.ld, s.d + at, s.ld, s.d + at, s.ld)
+            t.activation_backward(s.activation, rows, s.n_out, tells_slope(s) + at, s.ld, s.d + at, s.ld, s.d + at,
+                                  s.ld)
         if not s.needs_dx:
             return
         before = &net.layers[i - 1]
         if s.kind == DENSE:
             memset(&e, 0, sizeof(e))
             if before.gated:
-                e.gate, e.ld_gate = before.a + first * before.ld * size, before.ld
+                e.gate, e.ld_gate = tells_slope(before) + first * before.ld * size, before.ld
                 e.gate_activation = before.activation
             t.matmul_transposed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, net.parameters + s.weight * size, s.n_out,
                                 before.d + first * before.ld * size, before.ld, &e)
@@ -120,7 +121,7 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first
     cdef Bad gathered = gather(r, order, first, last)
     if gathered != FINE:
         return gathered
-    forward(net, step, r.training, first, last)
+    forward(net, step, r.training, not r.loss_only, first, last)
     net.table.loss(net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
                    net.labels + first if r.labels != NULL else NULL,
                    net.y + first * net.n_out * size if r.y != NULL else NULL, net.n_out,
@@ -253,7 +254,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
         layer = &s.layers[i]
         layer.n_in, layer.n_out, layer.ld = from_.n_in, from_.n_out, from_.ld
         layer.weight, layer.bias, layer.activation = from_.weight, from_.bias, from_.activation
-        layer.a, layer.d = from_.a, from_.d
+        layer.a, layer.d, layer.slope = from_.a, from_.d, from_.slope
     s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.state1, net.state2
     s.update, s.decay, s.loss = net.update, net.decay, net.loss
     s.x, s.ld_x, s.n_rows, s.n_in = r.x, r.ld_x, r.n_rows, net.n_in

@@ -14,8 +14,8 @@ from fastnn.inference cimport (
     raise_again, seconds, take_row,
 )
 from fastnn.kernels cimport (
-    FASTNN_FEW_ROWS, FASTNN_softmax, Array, fastnn_dense, fastnn_epilogue, fastnn_kernels, kernel_table, run_team,
-    team_barrier, team_ready, thread_limit,
+    FASTNN_FEW_ROWS, Array, fastnn_dense, fastnn_epilogue, fastnn_is_rowwise, fastnn_kernels, kernel_table,
+    run_team, team_barrier, team_ready, thread_limit,
 )
 
 import importlib
@@ -107,7 +107,7 @@ cdef void split_columns(void *context, int thread, int n_threads) noexcept nogil
         ld_a = net.n_out if i == net.n_dense - 1 else padded_ld(d.n_out, size)
         units = (d.n_out + unit - 1) // unit
         first, last = unit * (units * thread // n_threads), min(d.n_out, unit * (units * (thread + 1) // n_threads))
-        if d.activation == FASTNN_softmax:  # takes whole rows
+        if fastnn_is_rowwise(d.activation):
             first, last = 0, d.n_out if thread == 0 else 0
         if first >= last:
             pass

@@ -182,12 +182,17 @@ def described(metrics: Any, link: str | None) -> tuple[Metric, ...]:
 
 
 def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
-    """Refuse a softmax or sigmoid before a loss that takes logits and applies one itself."""
+    """Refuse a softmax, log_softmax or sigmoid before a loss that takes logits and applies one itself."""
     last = next((layer for layer in reversed(layers) if not isinstance(layer, Dropout)), None)
     activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
-    if loss.link is not None and activation in {loss.link, "softmax"}:
+    if loss.link is not None and activation in {loss.link, "softmax", "log_softmax"}:
+        why = (
+            "one after the other is work without effect"
+            if (loss.link, activation) == ("softmax", "log_softmax")
+            else "twice would flatten the gradients"
+        )
         raise ValueError(
             f"loss={loss.name!r} takes logits and applies {loss.link} itself, but {last!r} at the end "
-            f"applies {'it too' if activation == loss.link else activation}: twice would flatten the "
-            "gradients. Leave it out; model.predict_proba gives probabilities"
+            f"applies {'it too' if activation == loss.link else activation}: {why}. "
+            "Leave it out; model.predict_proba gives probabilities"
         )

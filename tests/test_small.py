@@ -11,7 +11,7 @@ from fastnn.kernels import ACTIVATIONS, LOSSES
 from fastnn.layers import lower, n_parameters
 from fastnn.program import Program
 
-ELEMENTWISE = [name for name, kind in ACTIVATIONS.items() if kind == "elementwise"]
+ELEMENTWISE = [name for name, kind in ACTIVATIONS.items() if kind != "rowwise"]
 OPTIMIZERS = {
     "sgd": fn.SGD(lr=0.05),
     "decay": fn.SGD(lr=0.05, weight_decay=0.01),

@@ -28,11 +28,16 @@ def torch():
 
 
 def apply(torch, name, z):
-    if name == "softmax":
-        return torch.softmax(z, dim=1)
-    if name == "leaky_relu":
-        return torch.nn.functional.leaky_relu(z, 0.01)
-    return z if name == "identity" else getattr(torch, name)(z)
+    functional = torch.nn.functional
+    if name == "identity":
+        return z
+    if name in ("softmax", "log_softmax"):
+        return getattr(torch, name)(z, dim=1)
+    if name == "hard_sigmoid":  # theirs multiplies gradients by 1/6 in float32 whatever the dtype
+        return functional.relu6(z + 3) / 6
+    if name in ("hard_swish", "hard_tanh"):
+        return getattr(functional, name.replace("_", ""))(z)
+    return getattr(functional if hasattr(functional, name) else torch, name)(z)
 
 
 def row_losses(torch, name, z, y):

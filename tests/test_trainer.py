@@ -358,9 +358,12 @@ def test_ctrl_c_is_answered_within_an_epoch(device: str) -> None:
 
 
 def test_softmax_before_cross_entropy_is_refused_with_the_reason() -> None:
-    for layers in ((fn.Dense(3, "softmax"),), (fn.Dense(3), fn.Activation("softmax"), fn.Dropout(0.1))):
+    after_dense = [(fn.Dense(3), fn.Activation(f), fn.Dropout(0.1)) for f in ("softmax", "log_softmax")]
+    for layers in ((fn.Dense(3, "softmax"),), *after_dense):
         with pytest.raises(ValueError, match="takes logits and applies softmax itself"):
             fn.Trainer(fn.Sequential(*layers), loss="cross_entropy", optimizer="sgd")
+    with pytest.raises(ValueError, match="applies log_softmax: one after the other is work without effect"):
+        fn.Trainer(fn.Sequential(fn.Dense(3, "log_softmax")), loss="cross_entropy", optimizer="sgd")
     fn.Trainer(fn.Sequential(fn.Dense(3, "softmax"), fn.Dense(3)), loss="cross_entropy", optimizer="sgd")
     fn.Trainer(fn.Sequential(fn.Dense(3, "softmax")), loss="mse", optimizer="sgd")
 

@@ -211,10 +211,10 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--layers", type=_layers, default=(128, 64), metavar="N,M",
         help="units of the hidden layers; none: a linear model (default: 128,64)",
     )  # fmt: skip
-    elementwise = [name for name, kind in kernels.ACTIVATIONS.items() if kind == "elementwise"]
+    of_numbers = [name for name, kind in kernels.ACTIVATIONS.items() if kind != "rowwise"]
     network.add_argument(
-        "--activation", choices=elementwise, default="relu", metavar="NAME",
-        help=f"of the hidden layers: {', '.join(elementwise)} (default: relu)",
+        "--activation", choices=of_numbers, default="relu", metavar="NAME",
+        help=f"of the hidden layers: {', '.join(of_numbers)} (default: relu)",
     )  # fmt: skip
     network.add_argument(
         "--dropout", type=_share, default=0.0, metavar="RATE", help="after each hidden layer (default: 0)"

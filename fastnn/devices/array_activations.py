@@ -7,12 +7,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["ACTIVATIONS"]
+__all__ = ["ACTIVATIONS", "SLOPES", "with_gradient"]
 
 Array = NDArray[Any]
 
-# name: f, which changes z into a = f(z); and backward, which changes da into dz, given a = f(z).
-# np.maximum and the like hand NaN on.
+# name: f, which changes z into a = f(z); and backward, which changes da into dz, given a = f(z), or f'(z) for
+# the activations in SLOPES. np.maximum and the like hand NaN on.
 
 
 def _identity(xp: Any, z: Array) -> None:
@@ -37,6 +37,84 @@ def _leaky_relu(xp: Any, z: Array) -> None:
 
 def _leaky_relu_backward(xp: Any, a: Array, da: Array) -> None:
     xp.multiply(da, 0.01, out=da, where=a <= 0)
+
+
+def _relu6(xp: Any, z: Array) -> None:
+    xp.clip(z, 0, 6, out=z)
+
+
+def _relu6_backward(xp: Any, a: Array, da: Array) -> None:
+    xp.copyto(da, 0, where=(a <= 0) | (a >= 6))
+
+
+def _hard_tanh(xp: Any, z: Array) -> None:
+    xp.clip(z, -1, 1, out=z)
+
+
+def _hard_tanh_backward(xp: Any, a: Array, da: Array) -> None:
+    xp.copyto(da, 0, where=(a <= -1) | (a >= 1))
+
+
+def _hard_sigmoid(xp: Any, z: Array) -> None:
+    z += 3
+    xp.clip(z, 0, 6, out=z)
+    z /= 6
+
+
+def _hard_sigmoid_backward(xp: Any, a: Array, da: Array) -> None:
+    da /= 6
+    xp.copyto(da, 0, where=(a <= 0) | (a >= 1))
+
+
+def _hard_swish(xp: Any, z: Array) -> None:
+    xp.maximum(z, -3, out=z)  # -inf times 0 would be NaN
+    z *= xp.clip(z + 3, 0, 6) / 6
+
+
+def _hard_swish_slope(xp: Any, z: Array) -> Array:
+    slope: Array = xp.where(z <= -3, 0, xp.where(z >= 3, 1, z / 3 + 0.5)).astype(z.dtype)
+    return slope
+
+
+def _softsign(xp: Any, z: Array) -> None:
+    # 1 - 1 / (1 + |z|), which is right for an infinity, where |z| is large
+    t = xp.abs(z)
+    a = xp.where(t < 1, t / (1 + xp.minimum(t, 1)), 1 - 1 / (1 + t))
+    xp.copysign(a, z, out=z)
+
+
+def _softsign_backward(xp: Any, a: Array, da: Array) -> None:
+    da *= (1 - xp.abs(a)) ** 2
+
+
+def _one_sided(xp: Any, z: Array, upper: Array) -> Array:
+    """z times a sigmoid whose value at -|z| is `upper`; -0 for -inf."""
+    t = xp.minimum(xp.abs(z), 1e4)  # where `upper` is 0
+    a: Array = xp.maximum(z, -0.0) - t * upper
+    return a
+
+
+def _upper_sigmoid(xp: Any, y: Array) -> Array:
+    """1 / (1 + exp(y)) for y >= 0, to its own last places."""
+    e = xp.exp(-y)
+    upper: Array = e / (1 + e)
+    return upper
+
+
+def _silu(xp: Any, z: Array) -> None:
+    z[...] = _one_sided(xp, z, _upper_sigmoid(xp, xp.abs(z)))
+
+
+def _silu_slope(xp: Any, z: Array) -> Array:
+    t = xp.minimum(xp.abs(z), 1e4)
+    upper = _upper_sigmoid(xp, t)
+    w = upper * (1 - t * (1 - upper))
+    slope: Array = xp.where(z < 0, w, 1 - w)
+    return slope
+
+
+def _kept_backward(xp: Any, slope: Array, da: Array) -> None:
+    da *= slope
 
 
 def _sigmoid(xp: Any, z: Array) -> None:
@@ -67,11 +145,41 @@ def _softmax_backward(xp: Any, a: Array, da: Array) -> None:
     da *= a
 
 
+def _log_softmax(xp: Any, z: Array) -> None:
+    z -= z.max(axis=1, keepdims=True)
+    z -= xp.log(xp.exp(z).sum(axis=1, keepdims=True))
+
+
+def _log_softmax_backward(xp: Any, a: Array, da: Array) -> None:
+    da -= xp.exp(a) * da.sum(axis=1, keepdims=True)
+
+
 ACTIVATIONS: dict[str, tuple[Callable[[Any, Array], None], Callable[[Any, Array, Array], None]]] = {
     "identity": (_identity, _identity_backward),
     "relu": (_relu, _relu_backward),
     "leaky_relu": (_leaky_relu, _leaky_relu_backward),
+    "relu6": (_relu6, _relu6_backward),
+    "hard_tanh": (_hard_tanh, _hard_tanh_backward),
+    "hard_sigmoid": (_hard_sigmoid, _hard_sigmoid_backward),
+    "hard_swish": (_hard_swish, _kept_backward),
+    "softsign": (_softsign, _softsign_backward),
+    "silu": (_silu, _kept_backward),
     "sigmoid": (_sigmoid, _sigmoid_backward),
     "tanh": (_tanh, _tanh_backward),
     "softmax": (_softmax, _softmax_backward),
+    "log_softmax": (_log_softmax, _log_softmax_backward),
 }
+
+# f'(z) of the activations whose output does not tell it.
+SLOPES: dict[str, Callable[[Any, Array], Array]] = {
+    "hard_swish": _hard_swish_slope,
+    "silu": _silu_slope,
+}
+
+
+def with_gradient(xp: Any, name: str, z: Array, da: Array) -> None:
+    """Change z (m, n) into a = f(z) and da into dz."""
+    slope = SLOPES[name](xp, z) if name in SLOPES else None
+    forward, backward = ACTIVATIONS[name]
+    forward(xp, z)
+    backward(xp, z if slope is None else slope, da)

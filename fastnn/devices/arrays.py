@@ -15,7 +15,7 @@ from .. import kernels
 from ..errors import DivergenceError
 from ..layers import Step, Table, n_parameters
 from ..optimizers import SGD, Optimizer
-from .array_activations import ACTIVATIONS
+from .array_activations import ACTIVATIONS, SLOPES
 from .array_losses import LOSSES
 from .array_optimizers import OPTIMIZERS
 from .array_random import dropout_mask
@@ -73,6 +73,8 @@ class _Workspace:
         self.outputs = [xp.empty((n_rows, s.n_out), dtype) for s in steps]
         both = list(zip(steps, self.outputs, strict=True))
         self.gradients = [xp.empty((n_rows, s.n_in), dtype) for s in steps]
+        # what the derivative of each activation is computed from
+        self.kept = [xp.empty_like(a) if s.activation in SLOPES else a for s, a in both]
         self.masks: list[Any] = [xp.empty_like(a) if s.kind == "dropout" else None for s, a in both]
         self.dz = xp.empty((n_rows, n_out), dtype)
 
@@ -156,7 +158,7 @@ class ArrayProgram:
                 xp.matmul(a, w, out=out)
                 if b is not None:
                     out += b
-                ACTIVATIONS[s.activation][0](xp, out)
+                self._activate(s, out, space.kept[i])
             elif s.kind == "scale":
                 # as the first step it takes bytes too
                 out[...] = a
@@ -166,7 +168,7 @@ class ArrayProgram:
                 _embed(xp, s, self._parameters, a, out)
             elif s.kind == "activation":
                 out[...] = a
-                ACTIVATIONS[s.activation][0](xp, out)
+                self._activate(s, out, space.kept[i])
             elif dropout_step is None:
                 out[...] = a
             else:
@@ -174,6 +176,12 @@ class ArrayProgram:
                 xp.multiply(a, space.masks[i], out=out)
             a = out
         return a
+
+    def _activate(self, s: Step, z: Array, kept: Array) -> None:
+        """Change z into f(z), and keep f'(z) where that does not tell it."""
+        if s.activation in SLOPES:
+            kept[...] = SLOPES[s.activation](self.xp, z)
+        ACTIVATIONS[s.activation][0](self.xp, z)
 
     def _backward(self, x: Array, space: _Workspace, dropout: bool) -> None:
         """Fill the flat gradient from space.dz, the gradient of what the last step gives; changes it."""
@@ -190,7 +198,7 @@ class ArrayProgram:
             if s.kind == "embedding":
                 _embed_backward(xp, s, space.outputs[i - 1] if i else x, da, self._gradient)
                 continue
-            ACTIVATIONS[s.activation][1](xp, space.outputs[i], da)
+            ACTIVATIONS[s.activation][1](xp, space.kept[i], da)
             if s.kind == "dense":
                 xp.matmul((space.outputs[i - 1] if i else x).T, da, out=dw)
                 if db is not None:

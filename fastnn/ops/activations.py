@@ -14,18 +14,31 @@ from .shapes import Array, out_table, table
 __all__ = [
     "ACTIVATIONS",
     "exp",
+    "hard_sigmoid",
+    "hard_sigmoid_backward",
+    "hard_swish",
+    "hard_swish_backward",
+    "hard_tanh",
+    "hard_tanh_backward",
     "identity",
     "identity_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "log",
     "log_softmax",
+    "log_softmax_backward",
     "relu",
+    "relu6",
+    "relu6_backward",
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "softmax",
     "softmax_backward",
+    "softsign",
+    "softsign_backward",
     "tanh",
     "tanh_backward",
 ]
@@ -50,7 +63,12 @@ def _apply_backward(name: str, da: ArrayLike, z: ArrayLike, out: Array | None) -
     result = errors.output(out, found.shape, found.dtype, gradient, found, in_place=True)
     if result.size:
         a = np.empty_like(table(found), order="C")
-        kernels.activation(name, table(found), a)
+        if kernels.ACTIVATIONS[name] == "from_input":
+            slope = np.empty_like(a)
+            kernels.activation_and_slope(name, table(found), a, slope)
+            a = slope
+        else:
+            kernels.activation(name, table(found), a)
         kernels.activation_backward(name, a, table(gradient), out_table(result))
     return result
 
@@ -90,6 +108,66 @@ def leaky_relu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None
     return _apply_backward("leaky_relu", da, z, out)
 
 
+def relu6(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """min(max(z, 0), 6), NaN staying NaN (Krizhevsky 2010); of any shape."""
+    return _apply("relu6", z, out)
+
+
+def relu6_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of relu6 at z: da where 0 < z < 6, else 0."""
+    return _apply_backward("relu6", da, z, out)
+
+
+def hard_tanh(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """min(max(z, -1), 1), NaN staying NaN (Collobert 2004); of any shape."""
+    return _apply("hard_tanh", z, out)
+
+
+def hard_tanh_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of hard_tanh at z: da where -1 < z < 1, else 0."""
+    return _apply_backward("hard_tanh", da, z, out)
+
+
+def hard_sigmoid(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """min(max(z + 3, 0), 6) / 6 (Courbariaux et al. 2015, in PyTorch's form); of any shape."""
+    return _apply("hard_sigmoid", z, out)
+
+
+def hard_sigmoid_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of hard_sigmoid at z: da / 6 where -3 < z < 3, else 0."""
+    return _apply_backward("hard_sigmoid", da, z, out)
+
+
+def hard_swish(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z * hard_sigmoid(z) (Howard et al. 2019), -0 for -inf; of any shape."""
+    return _apply("hard_swish", z, out)
+
+
+def hard_swish_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of hard_swish at z: da * (z / 3 + 1/2) where -3 < z < 3; 0 on the left of it, da on the right."""
+    return _apply_backward("hard_swish", da, z, out)
+
+
+def softsign(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z / (1 + abs(z)) (Turian et al. 2009), 1 and -1 for infinities; of any shape."""
+    return _apply("softsign", z, out)
+
+
+def softsign_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of softsign at z: da * (1 - abs(a))^2."""
+    return _apply_backward("softsign", da, z, out)
+
+
+def silu(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z * sigmoid(z), also called swish (Elfwing et al. 2017), -0 for -inf; of any shape."""
+    return _apply("silu", z, out)
+
+
+def silu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of silu at z: da * s * (1 + z * (1 - s)) with s = sigmoid(z)."""
+    return _apply_backward("silu", da, z, out)
+
+
 def sigmoid(z: ArrayLike, *, out: Array | None = None) -> Array:
     """1 / (1 + exp(-z)); of any shape."""
     return _apply("sigmoid", z, out)
@@ -122,12 +200,12 @@ def softmax_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -
 
 def log_softmax(z: ArrayLike, *, out: Array | None = None) -> Array:
     """z - log(sum(exp(z))) over the last axis, without overflow or cancellation."""
-    (found,) = errors.reals(z=z)
-    _has_rows("log_softmax", found)
-    result = errors.output(out, found.shape, found.dtype, found, in_place=True)
-    if result.size:
-        kernels.log_softmax(table(found), out_table(result))
-    return result
+    return _apply("log_softmax", z, out)
+
+
+def log_softmax_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of log_softmax at z, over the last axis: da - exp(a) * sum(da)."""
+    return _apply_backward("log_softmax", da, z, out)
 
 
 def exp(x: ArrayLike, *, out: Array | None = None) -> Array:
