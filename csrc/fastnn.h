@@ -262,6 +262,16 @@ typedef struct {
     void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
                        ptrdiff_t ld_x, void *out, ptrdiff_t ld_out);
 
+    /* out = a + b; out may be either. */
+    void (*add)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, const void *b, ptrdiff_t ld_b, void *out,
+                ptrdiff_t ld_out);
+    /* out (m, n) = columns columns[0] .. columns[n-1] of x. */
+    void (*take_columns)(ptrdiff_t m, ptrdiff_t n, const int64_t *columns, const void *x, ptrdiff_t ld_x, void *out,
+                         ptrdiff_t ld_out);
+    /* out (m, n_out) = d (m, n) in those columns, each named once, and zeros in the others. */
+    void (*put_columns)(ptrdiff_t m, ptrdiff_t n, const int64_t *columns, const void *d, ptrdiff_t ld_d,
+                        ptrdiff_t n_out, void *out, ptrdiff_t ld_out);
+
     /* Runs `turns` turns of a loop of FMAs in registers; gives its multiplications and additions. */
     double (*fma_loop)(ptrdiff_t turns);
 

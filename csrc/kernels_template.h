@@ -16,6 +16,7 @@
 #include "weights_template.h"
 #include "random_template.h"
 #include "inputs_template.h"
+#include "graph_template.h"
 #include "peak_template.h"
 #include "small_template.h"
 #include "small_steps_template.h"
@@ -45,6 +46,9 @@ const fastnn_kernels TABLE = {
     .scale = FN(scale),
     .embed = FN(embed),
     .embed_gradient = FN(embed_gradient),
+    .add = FN(add),
+    .take_columns = FN(take_columns),
+    .put_columns = FN(put_columns),
     .fma_loop = FN(fma_loop),
     .small_bytes = FN(small_bytes),
     .small_steps = FN(small_steps),

@@ -26,7 +26,7 @@ from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
 from .history import History
 from .kernels import COMPILER as _COMPILER
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started
-from .layers import Activation, Dense, Dropout, Embedding, Scale
+from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy
 from .network import Sequential, load
 from .optimizers import SGD, Adam
@@ -46,6 +46,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "CSVLogger",
     "Callback",
+    "Concat",
     "CrossEntropy",
     "Dense",
     "DeviceError",
@@ -59,6 +60,7 @@ __all__ = [
     "NotFittedError",
     "ProgressBar",
     "ReduceLROnPlateau",
+    "Residual",
     "Scale",
     "Sequential",
     "Trainer",

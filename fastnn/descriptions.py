@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import FormatError
-from .layers import Activation, Dense, Dropout, Embedding, Scale
+from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy
 from .optimizers import SGD, Adam
 
@@ -22,7 +22,7 @@ def _by_name(*classes: type) -> dict[str, type]:
     return {known.__name__: known for known in classes}
 
 
-LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding)
+LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding, Residual, Concat)
 LOSSES = _by_name(CrossEntropy, BinaryCrossEntropy, MSE)
 OPTIMIZERS = _by_name(SGD, Adam)
 _ALL = {**LAYERS, **LOSSES, **OPTIMIZERS}
@@ -78,8 +78,9 @@ def from_json(where: str, value: Any, classes: Mapping[str, type]) -> Any:
     ]
     if faults:
         raise FormatError(f"{where}, {name}, {' and '.join(faults)}")
+    several = getattr(classes[name], "several", None)  # the field that is given as arguments one by one
     try:
-        return classes[name](**given)
+        return classes[name](*given.pop(several), **given) if several else classes[name](**given)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{where}, {name}: {error}") from None
 

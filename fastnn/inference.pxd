@@ -23,6 +23,9 @@ cdef enum Kind:
     DROPOUT
     SCALE
     EMBEDDING
+    ADD
+    COLUMNS
+    JOIN
 
 cdef struct Layer:
     Kind kind
@@ -36,7 +39,14 @@ cdef struct Layer:
     fastnn_table *tables
     ptrdiff_t n_in, n_out, ld  # ld: of a, d and mask
     ptrdiff_t weight, bias, slack  # elements; bias -1: none; slack: elements that follow the weights
-    bint needs_dx      # some earlier step has parameters
+    ptrdiff_t n_sources
+    ptrdiff_t *sources # numbers of the steps that this one reads; -1: the input
+    bint *adds         # for each: whether its gradient is added to what a later reader of it left there
+    ptrdiff_t *values  # the same as sources, past the steps that prediction leaves out
+    int64_t *columns   # (n_out,) of a columns step
+    ptrdiff_t slot     # of prediction's room for the output
+    bint trained       # the output depends on parameters
+    bint needs_dx      # a source does
     bint gated         # d holds the gradient at z already: the following product multiplied by f'(a)
     char *a            # output (batch, ld)
     char *slope        # f'(z), for an activation whose output does not tell it; else NULL
@@ -47,7 +57,12 @@ cdef struct Net:
     const fastnn_kernels *table
     ptrdiff_t size             # itemsize
     ptrdiff_t n_steps, n_in, n_out, n_parameters
-    bint scales_first          # the first step is a scale: done as rows are gathered
+    bint chain                 # each step reads the one before, and nothing else
+    bint plain                 # a chain of the kinds that predict_block knows
+    bint coupled               # rows of a training batch meet before the weights
+    bint scales_first          # the first step is a scale, alone to read x: done as rows are gathered
+    double x_factor, x_shift   # its own; else 1 and 0
+    ptrdiff_t first_trained    # steps before it do not depend on parameters
     Layer *layers
     char *parameters
     char *state1
@@ -58,6 +73,8 @@ cdef struct Net:
     # for prediction
     fastnn_dense *dense        # (n_dense); n_dense 0: there are other steps than these and dropout
     ptrdiff_t n_dense
+    ptrdiff_t n_slots          # results of one block that are held at once
+    ptrdiff_t final            # the step that gives the result: the last that is not left out; -1: the input
     ptrdiff_t last_room        # the last step whose result is not in the place of its input; -1: none
     ptrdiff_t widest           # elements of a row of activations or of x
     ptrdiff_t widest_between   # of a row between two of `dense`
@@ -70,12 +87,22 @@ cdef struct Net:
     char *y
     double *weight
     double *loss_rows
+    char *scratch              # a gradient on its way to be added, (batch, ld_scratch)
+    ptrdiff_t ld_scratch
     char *gradients            # gradient_bytes for each thread
     ptrdiff_t gradient_bytes
     int gradient_threads
     char *small                # workspace of small_steps, small_bytes of it
     ptrdiff_t small_bytes
 
+# What one thread of a team does in the rows phase.
+cdef struct Part:
+    ptrdiff_t first, last      # rows of the batch
+    int thread, n_threads
+
+# What step i reads as its source number j on the last training batch, from row `first` on.
+cdef const char *source_of(const Net *net, const Layer *s, ptrdiff_t j, ptrdiff_t first,
+                           ptrdiff_t *ld) noexcept nogil
 # Buffers for a training batch on n_threads threads; kept, so that later calls allocate nothing.
 cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1
 cdef void free_batch(Net *net) noexcept
@@ -83,16 +110,17 @@ cdef void free_batch(Net *net) noexcept
 cdef int prepare_small(Net *net, ptrdiff_t n_bytes) except -1
 # Frees what describe() took.
 cdef void forget(Net *net) noexcept
-# Rows first .. last of the batch in net.x through all steps, each into its own buffer; `step` is for dropout,
+# The rows of a part of the batch in net.x through all steps, each into its own buffer; `step` is for dropout,
 # which is off unless `training`. `slopes`: a backward pass follows.
-cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, ptrdiff_t first,
-                  ptrdiff_t last) noexcept nogil
+cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, const Part *part) noexcept nogil
 # What the derivative of a step's activation is computed from: output, or slope.
 cdef char *tells_slope(const Layer *s) noexcept nogil
 # One row of x, widened from bytes and scaled where the first step says so.
 cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noexcept nogil
 # Step whose output on the last training batch is the first that is not finite; -1: x; n_steps: all are.
 cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept
+# Whether prediction passes over a step: its result is its source's.
+cdef bint is_left_out(const Layer *s) noexcept nogil
 cdef int describe(Net *net, tuple steps, Array parameters) except -1
 # Whole 64-byte lines of a row of n, and never a multiple of 4096 bytes.
 cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil

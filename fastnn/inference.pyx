@@ -27,6 +27,7 @@ BUILD = FASTNN_BUILD.decode()
 
 cdef dict KINDS = {
     "dense": DENSE, "activation": ACTIVATION, "dropout": DROPOUT, "scale": SCALE, "embedding": EMBEDDING,
+    "add": ADD, "columns": COLUMNS, "join": JOIN,
 }
 
 
@@ -57,7 +58,6 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
     """Fill a zeroed net from `fastnn.layers.Step` descriptions over a block of parameters."""
     cdef ptrdiff_t i
     cdef Layer *s
-    cdef bint parameters_before = False
     names = list(ACTIVATIONS)
     net.size, net.parameters, net.table = parameters.itemsize, parameters.data, kernel_table(parameters.itemsize)
     net.n_steps = len(steps)
@@ -71,25 +71,75 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
         s.activation = names.index(step.activation)
         s.rowwise = ACTIVATIONS[step.activation] == "rowwise"
         s.from_input = ACTIVATIONS[step.activation] == "from_input"
-        s.layer, s.rate, s.n_in, s.n_out = step.layer, step.rate, step.n_in, step.n_out
+        s.layer, s.rate, s.n_in, s.n_out = step.draws, step.rate, step.n_in, step.n_out
         s.ld = padded_ld(s.n_out, net.size)
         s.weight, s.bias, s.factor, s.shift = step.weight, step.bias, step.factor, step.shift
-        s.needs_dx = parameters_before
+        net.n_parameters += step.n_parameters
+        s.trained = step.n_parameters > 0
+        describe_sources(net, i, step.sources or (i - 1,), step.columns)
         if s.kind == DENSE:
-            parameters_before = True
             s.slack = parameters.columns - (s.weight + s.n_in * s.n_out)
-            net.n_parameters += step.n_parameters
-            if i and net.layers[i - 1].kind == DENSE and not net.layers[i - 1].rowwise and s.needs_dx:
-                net.layers[i - 1].gated = net.layers[i - 1].activation != FASTNN_identity
         elif s.kind == EMBEDDING:
-            parameters_before = True
-            net.n_parameters += step.n_parameters
             # beyond these, neighbouring whole numbers are one and the same real
             describe_tables(s, step.tables, 2 ** (24 if net.size == 4 else 53))
-    net.scales_first = net.layers[0].kind == SCALE
+    describe_gradients(net)
     if parameters.rows != 1 or parameters.columns < net.n_parameters:
         raise ValueError(f"parameters must have {net.n_parameters} elements, got {parameters.columns}")
     describe_prediction(net)
+    return 0
+
+
+cdef int describe_sources(Net *net, ptrdiff_t i, sources, columns) except -1:
+    """What step i reads."""
+    cdef Layer *s = &net.layers[i]
+    cdef ptrdiff_t j
+    s.n_sources = len(sources)
+    s.sources = <ptrdiff_t *>calloc(s.n_sources, sizeof(ptrdiff_t))
+    s.values = <ptrdiff_t *>calloc(s.n_sources, sizeof(ptrdiff_t))
+    s.adds = <bint *>calloc(s.n_sources, sizeof(bint))
+    s.columns = <int64_t *>calloc(max(1, len(columns)), sizeof(int64_t))
+    if s.sources == NULL or s.values == NULL or s.adds == NULL or s.columns == NULL:
+        raise MemoryError
+    for j, source in enumerate(sources):
+        if not -1 <= source < i:
+            raise ValueError(f"step {i} must read earlier steps, got {source}")
+        s.sources[j] = source
+        if source >= 0 and net.layers[source].trained:
+            s.trained = s.needs_dx = True
+    for j, column in enumerate(columns):
+        if not 0 <= column < s.n_in:
+            raise ValueError(f"columns of step {i} must be below {s.n_in}, got {column}")
+        s.columns[j] = column
+    return 0
+
+
+cdef int describe_gradients(Net *net) except -1:
+    """Where gradients add up, and what the fast ways may take for granted."""
+    cdef ptrdiff_t i, j, source
+    cdef Layer *s
+    cdef ptrdiff_t *n_readers = <ptrdiff_t *>calloc(net.n_steps + 1, sizeof(ptrdiff_t))  # of the input, of step 0 ..
+    if n_readers == NULL:
+        raise MemoryError
+    net.chain, net.first_trained = True, net.n_steps
+    for i in range(net.n_steps - 1, -1, -1):
+        s = &net.layers[i]
+        if s.trained:
+            net.first_trained = i
+        net.chain = net.chain and s.n_sources == 1 and s.sources[0] == i - 1
+        for j in range(s.n_sources):
+            s.adds[j] = n_readers[s.sources[j] + 1] > 0
+            n_readers[s.sources[j] + 1] += 1
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        source = s.sources[0]
+        if s.kind == DENSE and s.needs_dx and n_readers[source + 1] == 1 and net.layers[source].kind == DENSE:
+            if not net.layers[source].rowwise:
+                net.layers[source].gated = net.layers[source].activation != FASTNN_identity
+    s = &net.layers[0]
+    net.scales_first = s.kind == SCALE and n_readers[0] == 1
+    net.x_factor = s.factor if net.scales_first else 1.0
+    net.x_shift = s.shift if net.scales_first else 0.0
+    free(n_readers)
     return 0
 
 
@@ -99,7 +149,7 @@ cdef int describe_prediction(Net *net) except -1:
     cdef Layer *s
     cdef fastnn_dense *d = NULL
     cdef bint straight = True
-    net.last_room, net.widest = -1, padded_ld(net.n_in, net.size)
+    net.last_room, net.widest, net.n_slots, net.plain = -1, padded_ld(net.n_in, net.size), 2, net.chain
     net.dense = <fastnn_dense *>calloc(max(1, net.n_steps), sizeof(fastnn_dense))
     if net.dense == NULL:
         raise MemoryError
@@ -120,11 +170,60 @@ cdef int describe_prediction(Net *net) except -1:
             d.activation = s.activation
         elif s.kind != DROPOUT:
             straight = False
-    if not straight:
+        net.plain = net.plain and s.kind <= EMBEDDING
+    if not straight or not net.chain:
         net.n_dense = 0
+    if not net.plain:
+        describe_slots(net)
     for i in range(net.n_dense - 1):
         net.widest_between = max(net.widest_between, padded_ld(net.dense[i].n_out, net.size))
     return 0
+
+
+cdef int describe_slots(Net *net) except -1:
+    """Room for each result of a block until its last reader is done. Room 0 is that of x, where it is converted."""
+    cdef ptrdiff_t i, j, value, n_free = 0
+    cdef Layer *s
+    cdef ptrdiff_t *last = <ptrdiff_t *>calloc(net.n_steps + 1, sizeof(ptrdiff_t))  # readers of the input, of step 0 ..
+    cdef ptrdiff_t *free_slots = <ptrdiff_t *>calloc(net.n_steps + 1, sizeof(ptrdiff_t))
+    if last == NULL or free_slots == NULL:
+        free(last)
+        free(free_slots)
+        raise MemoryError
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        for j in range(s.n_sources):
+            value = s.sources[j]
+            while value >= 0 and is_left_out(&net.layers[value]):
+                value = net.layers[value].sources[0]
+            s.values[j] = value
+            if not is_left_out(s):
+                last[value + 1] = i
+    net.final = net.n_steps - 1
+    while net.final >= 0 and is_left_out(&net.layers[net.final]):
+        net.final = net.layers[net.final].sources[0]
+    net.n_slots = 1
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        if is_left_out(s) or i == net.final:
+            continue
+        if n_free:
+            n_free -= 1
+            s.slot = free_slots[n_free]
+        else:
+            s.slot = net.n_slots
+            net.n_slots += 1
+        for value in range(i):
+            if last[value + 1] == i and not is_left_out(&net.layers[value]):
+                free_slots[n_free] = net.layers[value].slot
+                n_free += 1
+    free(last)
+    free(free_slots)
+    return 0
+
+
+cdef bint is_left_out(const Layer *s) noexcept nogil:
+    return s.kind == DROPOUT
 
 
 cdef int describe_tables(Layer *s, tables, codes) except -1:
@@ -145,6 +244,10 @@ cdef void forget(Net *net) noexcept:
     cdef ptrdiff_t i
     for i in range(net.n_steps if net.layers != NULL else 0):
         free(net.layers[i].tables)
+        free(net.layers[i].sources)
+        free(net.layers[i].values)
+        free(net.layers[i].adds)
+        free(net.layers[i].columns)
     free(net.layers)
     free(net.dense)
     net.layers, net.dense = NULL, NULL
@@ -166,13 +269,14 @@ cdef void free_batch(Net *net) noexcept:
     release(&net.y)
     release(<char **>&net.weight)
     release(<char **>&net.loss_rows)
+    release(&net.scratch)
     release(&net.gradients)
     release(&net.small)
     net.capacity = net.gradient_threads = net.small_bytes = 0
 
 
 cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
-    cdef ptrdiff_t i, t, widest = 1, widest_table = 0
+    cdef ptrdiff_t i, j, t, widest = 1, widest_table = 0
     cdef Layer *s
     net.table = kernel_table(net.size)
     if batch <= net.capacity and n_threads <= net.gradient_threads:
@@ -190,12 +294,17 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
         s.d = allocate(batch * s.ld * net.size)
         if s.from_input:
             s.slope = allocate(batch * s.ld * net.size)
+        for j in range(s.n_sources):
+            if s.adds[j] and s.needs_dx:
+                net.ld_scratch = max(net.ld_scratch, net.layers[s.sources[j]].ld if s.sources[j] >= 0 else 0)
         if s.kind == DROPOUT:
             s.mask = allocate(batch * s.ld * net.size)
     net.ld_x = padded_ld(net.n_in, net.size)
     net.x = allocate(batch * net.ld_x * net.size)
     if net.scales_first:
         net.layers[0].a = net.x
+    if net.ld_scratch:
+        net.scratch = allocate(batch * net.ld_scratch * net.size)
     net.labels = <int64_t *>allocate(batch * sizeof(int64_t))
     net.y = allocate(batch * net.n_out * net.size)
     net.weight = <double *>allocate(batch * sizeof(double))
@@ -221,11 +330,34 @@ cdef char *tells_slope(const Layer *s) noexcept nogil:
     return s.slope if s.from_input else s.a
 
 
-cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, ptrdiff_t first,
-                  ptrdiff_t last) noexcept nogil:
+cdef const char *source_of(const Net *net, const Layer *s, ptrdiff_t j, ptrdiff_t first,
+                           ptrdiff_t *ld) noexcept nogil:
+    cdef const Layer *source
+    if s.sources[j] < 0:
+        ld[0] = net.ld_x
+        return net.x + first * net.ld_x * net.size
+    source = &net.layers[s.sources[j]]
+    ld[0] = source.ld
+    return source.a + first * source.ld * net.size
+
+
+cdef void join(const Net *net, const Layer *s, const Part *part) noexcept nogil:
+    """The sources of a step side by side."""
+    cdef ptrdiff_t size = net.size, at = 0, ld = 0, n, i, j
+    cdef const char *x
+    for j in range(s.n_sources):
+        x = source_of(net, s, j, part.first, &ld)
+        n = net.layers[s.sources[j]].n_out if s.sources[j] >= 0 else net.n_in
+        for i in range(part.last - part.first):
+            memcpy(s.a + ((part.first + i) * s.ld + at) * size, x + i * ld * size, n * size)
+        at += n
+
+
+cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, const Part *part) noexcept nogil:
     cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, rows = last - first, ld = net.ld_x, i
+    cdef ptrdiff_t first = part.first, size = net.size, rows = part.last - first, ld = net.ld_x, ld_second = 0, i
     cdef const char *x = net.x + first * ld * size
+    cdef const char *second
     cdef char *a
     cdef Layer *s
     cdef fastnn_epilogue e
@@ -233,6 +365,8 @@ cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, ptr
     for i in range(net.n_steps):
         s = &net.layers[i]
         a = s.a + first * s.ld * size
+        if not net.chain:
+            x = source_of(net, s, 0, first, &ld)
         if s.kind == DENSE:
             e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
             e.activation = FASTNN_identity if slopes and s.from_input else s.activation
@@ -247,8 +381,15 @@ cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, ptr
         elif s.kind == EMBEDDING:
             t.embed(rows, s.n_in, s.n_tables, s.tables, net.parameters, x, ld, a, s.ld)
         elif s.kind == SCALE:
-            if i > 0:
+            if i > 0 or not net.scales_first:
                 t.scale(rows, s.n_out, s.factor, s.shift, x, ld, a, s.ld)
+        elif s.kind == ADD:
+            second = source_of(net, s, 1, first, &ld_second)
+            t.add(rows, s.n_out, x, ld, second, ld_second, a, s.ld)
+        elif s.kind == COLUMNS:
+            t.take_columns(rows, s.n_out, s.columns, x, ld, a, s.ld)
+        elif s.kind == JOIN:
+            join(net, s, part)
         else:
             memcpy(a, x, rows * s.ld * size)  # the step before has the same width, so the same ld
             if training and s.rate > 0:
@@ -305,8 +446,8 @@ cdef int raise_again(Watch *w) except -1:
 
 cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noexcept nogil:
     if is_bytes:
-        net.table.widen(net.n_in, <const uint8_t *>x, net.layers[0].factor, net.layers[0].shift, out)
+        net.table.widen(net.n_in, <const uint8_t *>x, net.x_factor, net.x_shift, out)
     elif net.scales_first:
-        net.table.scale(1, net.n_in, net.layers[0].factor, net.layers[0].shift, x, net.n_in, out, net.n_in)
+        net.table.scale(1, net.n_in, net.x_factor, net.x_shift, x, net.n_in, out, net.n_in)
     else:
         memcpy(out, x, net.n_in * net.size)

@@ -163,6 +163,12 @@ cdef extern from "fastnn.h" nogil:
                                ptrdiff_t ld_d, void *g) noexcept nogil
         void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
                            ptrdiff_t ld_x, void *out, ptrdiff_t ld_out) noexcept nogil
+        void (*add)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, const void *b, ptrdiff_t ld_b, void *out,
+                    ptrdiff_t ld_out) noexcept nogil
+        void (*take_columns)(ptrdiff_t m, ptrdiff_t n, const int64_t *columns, const void *x, ptrdiff_t ld_x, void *out,
+                             ptrdiff_t ld_out) noexcept nogil
+        void (*put_columns)(ptrdiff_t m, ptrdiff_t n, const int64_t *columns, const void *d, ptrdiff_t ld_d,
+                            ptrdiff_t n_out, void *out, ptrdiff_t ld_out) noexcept nogil
         ptrdiff_t (*small_steps)(fastnn_small *s) noexcept nogil
         ptrdiff_t (*small_bytes)(const fastnn_small *s) noexcept nogil
         void (*exp)(ptrdiff_t n, const void *x, void *out) noexcept nogil

@@ -1,24 +1,28 @@
 """Layers as frozen descriptions, and the steps that a list of them becomes.
 
 A layer holds no numbers and does no arithmetic: it compares, prints and validates itself. `lower`
-gives each its place in the flat block of parameters; a device compiles the result.
+gives each its place in the flat block of parameters; a device compiles the result. Layers that hold
+others are here too: the steps of their parts make a small graph.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeAlias
 
 from . import errors, initializers, kernels
+from .steps import Lowering, Step, Table, n_parameters, places
 
 __all__ = [
     "Activation",
+    "Concat",
     "Dense",
     "Dropout",
     "Embedding",
     "Layer",
+    "Residual",
     "Scale",
     "Step",
     "Table",
@@ -35,6 +39,10 @@ class Layer:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def lower(self, to: Lowering) -> None:
+        """Append the steps of this layer, which reads where `to.at` is."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +75,14 @@ class Dense(Layer):
         if self.weight_init is not None:
             errors.choice("weight_init", self.weight_init, initializers.INITIALIZERS)
 
+    def lower(self, to: Lowering) -> None:
+        """Weight, then bias."""
+        weight = to.parameters(to.width * self.units)
+        bias = to.parameters(self.units) if self.bias else -1
+        activation = self.activation or "identity"
+        step = Step("dense", to.layer, to.width, self.units, activation, weight, bias)
+        to.add(replace(step, weight_init=self.weight_init))
+
 
 @dataclass(frozen=True, repr=False)
 class Activation(Layer):
@@ -76,6 +92,10 @@ class Activation(Layer):
 
     def __post_init__(self) -> None:
         errors.choice("name", self.name, kernels.ACTIVATIONS)
+
+    def lower(self, to: Lowering) -> None:
+        """One step."""
+        to.add(Step("activation", to.layer, to.width, to.width, self.name))
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +114,10 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         _set(self, "rate", errors.real("rate", self.rate, 0.0, 1.0))
+
+    def lower(self, to: Lowering) -> None:
+        """One step."""
+        to.add(Step("dropout", to.layer, to.width, to.width, rate=self.rate))
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,6 +139,10 @@ class Scale(Layer):
         for field in ("factor", "shift"):
             value = getattr(self, field)
             _set(self, field, errors.real(field, value, -sys.float_info.max))
+
+    def lower(self, to: Lowering) -> None:
+        """One step."""
+        to.add(Step("scale", to.layer, to.width, to.width, factor=self.factor, shift=self.shift))
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,69 +184,192 @@ class Embedding(Layer):
             raise ValueError(f"columns must name each column once, got {names}")
         _set(self, "columns", tuple(sorted(judged)))
 
+    def lower(self, to: Lowering) -> None:
+        """One step with a table for each column."""
+        where = f"layer {to.name}, {self!r}"
+        if to.trains(to.at):
+            raise ValueError(f"{where}, must come before all layers with parameters")
+        if self.columns[-1][0] >= to.width:
+            raise ValueError(f"{where}, names column {self.columns[-1][0]} of {to.width} columns")
+        tables, out = [], to.width - len(self.columns)
+        for column, n_categories, width in self.columns:
+            tables.append(Table(column, n_categories, width, to.parameters(n_categories * width), out))
+            out += width
+        to.add(Step("embedding", to.layer, to.width, out, tables=tuple(tables)))
+
+
+# ---------------------------------------------------------------- layers that hold layers
+
+
+def _inner(name: str, layers: object) -> tuple[AnyLayer, ...]:
+    """The layers within a layer, judged."""
+    if not isinstance(layers, (tuple, list)):
+        raise TypeError(f"{name} must be layers, got {layers!r}")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{name}[{i}] must be a layer such as Dense, got {layer!r}")
+    return tuple(layers)
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Residual(Layer):
+    """``x + f(x)``, f being layers one after the other (He et al. 2016).
+
+    Their weights are named by both positions: "2.0.weight" is that of the layer 0 of a Residual at 2.
+
+    Parameters
+    ----------
+    *layers : layers
+        f; at least one.
+    projection : bool
+        ``x @ w + f(x)`` with a trained w (n_in, n_out), named "2.projection.weight", as He et al. do where
+        the widths of x and f(x) differ. Without it they must be equal.
+
+    Examples
+    --------
+    >>> import fastnn as fn
+    >>> fn.Residual(fn.Dense(8, activation="relu"), fn.Dense(4))
+    Residual(Dense(units=8, activation='relu'), Dense(units=4))
+    """
+
+    layers: tuple[AnyLayer, ...]
+    projection: bool = False
+    several: ClassVar[str] = "layers"
+
+    def __init__(self, *layers: AnyLayer, projection: bool = False) -> None:
+        if len(layers) == 1 and isinstance(layers[0], (tuple, list)):
+            raise TypeError("layers must be given one by one: Residual(*layers)")
+        if not layers:
+            raise ValueError("layers must be at least one, got none")
+        _set(self, "layers", _inner("layers", layers))
+        _set(self, "projection", errors.flag("projection", projection))
+
+    def __repr__(self) -> str:
+        more = ["projection=True"] if self.projection else []
+        return f"Residual({', '.join([*map(repr, self.layers), *more])})"
+
+    def lower(self, to: Lowering) -> None:
+        """f, the projection where there is one, and a sum."""
+        begin, width = to.at, to.width
+        for i, layer in enumerate(self.layers):
+            to.within(str(i), layer)
+        end, n_out = to.at, to.width
+        if self.projection:
+            to.at, to.width = begin, width
+            to.within("projection", Dense(n_out, bias=False))
+            begin = to.at
+        elif n_out != width:
+            raise ValueError(
+                f"layer {to.name}, {self!r}: x has {width} columns and f(x) {n_out}; "
+                "give both the same width, or set projection=True"
+            )
+        to.add(Step("add", to.layer, n_out, n_out), (begin, end))
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Concat(Layer):
+    """Groups of columns of x, each through layers of its own; the results stand side by side, in that order.
+
+    The weights of a group's layers are named by all positions: "0.1.2.weight" is that of the third layer of
+    the second group of a Concat at 0.
+
+    Parameters
+    ----------
+    *branches : tuple
+        Each ``(columns, *layers)``: columns is a tuple of column numbers, or a slice, and None for all
+        columns; layers may be none. A column may be in several groups, or in none.
+
+    Examples
+    --------
+    >>> import fastnn as fn
+    >>> fn.Concat(((0, 1, 2), fn.Dense(8)), (slice(3, 10), fn.Dense(4)), (None,))
+    Concat(((0, 1, 2), Dense(units=8)), (slice(3, 10, 1), Dense(units=4)), (None,))
+    """
+
+    branches: tuple[tuple[object, ...], ...]
+    several: ClassVar[str] = "branches"
+
+    def __init__(self, *branches: tuple[object, ...]) -> None:
+        if not branches:
+            raise ValueError("branches must be at least one, got none")
+        judged = []
+        for i, branch in enumerate(branches):
+            if not isinstance(branch, (tuple, list)) or not branch:
+                raise TypeError(f"branches[{i}] must be (columns, *layers), got {branch!r}")
+            layers = _inner(f"branches[{i}]", tuple(branch[1:]))
+            judged.append((_group(f"branches[{i}][0]", branch[0]), *layers))
+        _set(self, "branches", tuple(judged))
+
+    def __repr__(self) -> str:
+        return f"Concat({', '.join(map(_branch_text, self.branches))})"
+
+    def lower(self, to: Lowering) -> None:
+        """Each branch, and one step that joins them."""
+        begin, width = to.at, to.width
+        ends, n_out = [], 0
+        for i, (group, *layers) in enumerate(self.branches):
+            to.at, to.width = begin, width
+            if group is not None:
+                numbers = _numbers(f"layer {to.name}, branches[{i}][0]", group, width)
+                to.add(Step("columns", to.layer, width, len(numbers), columns=numbers))
+            for j, layer in enumerate(layers):
+                to.within(f"{i}.{j}", layer)
+            ends.append(to.at)
+            n_out += to.width
+        to.add(Step("join", to.layer, to.width, n_out), tuple(ends))
+
+
+# A group of columns: their numbers, (start, stop, step) of a slice behind the word, or None for all.
+Group: TypeAlias = tuple[int | str, ...] | None
+
+
+def _group(name: str, columns: object) -> Group:
+    """Judged columns, in a form that hashes and that a file can keep."""
+    if columns is None:
+        return None
+    if isinstance(columns, slice):
+        start = errors.integer(f"{name}.start", 0 if columns.start is None else columns.start, 0)
+        step = errors.integer(f"{name}.step", 1 if columns.step is None else columns.step, 1)
+        if columns.stop is None:
+            raise ValueError(f"{name} must say where it ends, as slice({start}, 10), got {columns!r}")
+        stop = errors.integer(f"{name}.stop", columns.stop, start + 1)
+        return ("slice", start, stop, step)
+    if isinstance(columns, (tuple, list)) and len(columns) == 4 and columns[0] == "slice":
+        return _group(name, slice(*columns[1:]))
+    if not isinstance(columns, (tuple, list)):
+        raise TypeError(f"{name} must be column numbers, a slice or None, got {columns!r}")
+    if not columns:
+        raise ValueError(f"{name} must name at least one column, got none")
+    numbers = tuple(errors.integer(f"{name}[{i}]", column, 0) for i, column in enumerate(columns))
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name} must name each column once, got {list(numbers)}")
+    return numbers
+
+
+def _numbers(name: str, group: object, width: int) -> tuple[int, ...]:
+    """The column numbers of a group, of that many columns."""
+    assert isinstance(group, tuple)
+    numbers: tuple[int, ...] = tuple(range(*group[1:])) if group[0] == "slice" else group
+    if max(numbers) >= width:
+        raise ValueError(f"{name} names column {max(numbers)} of {width} columns")
+    return numbers
+
+
+def _branch_text(branch: tuple[object, ...]) -> str:
+    """A branch as it is written."""
+    group, *layers = branch
+    if isinstance(group, tuple) and group[0] == "slice":
+        group = slice(*group[1:])
+    texts = [repr(group), *map(repr, layers)]
+    return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
+
 
 def _set(layer: Layer, field: str, value: object) -> None:
     """Store the judged form of a field of a frozen layer (np.int64(3) becomes 3)."""
     object.__setattr__(layer, field, value)
 
 
-AnyLayer: TypeAlias = Dense | Activation | Dropout | Scale | Embedding
-
-
-@dataclass(frozen=True)
-class Table:
-    """A category column, its table (n_categories, width) at `weight`, and its first column in the result."""
-
-    column: int
-    n_categories: int
-    width: int
-    weight: int
-    out: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a program: a layer with its widths and its place in the flat block.
-
-    Parameters
-    ----------
-    kind : str
-        "dense", "activation", "dropout", "scale" or "embedding".
-    layer : int
-        Position of the layer in the model; part of the key of its dropout mask.
-    n_in, n_out : int
-        Widths.
-    activation : str
-        Name of f; "identity" for none.
-    weight, bias : int
-        Offsets in elements into the flat block, -1 for none. The weight is (n_in, n_out), row-major.
-    rate : float
-        Of a dropout step.
-    factor, shift : float
-        Of a scale step.
-    tables : tuple of Table
-        Of an embedding step, sorted by column.
-    """
-
-    kind: str
-    layer: int
-    n_in: int
-    n_out: int
-    activation: str = "identity"
-    weight: int = -1
-    bias: int = -1
-    rate: float = 0.0
-    factor: float = 1.0
-    shift: float = 0.0
-    tables: tuple[Table, ...] = ()
-
-    @property
-    def n_parameters(self) -> int:
-        """How many numbers of the flat block are this step's."""
-        if self.tables:
-            return sum(table.n_categories * table.width for table in self.tables)
-        n_weights = self.n_in * self.n_out if self.weight >= 0 else 0
-        return n_weights + (self.n_out if self.bias >= 0 else 0)
+AnyLayer: TypeAlias = Layer
 
 
 def lower(layers: tuple[AnyLayer, ...], n_in: int) -> tuple[Step, ...]:
@@ -226,63 +377,8 @@ def lower(layers: tuple[AnyLayer, ...], n_in: int) -> tuple[Step, ...]:
 
     The flat block holds weight and bias of each layer in layer order, without gaps.
     """
-    steps: list[Step] = []
-    width, offset = n_in, 0
+    to = Lowering(n_in)
     for i, layer in enumerate(layers):
-        if isinstance(layer, Dense):
-            weight = offset
-            offset += width * layer.units
-            bias = offset if layer.bias else -1
-            offset += layer.units if layer.bias else 0
-            activation = layer.activation or "identity"
-            steps.append(Step("dense", i, width, layer.units, activation, weight, bias))
-            width = layer.units
-        elif isinstance(layer, Activation):
-            steps.append(Step("activation", i, width, width, layer.name))
-        elif isinstance(layer, Scale):
-            steps.append(Step("scale", i, width, width, factor=layer.factor, shift=layer.shift))
-        elif isinstance(layer, Embedding):
-            if offset:
-                raise ValueError(f"layer {i}, {layer!r}, must come before all layers with parameters")
-            tables = _tables(layer, i, width)
-            n_out = tables[-1].out + tables[-1].width
-            steps.append(Step("embedding", i, width, n_out, tables=tables))
-            offset, width = steps[-1].n_parameters, n_out
-        else:
-            steps.append(Step("dropout", i, width, width, rate=layer.rate))
-    return tuple(steps)
-
-
-def _tables(layer: Embedding, position: int, width: int) -> tuple[Table, ...]:
-    """The tables of an embedding of inputs of that width, at the start of the flat block."""
-    if layer.columns[-1][0] >= width:
-        raise ValueError(
-            f"layer {position}, {layer!r}, names column {layer.columns[-1][0]} of {width} columns"
-        )
-    tables, weight, out = [], 0, width - len(layer.columns)
-    for column, n_categories, n_numbers in layer.columns:
-        tables.append(Table(column, n_categories, n_numbers, weight, out))
-        weight, out = weight + n_categories * n_numbers, out + n_numbers
-    return tuple(tables)
-
-
-def places(steps: tuple[Step, ...]) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Offset and shape of each weight by its name, in the order of the flat block.
-
-    "0.weight" (n_in, n_out) and "0.bias" (n_out,) by layer position; "0.weight_3" (n_categories, width) of
-    the category column 3 of an embedding.
-    """
-    found: dict[str, tuple[int, tuple[int, ...]]] = {}
-    for s in steps:
-        for table in s.tables:
-            found[f"{s.layer}.weight_{table.column}"] = table.weight, (table.n_categories, table.width)
-        if s.weight >= 0:
-            found[f"{s.layer}.weight"] = s.weight, (s.n_in, s.n_out)
-        if s.bias >= 0:
-            found[f"{s.layer}.bias"] = s.bias, (s.n_out,)
-    return found
-
-
-def n_parameters(steps: tuple[Step, ...]) -> int:
-    """Length of the flat block."""
-    return sum(step.n_parameters for step in steps)
+        to.begin(i)
+        layer.lower(to)
+    return tuple(to.steps)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import devices, errors, initializers, ops
 from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters, places
 from .prediction import Predictor
+from .steps import sources_of
 
 if TYPE_CHECKING:
     from . import saving
@@ -48,9 +49,12 @@ def _views(steps: tuple[Step, ...], block: Array) -> dict[str, Array]:
 
 def _activation_after(steps: tuple[Step, ...], i: int) -> str:
     """The activation that a dense step's sums go through, be it a layer of its own."""
-    for step in steps[i:]:
-        if step.kind == "dense" and step is not steps[i]:
-            break
+    reached = {i}
+    for j in range(i, len(steps)):
+        step = steps[j]
+        if j > i and (step.kind == "dense" or reached.isdisjoint(sources_of(j, step))):
+            continue
+        reached.add(j)
         if step.activation != "identity":
             return step.activation
     return "identity"
@@ -126,17 +130,16 @@ class Sequential:
         views = _views(steps, block)
         for i, step in enumerate(steps):
             try:
-                if step.weight >= 0:
-                    name = getattr(self.layers[step.layer], "weight_init", None)
-                    name = name or initializers.default_for(_activation_after(steps, i))
-                    drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.layer)
-                    views[f"{step.layer}.weight"][...] = drawn
+                if step.kind == "dense":
+                    name = step.weight_init or initializers.default_for(_activation_after(steps, i))
+                    drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.draws)
+                    views[f"{step.prefix}.weight"][...] = drawn
                 for table in step.tables:
                     shape = table.n_categories, table.width
                     numbers = initializers.normal(
-                        shape[0] * shape[1], seed=seed, layer=step.layer, parameter=table.column
+                        shape[0] * shape[1], seed=seed, layer=step.draws, parameter=table.column
                     )
-                    views[f"{step.layer}.weight_{table.column}"][...] = numbers.reshape(shape)
+                    views[f"{step.prefix}.weight_{table.column}"][...] = numbers.reshape(shape)
             except MemoryError:
                 raise MemoryError(f"no memory to draw the weights of {self._size_of(step)}") from None
         self._become(steps, block)
@@ -328,11 +331,11 @@ class Sequential:
     def summary(self) -> str:
         """A table of the layers with their widths and numbers of parameters."""
         table = [("layer", "", "outputs", "parameters")]
-        steps = {s.layer: s for s in self._steps}
+        ends = {s.layer: s.n_out for s in self._steps}
         for i, layer in enumerate(self.layers):
-            s = steps.get(i)
-            n_out = str(s.n_out) if s else str(getattr(layer, "units", "?"))
-            table.append((str(i), repr(layer), n_out, f"{s.n_parameters:,}" if s else "?"))
+            n_out = str(ends.get(i, getattr(layer, "units", "?")))
+            n = sum(s.n_parameters for s in self._steps if s.layer == i)
+            table.append((str(i), repr(layer), n_out, f"{n:,}" if i in ends else "?"))
         w = [max(len(row[column]) for row in table) for column in range(4)]
         lines = [f"{i:<{w[0]}}  {name:<{w[1]}}  {n:>{w[2]}}  {count:>{w[3]}}" for i, name, n, count in table]
         if self.is_built:

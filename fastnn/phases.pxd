@@ -2,7 +2,7 @@
 """One training step, by phases."""
 from libc.stdint cimport int64_t, uint64_t
 
-from fastnn.inference cimport Layer, Net, Watch
+from fastnn.inference cimport Net, Part, Watch
 from fastnn.kernels cimport FASTNN_MAX_THREADS, fastnn_ahead, fastnn_small, fastnn_update
 
 cdef enum Bad:
@@ -32,12 +32,17 @@ cdef struct Run:
     ptrdiff_t done
     double loss_sum, weight_sum
     Watch watch
+    bint coupled               # threads wait for each other within the rows phase: see `together`
+    char met[2][FASTNN_MAX_THREADS]  # what each met there, by stage
     char bad[FASTNN_MAX_THREADS]  # Bad, by thread
 
 # The steps of a run as small_steps takes them, or False if it does not; s is zeroed. Without its workspace.
 cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept
-# Everything that rows first .. last of a step's batch need alone.
-cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+# Everything before the weights that a part of the rows of a step's batch needs.
+cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *part) noexcept nogil
+# Waits for the team in the middle of the rows phase of a coupled run, and says whether no thread has met anything bad:
+# the same answer for all, so that all take the same way. Stages take turns: 0 after the gather, 1 after the loss.
+cdef bint together(Run *r, int stage, const Part *part, Bad met) noexcept nogil
 # Gradient of this thread's rows of each w, summed over the batch, and their update; ahead: rows of x to ask for
 # meanwhile, or NULL.
 cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_threads,

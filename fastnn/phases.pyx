@@ -1,8 +1,9 @@
 # cython: language_level=3
 """The two phases of a training step, each for one thread's share.
 
-In the first, each thread takes its own rows of the batch through gather, forward, loss and backward: rows never
-meet, so nothing is waited for. In the second, the rows of each weight matrix are split: a thread sums the
+In the first, each thread takes its own rows of the batch through gather, forward, loss and backward. Rows never
+meet, so nothing is waited for; but for coupled runs (batch normalisation), where the team waits in the middle,
+always all of it or none. In the second, the rows of each weight matrix are split: a thread sums the
 gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
 the bits do not depend on the number of threads.
 """
@@ -10,10 +11,13 @@ from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastnn.inference cimport DENSE, DROPOUT, EMBEDDING, SCALE, Layer, Net, forward, take_row, tells_slope
+from fastnn.inference cimport (
+    ADD, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, SCALE, Layer, Net, Part, forward, source_of, take_row,
+    tells_slope,
+)
 from fastnn.kernels cimport (
     FASTNN_SMALL_LAYERS, FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small,
-    fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update,
+    fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update, team_barrier,
 )
 
 cdef extern from *:
@@ -81,47 +85,97 @@ cdef Bad gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t l
     return FINE if state == 1 else NOT_FINITE if state == 0 else CHANGED
 
 
-cdef void backward(const Net *net, bint training, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """From the gradient at the last output to the gradient at each z, rows first .. last."""
+cdef bint together(Run *r, int stage, const Part *part, Bad met) noexcept nogil:
+    cdef int q
+    r.met[stage][part.thread] = met
+    team_barrier(part.thread, part.n_threads)
+    for q in range(part.n_threads):
+        if r.met[stage][q] != FINE:
+            return False
+    return True
+
+
+cdef void backward_several(const Net *net, const Layer *s, ptrdiff_t first, ptrdiff_t rows) noexcept nogil:
+    """The gradient of a step with several sources, at each of them."""
+    cdef ptrdiff_t size = net.size, at = 0, i, j, n
+    cdef char *d = s.d + first * s.ld * size
+    cdef char *dx
+    cdef Layer *before
+    for j in range(s.n_sources):
+        n = net.n_in
+        if s.sources[j] >= 0:
+            before = &net.layers[s.sources[j]]
+            n = before.n_out
+            dx = before.d + first * before.ld * size
+            if not before.trained:
+                pass
+            elif s.adds[j]:
+                net.table.add(rows, n, dx, before.ld, d + at * size, s.ld, dx, before.ld)
+            else:
+                for i in range(rows):
+                    memcpy(dx + i * before.ld * size, d + (i * s.ld + at) * size, n * size)
+        if s.kind == JOIN:
+            at += n
+
+
+cdef void backward(const Net *net, bint training, const Part *part) noexcept nogil:
+    """From the gradient at the last output to the gradient at each z, rows of a part."""
     cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, rows = last - first, i, at
+    cdef ptrdiff_t size = net.size, first = part.first, rows = part.last - first, i, at
     cdef Layer *s
     cdef Layer *before
+    cdef char *dx
     cdef fastnn_epilogue e
-    for i in range(net.n_steps - 1, -1, -1):
+    for i in range(net.n_steps - 1, net.first_trained - 1, -1):
         s = &net.layers[i]
         at = first * s.ld * size
         if not s.gated and s.activation != FASTNN_identity:
             t.activation_backward(s.activation, rows, s.n_out, tells_slope(s) + at, s.ld, s.d + at, s.ld, s.d + at,
                                   s.ld)
         if not s.needs_dx:
-            return
-        before = &net.layers[i - 1]
+            if net.chain:
+                return
+            continue
+        if s.kind == ADD or s.kind == JOIN:
+            backward_several(net, s, first, rows)
+            continue
+        before = &net.layers[s.sources[0]]
+        dx = before.d + first * before.ld * size
+        if s.adds[0]:
+            dx = net.scratch + first * net.ld_scratch * size
         if s.kind == DENSE:
             memset(&e, 0, sizeof(e))
             if before.gated:
                 e.gate, e.ld_gate = tells_slope(before) + first * before.ld * size, before.ld
                 e.gate_activation = before.activation
             t.matmul_transposed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, net.parameters + s.weight * size, s.n_out,
-                                before.d + first * before.ld * size, before.ld, &e)
+                                dx, before.ld, &e)
         elif s.kind == SCALE:
-            t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, before.d + at, s.ld)
+            t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, dx, s.ld)
+        elif s.kind == COLUMNS:
+            t.put_columns(rows, s.n_out, s.columns, s.d + at, s.ld, s.n_in, dx, before.ld)
         else:
-            memcpy(before.d + at, s.d + at, rows * s.ld * size)
+            memcpy(dx, s.d + at, rows * s.ld * size)
             if s.kind == DROPOUT and training and s.rate > 0:
-                t.multiply(rows, s.n_out, before.d + at, s.ld, s.mask + at, s.ld)
+                t.multiply(rows, s.n_out, dx, s.ld, s.mask + at, s.ld)
+        if s.adds[0]:
+            at = first * before.ld * size
+            t.add(rows, s.n_in, before.d + at, before.ld, dx, before.ld, before.d + at, before.ld)
 
 
-cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
-    """Everything that rows first .. last need alone."""
+cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *part) noexcept nogil:
+    """Everything that the rows of a part need before the weights."""
     cdef Net *net = r.net
     cdef Layer *end = &net.layers[net.n_steps - 1]
-    cdef ptrdiff_t size = net.size, i
+    cdef ptrdiff_t size = net.size, first = part.first, last = part.last, i
     cdef double total = batch_weight(r, order)
-    cdef Bad gathered = gather(r, order, first, last)
-    if gathered != FINE:
-        return gathered
-    forward(net, step, r.training, not r.loss_only, first, last)
+    cdef Bad met = gather(r, order, first, last)
+    if r.coupled:
+        if not together(r, 0, part, met):
+            return met
+    elif met != FINE:
+        return met
+    forward(net, step, r.training, not r.loss_only, part)
     net.table.loss(net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
                    net.labels + first if r.labels != NULL else NULL,
                    net.y + first * net.n_out * size if r.y != NULL else NULL, net.n_out,
@@ -130,9 +184,15 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, ptrdiff_t first
                    NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
     for i in range(first, last):
         if not isfinite(net.loss_rows[i]):
-            return NOT_FINITE
+            met = NOT_FINITE
+            break
+    if r.coupled:
+        if not together(r, 1, part, met):
+            return met
+    elif met != FINE:
+        return met
     if not r.loss_only:
-        backward(net, r.training, first, last)
+        backward(net, r.training, part)
     return FINE
 
 
@@ -196,15 +256,13 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
                         const fastnn_ahead *ahead) noexcept nogil:
     """Gradient of this thread's rows of each w, summed over the batch, and their update."""
     cdef Net *net = r.net
-    cdef ptrdiff_t size = net.size, i, row, first, last, ld
+    cdef ptrdiff_t size = net.size, i, row, first, last, ld = 0
     cdef const char *x
     cdef char *g
     cdef Layer *s
     for i in range(net.n_steps):
         s = &net.layers[i]
-        x, ld = net.x, net.ld_x
-        if i:
-            x, ld = net.layers[i - 1].a, net.layers[i - 1].ld
+        x = source_of(net, s, 0, 0, &ld)
         g = net.gradients + thread * net.gradient_bytes
         if s.kind == EMBEDDING:
             for row in range(s.n_tables):
@@ -245,7 +303,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
     cdef ptrdiff_t i
     if r.order == NULL or r.rates == NULL or r.x_size != net.size or flops > SMALL_FLOPS:
         return False
-    if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS:
+    if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS or not net.chain or r.coupled:
         return False
     for i in range(net.n_steps):
         from_ = &net.layers[i]

@@ -7,11 +7,11 @@ for a cache, the columns of each layer are split between threads. All else goes 
 """
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
-    ACTIVATION, DENSE, EMBEDDING, SCALE, Layer, Net, Watch, begin_watch, describe, forget, look, padded_ld,
-    raise_again, seconds, take_row,
+    ACTIVATION, ADD, COLUMNS, DENSE, EMBEDDING, JOIN, SCALE, Layer, Net, Watch, begin_watch, describe, forget,
+    is_left_out, look, padded_ld, raise_again, seconds, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_FEW_ROWS, Array, fastnn_dense, fastnn_epilogue, fastnn_is_rowwise, fastnn_kernels, kernel_table,
@@ -221,12 +221,16 @@ cdef void predict_block(Prediction *p, int thread, ptrdiff_t first, ptrdiff_t ro
             else:
                 t.activation(s.activation, rows, s.n_out, a, ld, a, ld)
 
+
+include "prediction_graph.pxi"
+
+
 cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
     cdef Prediction *p = <Prediction *>context
     cdef const Net *net = p.net
     cdef ptrdiff_t first = p.rows * thread // n_threads, last = p.rows * (thread + 1) // n_threads, row, end
     cdef ptrdiff_t n_blocks = (last - first + p.block_rows - 1) // p.block_rows, i
-    cdef char *scratch = p.scratch + 2 * thread * p.block_bytes
+    cdef char *scratch = p.scratch + net.n_slots * thread * p.block_bytes
     row = first
     for i in range(n_blocks):  # of one height, give or take a row: no rest of a row or two
         if p.watch.interrupted:
@@ -234,7 +238,10 @@ cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
         if thread == 0:
             look(&p.watch)
         end = row + (last - row) // (n_blocks - i)
-        predict_block(p, thread, row, end - row, scratch, scratch + p.block_bytes)
+        if net.plain:
+            predict_block(p, thread, row, end - row, scratch, scratch + p.block_bytes)
+        else:
+            predict_graph(p, thread, row, end - row, scratch)
         row = end
 
 
@@ -281,7 +288,7 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
     if split:
         p.block_rows = per_thread
     p.block_bytes = p.block_rows * width * net.size + 64  # a line more keeps threads out of each other's lines
-    cdef ptrdiff_t n_bytes = 2 * n_threads * p.block_bytes
+    cdef ptrdiff_t n_bytes = net.n_slots * n_threads * p.block_bytes
     cdef Few f
     cdef char *raw = NULL
     p.scratch = scratch

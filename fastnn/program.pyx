@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
-    DENSE, Net, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch, prepare_small,
+    DENSE, Net, Part, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch, prepare_small,
     raise_again, seconds,
 )
 from fastnn.kernels cimport (
@@ -61,15 +61,17 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     """The task of each thread of the team: steps begin .. end of a run."""
     cdef Run *r = <Run *>context
     cdef Net *net = r.net
-    cdef ptrdiff_t first = r.batch * thread // n_threads, last = r.batch * (thread + 1) // n_threads
+    cdef Part part
     cdef ptrdiff_t q, step
     cdef const int64_t *order = NULL
     cdef fastnn_update u = net.update
     cdef fastnn_ahead ahead
+    part.first, part.last = r.batch * thread // n_threads, r.batch * (thread + 1) // n_threads
+    part.thread, part.n_threads = thread, n_threads
     for step in range(r.begin, r.end):
         if r.order != NULL:
             order = r.order + step * r.batch
-        r.bad[thread] = rows_phase(r, r.first_step + step, order, first, last)
+        r.bad[thread] = rows_phase(r, r.first_step + step, order, &part)
         team_barrier(thread, n_threads)
         for q in range(n_threads):
             if r.bad[q]:
@@ -87,7 +89,8 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
             u.lr = r.rates[step]
             if u.optimizer == FASTNN_adam:
                 adam_corrections(&u, r.first_step + step + 1)
-        weights_phase(r, &u, thread, n_threads, &ahead if next_rows(r, &ahead, step + 1, first, last) else NULL)
+        weights_phase(r, &u, thread, n_threads,
+                      &ahead if next_rows(r, &ahead, step + 1, part.first, part.last) else NULL)
         team_barrier(thread, n_threads)
         if r.cut:
             return
@@ -304,6 +307,7 @@ cdef class Program:
         if x_.itemsize not in (1, net.size) or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
                 x_.columns > 1 and x_.column_stride != 1) or x_.buffer.strides[0] % x_.itemsize:
             raise ValueError(f"x must be a {self.dtype} or uint8 array (rows, {net.n_in}) with its columns side by side")
+        r.coupled = net.coupled and not r.loss_only
         r.net, r.x, r.ld_x, r.x_size, r.n_rows = net, x_.data, x_.row_stride, x_.itemsize, x_.rows
         if self.takes_labels:
             labels = y

@@ -23,7 +23,7 @@ FLOORS = [
     {"inference"},
     {"phases", "prediction"},
     {"program"},
-    {"container", "initializers"},
+    {"container", "initializers", "steps"},
     {"layers", "losses", "optimizers", "schedules", "metrics"},
     {"descriptions", "devices"},
     {"ops", "saving"},
@@ -111,10 +111,10 @@ def test_the_reader_of_imports_sees_cython() -> None:
 # name costs 0.1 to 5 ms of every process: a longer list is a decision, not an accident.
 EAGER = {
     "fastnn", "build_check", "callbacks", "cores", "devices", "devices.array_activations",
-    "devices.array_losses", "devices.array_optimizers", "devices.array_random", "devices.arrays",
-    "devices.cpu", "errors", "history", "inference", "initializers", "kernels", "layers", "losses",
-    "network", "ops", "ops.activations", "ops.losses", "ops.products", "ops.shapes", "ops.updates",
-    "optimizers", "phases", "prediction", "program", "reports", "samples", "stepping", "trainer",
+    "devices.array_layers", "devices.array_losses", "devices.array_optimizers", "devices.array_random",
+    "devices.arrays", "devices.cpu", "errors", "history", "inference", "initializers", "kernels", "layers",
+    "losses", "network", "ops", "ops.activations", "ops.losses", "ops.products", "ops.shapes", "ops.updates",
+    "optimizers", "phases", "prediction", "program", "reports", "samples", "stepping", "steps", "trainer",
     "validation",
 }  # fmt: skip
 EAGER_STANDARD = {"__future__", "copy", "dataclasses", "threading", "zlib"}

@@ -6,6 +6,7 @@ benchmarks: so it is plain, but allocates nothing large in a step and works in p
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,51 +14,15 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..errors import DivergenceError
-from ..layers import Step, Table, n_parameters
 from ..optimizers import SGD, Optimizer
-from .array_activations import ACTIVATIONS, SLOPES
+from ..steps import Step, n_parameters, sources_of
+from .array_layers import BACKWARD, FORWARD, Context
 from .array_losses import LOSSES
 from .array_optimizers import OPTIMIZERS
-from .array_random import dropout_mask
 
 __all__ = ["ArrayProgram", "make"]
 
 Array = NDArray[Any]
-
-# ---------------------------------------------------------------- embeddings
-
-
-def _codes(xp: Any, x: Array, table: Table) -> tuple[Array, Array, Array]:
-    """Row of the table for each row of x; which rows name one; which hold no whole number."""
-    code = x[:, table.column]
-    whole = code == xp.floor(code)  # NaN is none, infinities are
-    whole &= xp.isfinite(code)
-    known = whole & (code >= 0) & (code < table.n_categories)
-    return xp.where(known, code, 0).astype(xp.int64), known, ~whole
-
-
-def _embed(xp: Any, s: Step, parameters: Array, x: Array, out: Array) -> None:
-    kept = [j for j in range(s.n_in) if all(j != table.column for table in s.tables)]
-    out[:, : len(kept)] = x[:, kept]
-    for table in s.tables:
-        row, known, broken = _codes(xp, x, table)
-        end = table.weight + table.n_categories * table.width
-        numbers = parameters[table.weight : end].reshape(table.n_categories, table.width)[row]
-        numbers[~known] = 0
-        numbers[broken] = xp.nan
-        out[:, table.out : table.out + table.width] = numbers
-
-
-def _embed_backward(xp: Any, s: Step, x: Array, da: Array, gradient: Array) -> None:
-    for table in s.tables:
-        row, known, _ = _codes(xp, x, table)
-        end = table.weight + table.n_categories * table.width
-        g = gradient[table.weight : end].reshape(table.n_categories, table.width)
-        g[...] = 0
-        xp.add.at(g, row[known], da[known, table.out : table.out + table.width])
-
-
-# ---------------------------------------------------------------- the program
 
 # Rows that are predicted at once: large enough for the products to be at speed, small enough that the
 # numbers between two layers stay in the second-level cache of most machines.
@@ -65,18 +30,17 @@ _PREDICT_ROWS = 1024
 
 
 class _Workspace:
-    """Arrays of one batch size: what each step gives, its gradient, and masks."""
+    """Arrays of one batch size: what each step gives, and what its forward leaves for its backward."""
 
     def __init__(self, xp: Any, steps: tuple[Step, ...], n_rows: int, dtype: Any) -> None:
-        n_out = steps[-1].n_out
         self.x = xp.empty((n_rows, steps[0].n_in), dtype)
         self.outputs = [xp.empty((n_rows, s.n_out), dtype) for s in steps]
-        both = list(zip(steps, self.outputs, strict=True))
-        self.gradients = [xp.empty((n_rows, s.n_in), dtype) for s in steps]
-        # what the derivative of each activation is computed from
-        self.kept = [xp.empty_like(a) if s.activation in SLOPES else a for s, a in both]
-        self.masks: list[Any] = [xp.empty_like(a) if s.kind == "dropout" else None for s, a in both]
-        self.dz = xp.empty((n_rows, n_out), dtype)
+        self.kept: list[dict[str, Any]] = [{} for _ in steps]
+        self.dz = xp.empty((n_rows, steps[-1].n_out), dtype)
+
+    def sources(self, i: int, step: Step, x: Any) -> list[Any]:
+        """What a step reads."""
+        return [self.outputs[j] if j >= 0 else x for j in sources_of(i, step)]
 
 
 class ArrayProgram:
@@ -121,20 +85,36 @@ class ArrayProgram:
         self._views = self._split(parameters)
         self._gradient_views = self._split(self._gradient)
         self._spaces: dict[int, _Workspace] = {}
-        # Nothing below the first weights needs a gradient.
-        self._first = next((i for i, s in enumerate(steps) if s.n_parameters), len(steps))
+        # What does not depend on parameters needs no gradient.
+        self._trained: list[bool] = []
+        for i, s in enumerate(steps):
+            below = any(self._trained[j] for j in sources_of(i, s) if j >= 0)
+            self._trained.append(s.n_parameters > 0 or below)
 
     def _split(self, block: Array) -> list[tuple[Any, Any]]:
         """Weight and bias of each step as views of a flat block, None where there are none."""
         views: list[tuple[Any, Any]] = []
         for s in self.steps:
-            w = (
-                block[s.weight : s.weight + s.n_in * s.n_out].reshape(s.n_in, s.n_out)
-                if s.weight >= 0
-                else None
-            )
+            shape = s.weight_shape
+            w = block[s.weight : s.weight + math.prod(shape)].reshape(shape) if s.weight >= 0 else None
             views.append((w, block[s.bias : s.bias + s.n_out] if s.bias >= 0 else None))
         return views
+
+    def _context(self, i: int, space: _Workspace, dropout_step: int | None) -> Context:
+        """What step i works with."""
+        steps = self.steps
+        widths = [steps[j].n_out if j >= 0 else steps[0].n_in for j in sources_of(i, steps[i])]
+        return Context(
+            self.xp,
+            self._parameters,
+            self._gradient,
+            *self._views[i],
+            *self._gradient_views[i],
+            space.kept[i],
+            widths,
+            self._seed,
+            dropout_step,
+        )
 
     def _space(self, n_rows: int) -> _Workspace:
         """The arrays for a batch size; the two last used are kept (whole batches and the ragged rest)."""
@@ -148,63 +128,35 @@ class ArrayProgram:
 
     def _forward(self, x: Array, space: _Workspace, dropout_step: int | None) -> Array:
         """What the last step gives; all outputs stay in the workspace. Dropout is off for None."""
-        xp, a = self.xp, x
-        if x.dtype != self._parameters.dtype and self.steps[0].kind != "scale":
+        if x.dtype != self._parameters.dtype and not (
+            self.steps[0].kind == "scale" and all(-1 not in s.sources for s in self.steps)
+        ):
             space.x[...] = x  # bytes
-            a = space.x
-        for i, (s, (w, b)) in enumerate(zip(self.steps, self._views, strict=True)):
-            out = space.outputs[i]
-            if s.kind == "dense":
-                xp.matmul(a, w, out=out)
-                if b is not None:
-                    out += b
-                self._activate(s, out, space.kept[i])
-            elif s.kind == "scale":
-                # as the first step it takes bytes too
-                out[...] = a
-                out *= s.factor
-                out += s.shift
-            elif s.kind == "embedding":
-                _embed(xp, s, self._parameters, a, out)
-            elif s.kind == "activation":
-                out[...] = a
-                self._activate(s, out, space.kept[i])
-            elif dropout_step is None:
-                out[...] = a
-            else:
-                dropout_mask(xp, self._seed, dropout_step, s.layer, s.rate, space.masks[i])
-                xp.multiply(a, space.masks[i], out=out)
-            a = out
-        return a
+            x = space.x
+        for i, s in enumerate(self.steps):
+            context = self._context(i, space, dropout_step)
+            FORWARD[s.kind](context, s, space.sources(i, s, x), space.outputs[i])
+        result: Array = space.outputs[-1]
+        return result
 
-    def _activate(self, s: Step, z: Array, kept: Array) -> None:
-        """Change z into f(z), and keep f'(z) where that does not tell it."""
-        if s.activation in SLOPES:
-            kept[...] = SLOPES[s.activation](self.xp, z)
-        ACTIVATIONS[s.activation][0](self.xp, z)
-
-    def _backward(self, x: Array, space: _Workspace, dropout: bool) -> None:
+    def _backward(self, x: Array, space: _Workspace, dropout_step: int | None) -> None:
         """Fill the flat gradient from space.dz, the gradient of what the last step gives; changes it."""
-        xp, da = self.xp, space.dz
-        for i in range(len(self.steps) - 1, self._first - 1, -1):
-            s, (w, _), (dw, db) = self.steps[i], self._views[i], self._gradient_views[i]
-            if s.kind == "dropout":
-                if dropout:
-                    da *= space.masks[i]
+        at: list[Any] = [None] * len(self.steps)
+        at[-1] = space.dz
+        for i in range(len(self.steps) - 1, -1, -1):
+            s = self.steps[i]
+            if not self._trained[i]:
                 continue
-            if s.kind == "scale":
-                da *= s.factor
-                continue
-            if s.kind == "embedding":
-                _embed_backward(xp, s, space.outputs[i - 1] if i else x, da, self._gradient)
-                continue
-            ACTIVATIONS[s.activation][1](xp, space.kept[i], da)
-            if s.kind == "dense":
-                xp.matmul((space.outputs[i - 1] if i else x).T, da, out=dw)
-                if db is not None:
-                    xp.sum(da, axis=0, out=db)
-                if i > self._first:
-                    da = xp.matmul(da, w.T, out=space.gradients[i])
+            numbers = sources_of(i, s)
+            wanted = [j >= 0 and self._trained[j] for j in numbers]
+            context = self._context(i, space, dropout_step)
+            given = BACKWARD[s.kind](context, s, space.sources(i, s, x), space.outputs[i], at[i], wanted)
+            at[i] = None
+            for j, is_wanted, gradient in zip(numbers, wanted, given, strict=True):
+                if is_wanted and at[j] is None:
+                    at[j] = gradient
+                elif is_wanted:
+                    at[j] += gradient
 
     def _losses(self, x: Array, y: Array, space: _Workspace, dropout_step: int | None) -> Array:
         """Loss of each row, float64, and space.dz its gradient at what the last step gives."""
@@ -233,14 +185,14 @@ class ArrayProgram:
         losses = self._losses(x, y, space, dropout_step)
         if weight is None:
             space.dz *= 1 / len(x)
-            self._backward(x, space, dropout_step is not None)
+            self._backward(x, space, dropout_step)
             return float(losses.sum()), float(len(x))
         total = float(weight.sum())
         if total == 0.0:
             self._gradient[...] = 0
             return 0.0, 0.0
         space.dz *= (weight / total).astype(space.dz.dtype)[:, None]
-        self._backward(x, space, dropout_step is not None)
+        self._backward(x, space, dropout_step)
         return float((weight * losses).sum()), total
 
     def run(
