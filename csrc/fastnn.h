@@ -43,10 +43,18 @@ extern "C" {
     X(binary_cross_entropy, values) \
     X(mse, values)
 
-/* X(name, n_states): vectors of optimizer state, each as long as the parameters. */
+/* X(name, n_states): vectors of optimizer state at most, each as long as the parameters. */
 #define FASTNN_OPTIMIZERS(X) \
     X(sgd, 1)                \
-    X(adam, 2)
+    X(adam, 3)               \
+    X(rmsprop, 3)            \
+    X(adagrad, 1)            \
+    X(adadelta, 2)           \
+    X(adamw, 3)              \
+    X(adamax, 2)             \
+    X(nadam, 2)              \
+    X(radam, 2)              \
+    X(lion, 1)
 
 /* X(name): the ways of a product: b read in place (or its panels copied, where the stride is a bad one); w^T
  * panel by panel; all of it turned, c^T = b^T a^T. */
@@ -77,6 +85,12 @@ enum { FASTNN_ISAS(FASTNN_ENUM_ISA) FASTNN_N_ISAS };
 
 /* ---------------------------------------------------------------- the kernel table */
 
+/* Vectors of optimizer state at most. */
+#define FASTNN_STATES 3
+
+/* Terms after which a long sum (dot) begins a new one: calls on such blocks add up to the bits of one call. */
+#define FASTNN_DOT_BLOCK 2048
+
 /* Rows that `dense_rows` takes. From four on, the tiles of a product have enough sums in flight. */
 #define FASTNN_FEW_ROWS 3
 
@@ -94,25 +108,37 @@ typedef struct {
 typedef struct {
     ptrdiff_t offset, length;
     double lr;    /* multiplies the step's rate */
-    double decay; /* added to the gradient as decay * w (L2, as PyTorch's weight_decay) */
+    double decay; /* weight_decay: added to the gradient as decay * w, or taken from w where it is decoupled */
+    double l1;    /* added to the gradient as l1 * sign(w) */
 } fastnn_segment;
 
-/* One step of an optimizer; fields that an optimizer does not name are not read. */
+/* One step of an optimizer; fields that an optimizer does not name are not read. Zeroed but for scale1, it is
+ * plain SGD. */
 typedef struct {
-    int32_t optimizer; /* FASTNN_sgd, FASTNN_adam */
+    int32_t optimizer; /* FASTNN_sgd, .. */
     int32_t nesterov;  /* sgd */
+    int32_t centered;  /* rmsprop */
+    int32_t amsgrad;   /* adam, adamw */
+    int32_t decoupled; /* nadam, radam: the decay is decoupled; adamw's and lion's always is */
     double lr;
-    double momentum;            /* sgd; 0 reads and writes no state */
-    double beta1, beta2, eps;   /* adam */
-    double correction1, correction2; /* adam: 1 - beta1^t, 1 - beta2^t */
+    double clip_value; /* gradients are cut to -clip_value .. clip_value; 0: not */
+    double momentum;   /* sgd, rmsprop; 0 reads and writes no state */
+    double dampening;  /* sgd */
+    double beta1, beta2, eps; /* adam and its family; rmsprop's alpha and adadelta's rho are beta2 */
+    double step_decay;        /* adagrad: lr_decay; nadam: momentum_decay */
+    /* of the present step: see fastnn_begin_update in update_steps.h */
+    double correction1, correction2; /* 1 - beta1^t, 1 - beta2^t */
+    double scale1, scale2;
+    double product;           /* nadam: of its momenta up to step product_step */
+    uint64_t product_step;
 } fastnn_update;
 
 /* Parameters that a gradient is for. */
 typedef struct {
     const fastnn_update *update;
-    double lr, decay;      /* as in a segment */
+    double lr, decay, l1;  /* as in a segment */
     void *w;               /* rows ld apart */
-    void *state1, *state2; /* likewise; NULL where the optimizer has none */
+    void *states[FASTNN_STATES]; /* likewise; NULL where the optimizer has none */
     ptrdiff_t ld;
 } fastnn_target;
 
@@ -221,10 +247,18 @@ typedef struct {
                  const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
                  void *dz, ptrdiff_t ld_dz);
 
-    /* One optimizer step, in place over the segments of w; g is the gradient, state1 and state2 the
-     * optimizer's vectors (NULL where it has none); all are indexed as w is. */
+    /* One optimizer step, in place over the segments of w; g is the gradient, states the optimizer's
+     * FASTNN_STATES vectors (NULL where it has none); all are indexed as w is. */
     void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
-                   const void *g, void *state1, void *state2);
+                   const void *g, void *const *states);
+    /* Sum of a[i] b[i] in double, of one shape: blocks of FASTNN_DOT_BLOCK terms, added in order. */
+    double (*dot)(ptrdiff_t n, const void *a, const void *b);
+    /* sum (n,) += factor * g. */
+    void (*accumulate)(ptrdiff_t n, double factor, const void *g, void *sum);
+    /* mean (n,) += share * (w - mean). */
+    void (*average)(ptrdiff_t n, double share, const void *w, void *mean);
+    /* Columns of w (m, n) whose Euclidean norm is above `most` are scaled down to it, in place. */
+    void (*limit_columns)(ptrdiff_t m, ptrdiff_t n, double most, void *w, ptrdiff_t ld);
 
     /* The optimizer step on m rows of a weight matrix (m, n), whose gradient is x^T dz with x (k, m) and dz (k, n):
      * each element is the sum over p = 0, 1, .. by FMA, as matmul has it. Rows of x and dz end with whole lines of

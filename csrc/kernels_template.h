@@ -5,6 +5,7 @@
  * and, for the file, ISA_AVX512 / ISA_AVX2 / ISA_NEON / ISA_GENERIC (one is 1), ISA_NAME, ISA_ID and
  * VECTOR_BYTES. All else is static: an inline function compiled for a wide instruction set must not become
  * the copy that the linker keeps for everybody. */
+#include "update_steps.h"
 #include "vector_template.h"
 #include "math_template.h"
 #include "curves_template.h"
@@ -13,6 +14,7 @@
 #include "row_template.h"
 #include "losses_template.h"
 #include "optimizers_template.h"
+#include "blocks_template.h"
 #include "weights_template.h"
 #include "random_template.h"
 #include "inputs_template.h"
@@ -37,6 +39,10 @@ const fastnn_kernels TABLE = {
     .activation_backward = FN(activation_backward),
     .loss = FN(loss),
     .update = FN(update),
+    .dot = FN(dot),
+    .accumulate = FN(accumulate),
+    .average = FN(average),
+    .limit_columns = FN(limit_columns),
     .weights = FN(weights),
     .dropout = FN(dropout),
     .multiply = FN(multiply),

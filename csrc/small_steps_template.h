@@ -263,8 +263,8 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
     const FN(small_layer) *last = &p.layers[p.n_layers - 1];
     fastnn_update u = s->update;
     const int folded = FN(small_folds)(s);
-    const fastnn_target target = {.update = &u, .lr = 1, .decay = s->decay, .w = p.parameters, .state1 = p.states[0],
-                                  .state2 = p.states[1]};
+    const fastnn_target target = {.update = &u, .lr = 1, .decay = s->decay, .w = p.parameters,
+                                  .states = {p.states[0], p.states[1]}};
     memset(s->work, 0, (size_t)p.bytes);
     FN(copy_all_small)(&p, 0);
     for (ptrdiff_t i = 0; i < p.n_layers; i++) FN(renew_small)(&p.layers[i]);
@@ -300,10 +300,8 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
         if (!(loss - loss == 0)) /* some loss is not finite, or their sum: the general way will know */
             break;
         u.lr = s->rates[step];
-        if (u.optimizer == FASTNN_adam) {
-            u.correction1 = 1 - fastnn_power(u.beta1, s->first_step + (uint64_t)step + 1);
-            u.correction2 = 1 - fastnn_power(u.beta2, s->first_step + (uint64_t)step + 1);
-        }
+        if (u.optimizer != FASTNN_sgd)
+            fastnn_begin_update(&u, s->first_step + (uint64_t)step + 1);
         for (ptrdiff_t i = p.n_layers - 1; i >= 0; i--) FN(small_backward)(&p, i, &u);
         if (!folded) {
             FN(update_rows)(&target, 0, 1, p.n, p.gradient, 0);

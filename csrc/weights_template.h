@@ -21,10 +21,8 @@ static void FN(ask_for_rows)(ptrdiff_t m, ptrdiff_t count, const REAL *w, ptrdif
 static void FN(ask_for_parameters)(const fastnn_target *t, ptrdiff_t at, ptrdiff_t m, ptrdiff_t count)
 {
     FN(ask_for_rows)(m, count, (const REAL *)t->w + at, t->ld);
-    if (t->state1)
-        FN(ask_for_rows)(m, count, (const REAL *)t->state1 + at, t->ld);
-    if (t->state2)
-        FN(ask_for_rows)(m, count, (const REAL *)t->state2 + at, t->ld);
+    for (int q = 0; q < FASTNN_STATES && t->states[q]; q++)
+        FN(ask_for_rows)(m, count, (const REAL *)t->states[q] + at, t->ld);
 }
 
 /* A share of the lines that the next step gathers: asked for a few at a time, memory brings them while this step

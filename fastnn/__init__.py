@@ -29,7 +29,7 @@ from .kernels import get_num_threads, isa, isa_available, set_num_threads, threa
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy
 from .network import Sequential, load
-from .optimizers import SGD, Adam
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
 from .reports import CSVLogger, ProgressBar
 from .trainer import Trainer
 
@@ -42,7 +42,11 @@ __all__ = [
     "MSE",
     "SGD",
     "Activation",
+    "Adadelta",
+    "Adagrad",
     "Adam",
+    "AdamW",
+    "Adamax",
     "BinaryCrossEntropy",
     "CSVLogger",
     "Callback",
@@ -55,10 +59,15 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "FormatError",
+    "Group",
     "History",
+    "Lion",
     "ModelCheckpoint",
+    "NAdam",
     "NotFittedError",
     "ProgressBar",
+    "RAdam",
+    "RMSprop",
     "ReduceLROnPlateau",
     "Residual",
     "Scale",

@@ -332,9 +332,9 @@ class ReduceLROnPlateau(_Monitor):
         self._cooling = max(0, self._cooling - 1)
         if self.wait >= self.patience:
             self.wait, self._cooling = 0, self.cooldown
-            lr = trainer.optimizer.lr
-            lowest = min(trainer.rate_factor, self.min_lr / lr) if lr > 0 else trainer.rate_factor
-            trainer.rate_factor = max(trainer.rate_factor * self.factor, lowest)
+            factor, lr = trainer.rate_factor, trainer.lr  # with the factor
+            lowest = min(factor, factor * self.min_lr / lr) if lr > 0 else factor
+            trainer.rate_factor = max(factor * self.factor, lowest)
 
     def on_fit_end(self, trainer: Any) -> None:
         self._trainer = None

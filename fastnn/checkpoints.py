@@ -4,8 +4,9 @@ A checkpoint is a model file (see `saving`) of its own kind, with these more:
 
 * metadata ``training``, JSON: loss, optimizer, seed, counts of epochs and steps, factor of the rates, the fit
   that was running, the states of its callbacks, the names of the history;
-* tensors ``optimizer.state`` (n_states, n_parameters), ``history.epoch`` (epochs,), ``history.values``
-  (epochs, names) with nan for what was not measured, and the arrays of callbacks' states.
+* tensors ``optimizer.state`` (rows, n_parameters), ``optimizer.numbers`` (scalars), ``history.epoch``
+  (epochs,), ``history.values`` (epochs, names) with nan for what was not measured, and the
+  arrays of callbacks' states.
 
 Random numbers are functions of seed, epoch and step, so these are all that there is to keep of them.
 """
@@ -66,8 +67,10 @@ class Checkpoint:
     states : list of (str, dict)
         Class and state of each of its callbacks.
     history : History
-    state : ndarray (n_states, n_parameters)
+    state : ndarray (rows, n_parameters)
         Of the optimizer.
+    numbers : ndarray (n,)
+        Scalars of that.
     """
 
     description: Description
@@ -83,6 +86,7 @@ class Checkpoint:
     states: list[tuple[str, dict[str, Any]]]
     history: History
     state: Array
+    numbers: Array
 
 
 # ---------------------------------------------------------------- from and to the trainer
@@ -93,7 +97,8 @@ def save(trainer: Any, path: str | os.PathLike[str]) -> None:
     model = trainer.model
     description = model._description()
     tensors = dict(model.weights)
-    tensors["optimizer.state"] = trainer._current_program().state
+    program = trainer._current_program()
+    tensors["optimizer.state"], tensors["optimizer.numbers"] = program.state, program.numbers
     history = trainer.history
     tensors["history.epoch"] = np.array(history.epoch, np.int64)
     tensors["history.values"] = np.array([history[name] for name in history], np.float64).T
@@ -143,6 +148,11 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
             f"'optimizer.state' in {os.fspath(path)} must have shape {probe.state.shape}, "
             f"got {found.state.shape}"
         )
+    if probe.numbers.shape != found.numbers.shape:
+        raise FormatError(
+            f"'optimizer.numbers' in {os.fspath(path)} must have shape {probe.numbers.shape}, "
+            f"got {found.numbers.shape}"
+        )
     recipe = model.recipe
     if description.recipe is not None:
         recipe = recipe_from_json(os.fspath(path), description.recipe, description.n_in)
@@ -162,7 +172,7 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
     trainer._interrupted, trainer._fit_begun = found.fit_begun is not None, found.fit_begun or 0
     trainer._resumed_states = found.states
     # The program is made anew, as the seed is part of it.
-    trainer._program, trainer._saved = None, (found.state, found.step, model._n_builds)
+    trainer._program, trainer._saved = None, (found.state, found.numbers, found.step, model._n_builds)
     trainer._current_program()
 
 
@@ -218,6 +228,7 @@ def _read(path: object) -> Checkpoint:
             raise TypeError(f"stop_reason must be a text, got {reason!r:.200}")
         history = _history(contents.tensors, training["history"], epoch)
         state = _tensor(contents.tensors, "optimizer.state", description.dtype, 2)
+        numbers = _tensor(contents.tensors, "optimizer.numbers", "float64", 1)
         if state.shape[1] != n_parameters:
             raise ValueError(f"'optimizer.state' must have {n_parameters} columns, got shape {state.shape}")
         states = [_state(i, entry, contents.tensors) for i, entry in enumerate(_list(training, "callbacks"))]
@@ -239,6 +250,7 @@ def _read(path: object) -> Checkpoint:
         states,
         history,
         state,
+        numbers,
     )
 
 

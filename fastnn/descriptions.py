@@ -13,7 +13,7 @@ from typing import Any
 from .errors import FormatError
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy
-from .optimizers import SGD, Adam
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
 
 __all__ = ["LAYERS", "LOSSES", "OPTIMIZERS", "from_json", "to_json"]
 
@@ -24,8 +24,10 @@ def _by_name(*classes: type) -> dict[str, type]:
 
 LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding, Residual, Concat)
 LOSSES = _by_name(CrossEntropy, BinaryCrossEntropy, MSE)
-OPTIMIZERS = _by_name(SGD, Adam)
-_ALL = {**LAYERS, **LOSSES, **OPTIMIZERS}
+OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion)
+# What fields of the others may hold.
+PARTS = _by_name(Group)
+_ALL = {**LAYERS, **LOSSES, **OPTIMIZERS, **PARTS}
 
 
 def to_json(value: Any) -> Any:
@@ -88,7 +90,7 @@ def from_json(where: str, value: Any, classes: Mapping[str, type]) -> Any:
 def _field(where: str, value: Any, classes: Mapping[str, type]) -> Any:
     """What a field holds: a plain value, several, or a description."""
     if isinstance(value, dict):
-        return from_json(where, value, classes)
+        return from_json(where, value, {**classes, **PARTS})
     if isinstance(value, list):
         return tuple(_field(where, item, classes) for item in value)
     return value

@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastnn.kernels cimport Array, fastnn_dense, fastnn_kernels, fastnn_table, fastnn_update
+from fastnn.kernels cimport FASTNN_STATES, Array, fastnn_dense, fastnn_kernels, fastnn_table, fastnn_update
 
 # How a long call without the GIL answers signals: one thread looks every SIGNAL_MILLISECONDS.
 cdef struct Watch:
@@ -53,6 +53,13 @@ cdef struct Layer:
     char *d            # gradient at the output, then at z
     char *mask         # dropout
 
+# How a run of parameters is updated: see fastnn.optimizers.Rule.
+cdef struct Rule:
+    ptrdiff_t offset, length
+    ptrdiff_t columns  # of a matrix, for max_norm; else 0
+    double lr, decay, l1, max_norm
+    bint frozen
+
 cdef struct Net:
     const fastnn_kernels *table
     ptrdiff_t size             # itemsize
@@ -65,11 +72,22 @@ cdef struct Net:
     ptrdiff_t first_trained    # steps before it do not depend on parameters
     Layer *layers
     char *parameters
-    char *state1
-    char *state2
+    char *states[FASTNN_STATES]
     int loss
-    fastnn_update update
-    double decay
+    fastnn_update update       # of all steps
+    ptrdiff_t n_rules          # at least 1 where there is an optimizer; in the order of the parameters
+    Rule *rules
+    bint simple                # small_steps knows it: SGD or Adam, one rule, nothing of the below
+    bint unfolded              # gradients go into a block first
+    bint limited               # some rule has a max_norm
+    ptrdiff_t first_updated    # step; all before it are frozen
+    double clip_norm, ema      # 0: none
+    uint64_t accumulate        # batches to an update
+    char *gradient             # (n_parameters) or NULL
+    char *accumulated          # sum of weight * gradient, NULL: every batch is an update
+    double *accumulated_weight
+    char *average              # of the weights, or NULL
+    double *squares            # of the gradient, by blocks of FASTNN_DOT_BLOCK
     # for prediction
     fastnn_dense *dense        # (n_dense); n_dense 0: there are other steps than these and dropout
     ptrdiff_t n_dense

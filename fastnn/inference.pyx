@@ -250,7 +250,10 @@ cdef void forget(Net *net) noexcept:
         free(net.layers[i].columns)
     free(net.layers)
     free(net.dense)
-    net.layers, net.dense = NULL, NULL
+    free(net.rules)
+    free(net.squares)
+    release(&net.gradient)
+    net.layers, net.dense, net.rules, net.squares = NULL, NULL, NULL, NULL
 
 
 cdef void free_batch(Net *net) noexcept:

@@ -1,4 +1,4 @@
-# Included by kernels.pyx: activations, losses, updates and random numbers for arrays.
+# Included by kernels.pyx: activations, losses and random numbers for arrays.
 
 def activation(str name, z, out):
     """out = f(z), both (m, n); out may be z."""
@@ -72,60 +72,6 @@ def loss(str name, z, y, const double[::1] weight, double scale, double[::1] los
         t.loss(which, m, z_.columns, z_.data, z_.row_stride, labels_p, y_.data if y_ is not None else NULL,
                y_.row_stride if y_ is not None else 0, weight_p, scale, &loss_rows[0],
                dz_.data if dz_ is not None else NULL, dz_.row_stride if dz_ is not None else 0)
-
-
-cdef run_update(fastnn_update *u, w, g, state1, state2, double weight_decay, segments):
-    cdef Array w_ = Array(w, True), g_ = Array(g)
-    cdef Array s1 = Array(state1, True) if state1 is not None else None
-    cdef Array s2 = Array(state2, True) if state2 is not None else None
-    cdef const fastnn_kernels *t = table_for(w_, g_, s1, s2)
-    cdef ptrdiff_t n = w_.columns, i, count
-    cdef Array array
-    for name, array in (("w", w_), ("g", g_), ("state", s1), ("state", s2)):
-        if array is not None:
-            check_shape(array, 1, n, name)
-    rows = [(0, n, 1.0, weight_decay)] if segments is None else list(segments)
-    count = len(rows)
-    cdef fastnn_segment *list_ = <fastnn_segment *>malloc(max(1, count) * sizeof(fastnn_segment))
-    if list_ == NULL:
-        raise MemoryError
-    try:
-        for i in range(count):
-            offset, length, lr, decay = rows[i]
-            if offset < 0 or length < 0 or offset + length > n:
-                raise ValueError(f"segments[{i}] must lie within {n} parameters, got offset {offset}, length {length}")
-            list_[i].offset, list_[i].length, list_[i].lr, list_[i].decay = offset, length, lr, decay
-        with nogil:
-            t.update(u, count, list_, w_.data, g_.data, s1.data if s1 is not None else NULL,
-                     s2.data if s2 is not None else NULL)
-    finally:
-        free(list_)
-
-
-def sgd_update(w, g, velocity, double lr, double momentum, bint nesterov, double weight_decay, segments):
-    """One SGD step on w (n,) in place; velocity (n,) or None; segments: (offset, length, lr, decay) or None."""
-    cdef fastnn_update u
-    memset(&u, 0, sizeof(u))
-    if momentum != 0 and velocity is None:
-        raise ValueError("velocity must be an array where momentum is not 0, got None")
-    u.optimizer, u.lr, u.momentum, u.nesterov = FASTNN_sgd, lr, momentum, nesterov
-    run_update(&u, w, g, velocity, None, weight_decay, segments)
-
-
-cdef void adam_corrections(fastnn_update *u, uint64_t t) noexcept nogil:
-    u.correction1, u.correction2 = 1 - fastnn_power(u.beta1, t), 1 - fastnn_power(u.beta2, t)
-
-
-def adam_update(w, g, m, v, uint64_t step, double lr, double beta1, double beta2, double eps, double weight_decay,
-                segments):
-    """Adam step number `step` (from 1) on w (n,), m (n,), v (n,) in place."""
-    cdef fastnn_update u
-    memset(&u, 0, sizeof(u))
-    if step < 1:
-        raise ValueError(f"step counts from 1, got {step}")
-    u.optimizer, u.lr, u.beta1, u.beta2, u.eps = FASTNN_adam, lr, beta1, beta2, eps
-    adam_corrections(&u, step)
-    run_update(&u, w, g, m, v, weight_decay, segments)
 
 
 def dropout(x, mask, uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row):

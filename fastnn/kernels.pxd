@@ -13,6 +13,8 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_N_OPTIMIZERS
     enum: FASTNN_identity
     enum: FASTNN_SMALL_LAYERS
+    enum: FASTNN_STATES
+    enum: FASTNN_DOT_BLOCK
     enum: FASTNN_sgd
     enum: FASTNN_adam
 
@@ -30,25 +32,36 @@ cdef extern from "fastnn.h" nogil:
         ptrdiff_t length
         double lr
         double decay
+        double l1
 
     ctypedef struct fastnn_update:
         int32_t optimizer
         int32_t nesterov
+        int32_t centered
+        int32_t amsgrad
+        int32_t decoupled
         double lr
+        double clip_value
         double momentum
+        double dampening
         double beta1
         double beta2
         double eps
+        double step_decay
         double correction1
         double correction2
+        double scale1
+        double scale2
+        double product
+        uint64_t product_step
 
     ctypedef struct fastnn_target:
         const fastnn_update *update
         double lr
         double decay
+        double l1
         void *w
-        void *state1
-        void *state2
+        void *states[FASTNN_STATES]
         ptrdiff_t ld
 
     ctypedef struct fastnn_ahead:
@@ -143,7 +156,11 @@ cdef extern from "fastnn.h" nogil:
                      const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
                      void *dz, ptrdiff_t ld_dz) noexcept nogil
         void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
-                       const void *g, void *state1, void *state2) noexcept nogil
+                       const void *g, void *const *states) noexcept nogil
+        double (*dot)(ptrdiff_t n, const void *a, const void *b) noexcept nogil
+        void (*accumulate)(ptrdiff_t n, double factor, const void *g, void *sum) noexcept nogil
+        void (*average)(ptrdiff_t n, double share, const void *w, void *mean) noexcept nogil
+        void (*limit_columns)(ptrdiff_t m, ptrdiff_t n, double most, void *w, ptrdiff_t ld) noexcept nogil
         void (*weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t ld_x, const void *dz,
                         ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead) noexcept nogil
         void (*dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row,
@@ -189,8 +206,10 @@ cdef bint team_ready(int n_threads) noexcept nogil
 cdef void team_barrier(int thread, int n_threads) noexcept nogil
 # How many threads a call may use.
 cdef int thread_limit() noexcept nogil
-# correction1, correction2 of Adam's step t, from 1
-cdef void adam_corrections(fastnn_update *u, uint64_t t) noexcept nogil
+# The numbers of an optimizer's step t, from 1.
+cdef void begin_update(fastnn_update *u, uint64_t t) noexcept nogil
+# What the kernels need of an optimizer's description; lr is that of each step.
+cdef int describe_update(fastnn_update *u, optimizer) except -1
 
 
 cdef class Array:

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Real: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
-Segment: TypeAlias = tuple[int, int, float, float]
+Segment: TypeAlias = tuple[int, int, float, float, float]
 
 API_VERSION: int
 BUILD: str
@@ -48,29 +48,17 @@ def loss(
     loss_rows: NDArray[np.float64],
     dz: Real | None,
 ) -> None: ...
-def sgd_update(
+def update(
+    optimizer: Any,
     w: Real,
     g: Real,
-    velocity: Real | None,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    segments: Iterable[Segment] | None,
-) -> None: ...
-def adam_update(
-    w: Real,
-    g: Real,
-    m: Real,
-    v: Real,
+    states: Sequence[Real],
     step: int,
     lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    segments: Iterable[Segment] | None,
+    segments: Iterable[Segment] | None = None,
 ) -> None: ...
+def dot(a: Real, b: Real) -> float: ...
+def limit_columns(w: Real, most: float) -> None: ...
 def dropout(x: Real, mask: Real, seed: int, step: int, layer: int, rate: float, first_row: int) -> None: ...
 def vector(name: str, x: Real, out: Real) -> None: ...
 def fma_loop(turns: int, itemsize: int) -> float: ...

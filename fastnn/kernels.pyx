@@ -26,7 +26,6 @@ cdef extern from "fastnn.h" nogil:
     const char *fastnn_activation_kind(int activation)
     int fastnn_loss_takes_labels(int loss)
     int fastnn_optimizer_states(int optimizer)
-    double fastnn_power(double base, uint64_t exponent)
     void fastnn_philox(const uint32_t *counter, const uint32_t *key, uint32_t *out)
     void fastnn_shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order)
     void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, double *out)
@@ -35,6 +34,9 @@ cdef extern from "fastnn.h" nogil:
     void fastnn_barrier(int thread, int n_threads)
     int fastnn_threads_started()
     void fastnn_stop_threads()
+
+cdef extern from "update_steps.h" nogil:
+    void fastnn_begin_update(fastnn_update *u, uint64_t t)
 
 cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
@@ -63,6 +65,7 @@ LOSSES = {fastnn_loss_name(i).decode(): "label" if fastnn_loss_takes_labels(i) e
           for i in range(FASTNN_N_LOSSES)}
 OPTIMIZERS = {fastnn_optimizer_name(i).decode(): fastnn_optimizer_states(i) for i in range(FASTNN_N_OPTIMIZERS)}
 _ACTIVATION_ID = {name: i for i, name in enumerate(ACTIVATIONS)}
+_OPTIMIZER_ID = {name: i for i, name in enumerate(OPTIMIZERS)}
 _LOSS_ID = {name: i for i, name in enumerate(LOSSES)}
 _ISA_ID = {fastnn_isa_name(i).decode(): i for i in range(FASTNN_N_ISAS)}
 
@@ -232,3 +235,4 @@ cdef int check_shape(Array array, ptrdiff_t rows, ptrdiff_t columns, str name) e
 
 include "kernel_products.pxi"
 include "kernel_calls.pxi"
+include "kernel_updates.pxi"

@@ -31,6 +31,7 @@ cdef struct Run:
     bint cut                   # it did; end is moved
     ptrdiff_t done
     double loss_sum, weight_sum
+    double batch_weight        # of the present batch, where batches are accumulated
     Watch watch
     bint coupled               # threads wait for each other within the rows phase: see `together`
     char met[2][FASTNN_MAX_THREADS]  # what each met there, by stage
@@ -49,3 +50,7 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
                         const fastnn_ahead *ahead) noexcept nogil
 # Rows first .. last of a step's batch, and whether memory is to be asked for them before their gather.
 cdef bint next_rows(const Run *r, fastnn_ahead *ahead, ptrdiff_t step, ptrdiff_t first, ptrdiff_t last) noexcept nogil
+# From the whole gradient of a batch to the update of a thread's share; False: the weights stay for this batch.
+cdef bint update_phase(Run *r, const fastnn_update *u, uint64_t step, int thread, int n_threads) noexcept nogil
+# What follows update number n_updates, from 1: max_norm and the average of the weights.
+cdef void after_phase(Run *r, uint64_t n_updates, int thread, int n_threads) noexcept nogil

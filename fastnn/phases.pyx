@@ -7,17 +7,18 @@ always all of it or none. In the second, the rows of each weight matrix are spli
 gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
 the bits do not depend on the number of threads.
 """
-from libc.math cimport isfinite
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
-    ADD, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, SCALE, Layer, Net, Part, forward, source_of, take_row,
+    ADD, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, SCALE, Layer, Net, Part, Rule, forward, source_of, take_row,
     tells_slope,
 )
 from fastnn.kernels cimport (
-    FASTNN_SMALL_LAYERS, FASTNN_identity, fastnn_ahead, fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small,
-    fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update, team_barrier,
+    FASTNN_DOT_BLOCK, FASTNN_SMALL_LAYERS, FASTNN_STATES, FASTNN_identity, fastnn_ahead, fastnn_epilogue,
+    fastnn_kernels, fastnn_segment, fastnn_small, fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update,
+    team_barrier,
 )
 
 cdef extern from *:
@@ -118,21 +119,21 @@ cdef void backward_several(const Net *net, const Layer *s, ptrdiff_t first, ptrd
             at += n
 
 
-cdef void backward(const Net *net, bint training, const Part *part) noexcept nogil:
-    """From the gradient at the last output to the gradient at each z, rows of a part."""
+cdef void backward(const Net *net, bint training, ptrdiff_t lowest, const Part *part) noexcept nogil:
+    """From the gradient at the last output to the gradient at each z down to step `lowest`, rows of a part."""
     cdef const fastnn_kernels *t = net.table
     cdef ptrdiff_t size = net.size, first = part.first, rows = part.last - first, i, at
     cdef Layer *s
     cdef Layer *before
     cdef char *dx
     cdef fastnn_epilogue e
-    for i in range(net.n_steps - 1, net.first_trained - 1, -1):
+    for i in range(net.n_steps - 1, max(net.first_trained, lowest) - 1, -1):
         s = &net.layers[i]
         at = first * s.ld * size
         if not s.gated and s.activation != FASTNN_identity:
             t.activation_backward(s.activation, rows, s.n_out, tells_slope(s) + at, s.ld, s.d + at, s.ld, s.d + at,
                                   s.ld)
-        if not s.needs_dx:
+        if not s.needs_dx or i <= lowest:
             if net.chain:
                 return
             continue
@@ -192,21 +193,14 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
     elif met != FINE:
         return met
     if not r.loss_only:
-        backward(net, r.training, part)
+        backward(net, r.training, net.first_updated if r.rates != NULL else 0, part)
     return FINE
 
 
 # ------------------------------------------------------------------ weights, by rows of each matrix
 
 
-cdef void update_parameters(const Net *net, const fastnn_update *u, ptrdiff_t offset, ptrdiff_t length,
-                            const char *g) noexcept nogil:
-    """One optimizer step on parameters offset .. offset + length, whose gradient begins at g."""
-    cdef fastnn_segment segment
-    cdef ptrdiff_t at = offset * net.size
-    segment.offset, segment.length, segment.lr, segment.decay = 0, length, 1, net.decay
-    net.table.update(u, 1, &segment, net.parameters + at, g, net.state1 + at if net.state1 != NULL else NULL,
-                     net.state2 + at if net.state2 != NULL else NULL)
+include "phases_updates.pxi"
 
 
 cdef ptrdiff_t share(const Layer *s, int thread, int n_threads) noexcept nogil:
@@ -218,6 +212,8 @@ cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fast
                       ptrdiff_t ld, char *g) noexcept nogil:
     """Gradient of one table of categories over the batch, and its update."""
     cdef Net *net = r.net
+    if not is_trained(r, table.weight):
+        return
     if r.gradient != NULL:
         g = r.gradient + table.weight * net.size
     net.table.embed_gradient(r.batch, table, x, ld, s.d, s.ld, g)
@@ -240,15 +236,14 @@ cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const c
     cdef Net *net = r.net
     cdef ptrdiff_t size = net.size, at = (s.weight + first * s.n_out) * size
     cdef fastnn_target target
+    cdef const Rule *rule = rule_of(net, s.weight)
+    cdef int q
     if first >= last:
         return
-    memset(&target, 0, sizeof(target))
-    target.update, target.lr, target.decay, target.ld = u, 1, net.decay, s.n_out
+    target.update, target.lr, target.decay, target.l1, target.ld = u, rule.lr, rule.decay, rule.l1, s.n_out
     target.w = net.parameters + at
-    if net.state1 != NULL:
-        target.state1 = net.state1 + at
-    if net.state2 != NULL:
-        target.state2 = net.state2 + at
+    for q in range(FASTNN_STATES):
+        target.states[q] = net.states[q] + at if net.states[q] != NULL else NULL
     net.table.weights(last - first, s.n_out, r.batch, x + first * size, ld, s.d, s.ld, &target, ahead)
 
 
@@ -271,12 +266,14 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
         if s.kind != DENSE:
             continue
         first, last = share(s, thread, n_threads), share(s, thread + 1, n_threads)
-        if r.gradient != NULL:
+        if not is_trained(r, s.weight):
+            pass
+        elif r.gradient != NULL:
             gradient_of(r, s, x, ld, first, last)
         else:
             update_weights(r, u, s, x, ld, first, last, ahead)
             ahead = NULL
-        if s.bias >= 0 and thread == n_threads - 1:  # small: one thread suffices
+        if s.bias >= 0 and thread == n_threads - 1 and is_trained(r, s.bias):  # small: one thread suffices
             if r.gradient != NULL:
                 g = r.gradient + s.bias * size
             net.table.sum_rows(r.batch, s.n_out, s.d, s.ld, g)
@@ -303,7 +300,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
     cdef ptrdiff_t i
     if r.order == NULL or r.rates == NULL or r.x_size != net.size or flops > SMALL_FLOPS:
         return False
-    if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS or not net.chain or r.coupled:
+    if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS or r.coupled or not (net.chain and net.simple):
         return False
     for i in range(net.n_steps):
         from_ = &net.layers[i]
@@ -313,8 +310,8 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
         layer.n_in, layer.n_out, layer.ld = from_.n_in, from_.n_out, from_.ld
         layer.weight, layer.bias, layer.activation = from_.weight, from_.bias, from_.activation
         layer.a, layer.d, layer.slope = from_.a, from_.d, from_.slope
-    s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.state1, net.state2
-    s.update, s.decay, s.loss = net.update, net.decay, net.loss
+    s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.states[0], net.states[1]
+    s.update, s.decay, s.loss = net.update, net.rules[0].decay, net.loss
     s.x, s.ld_x, s.n_rows, s.n_in = r.x, r.ld_x, r.n_rows, net.n_in
     s.y, s.labels, s.weight, s.order, s.rates = r.y, r.labels, r.weight, r.order, r.rates
     s.batch, s.n_steps, s.first_step, s.least_weight = r.batch, r.n_steps, r.first_step, LEAST_WEIGHT

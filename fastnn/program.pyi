@@ -12,6 +12,7 @@ BUILD: str
 class Program:
     steps: tuple[Step, ...]
     state: Real
+    numbers: NDArray[np.float64]
     loss_name: str | None
     optimizer: Any
     small: bool

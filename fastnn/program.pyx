@@ -4,17 +4,20 @@
 One training step has two phases (`fastnn.phases`) and two joins.
 """
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc
 from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
-    DENSE, Net, Part, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch, prepare_small,
-    raise_again, seconds,
+    DENSE, Net, Part, Rule, allocate, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch,
+    prepare_small, raise_again, seconds,
 )
 from fastnn.kernels cimport (
-    FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, adam_corrections, fastnn_ahead, fastnn_small, fastnn_update,
-    run_team, team_barrier, thread_limit,
+    FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, begin_update, describe_update, fastnn_ahead,
+    fastnn_small, fastnn_update, run_team, team_barrier, thread_limit,
 )
-from fastnn.phases cimport CHANGED, Run, describe_small, next_rows, rows_phase, weights_phase
+from fastnn.phases cimport (
+    CHANGED, Run, after_phase, describe_small, next_rows, rows_phase, update_phase, weights_phase,
+)
 from fastnn.prediction cimport predict
 
 import os
@@ -23,7 +26,7 @@ import threading
 import numpy as np
 
 from fastnn.errors import DivergenceError
-from fastnn.kernels import LOSSES, OPTIMIZERS
+from fastnn.kernels import LOSSES
 
 cdef extern from *:
     const char *FASTNN_BUILD
@@ -55,6 +58,11 @@ cdef void add_losses(Run *r) noexcept nogil:
             weight += net.weight[i]
     r.loss_sum += loss
     r.weight_sum += weight
+    if net.accumulated != NULL and r.rates != NULL:
+        r.batch_weight = weight
+        if (net.step - 1) % net.accumulate == 0:
+            net.accumulated_weight[0] = 0
+        net.accumulated_weight[0] += weight
 
 
 cdef void train(void *context, int thread, int n_threads) noexcept nogil:
@@ -64,6 +72,7 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     cdef Part part
     cdef ptrdiff_t q, step
     cdef const int64_t *order = NULL
+    cdef uint64_t n_updates = 0
     cdef fastnn_update u = net.update
     cdef fastnn_ahead ahead
     part.first, part.last = r.batch * thread // n_threads, r.batch * (thread + 1) // n_threads
@@ -77,23 +86,38 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
             if r.bad[q]:
                 return
         if thread == 0:
-            add_losses(r)
             r.done += 1
             if r.rates != NULL:
                 net.step += 1
+            add_losses(r)
             if r.until != 0 and seconds() > r.until:
                 r.end, r.cut = step + 1, True
         if r.loss_only:
             return
         if r.rates != NULL:
             u.lr = r.rates[step]
-            if u.optimizer == FASTNN_adam:
-                adam_corrections(&u, r.first_step + step + 1)
+            n_updates = r.first_step + step + 1 if net.accumulated == NULL else (r.first_step + step) // net.accumulate + 1
+            begin_update(&u, n_updates)
         weights_phase(r, &u, thread, n_threads,
                       &ahead if next_rows(r, &ahead, step + 1, part.first, part.last) else NULL)
+        if net.unfolded or net.limited or net.average != NULL:
+            if r.rates != NULL:
+                finish_update(r, &u, r.first_step + step, n_updates, thread, n_threads)
         team_barrier(thread, n_threads)
         if r.cut:
+            break
+    if thread == 0 and r.rates != NULL:
+        net.update.product, net.update.product_step = u.product, u.product_step
+
+
+cdef void finish_update(Run *r, const fastnn_update *u, uint64_t step, uint64_t n_updates, int thread,
+                        int n_threads) noexcept nogil:
+    """The rest of a step that is more than an update folded into the gradients."""
+    if r.net.unfolded:
+        team_barrier(thread, n_threads)
+        if not update_phase(r, u, step, thread, n_threads):
             return
+    after_phase(r, n_updates, thread, n_threads)
 
 
 cdef void train_small(Run *r, fastnn_small *s) noexcept nogil:
@@ -234,6 +258,7 @@ cdef class Program:
     cdef Array held_parameters, held_state
     cdef readonly tuple steps
     cdef readonly object state
+    cdef readonly object numbers  # scalars of the state
     cdef readonly object loss_name
     cdef readonly object optimizer
     cdef readonly bint small  # whether the last run, where on one thread, went by the kernel for small nets
@@ -249,7 +274,7 @@ cdef class Program:
         self.held_parameters = Array(parameters, True)
         describe(&self.net, self.steps, self.held_parameters)
         self.net.seed = seed
-        self.state = np.zeros((0, self.net.n_parameters), self.dtype)
+        self.state, self.numbers = np.zeros((0, self.net.n_parameters), self.dtype), np.zeros(0)
         if loss is not None:
             self.net.loss = list(LOSSES).index(loss)
             self.takes_labels = LOSSES[loss] == "label"
@@ -262,22 +287,34 @@ cdef class Program:
         return np.dtype(np.float32 if self.net.size == 4 else np.float64)
 
     cdef int configure(self, optimizer) except -1:
-        cdef fastnn_update *u = &self.net.update
-        name = optimizer.name
-        u.optimizer = list(OPTIMIZERS).index(name)
-        self.net.decay = optimizer.weight_decay
-        n_states = OPTIMIZERS[name]
-        if u.optimizer == FASTNN_sgd:
-            u.momentum, u.nesterov = optimizer.momentum, optimizer.nesterov
-            n_states = 1 if u.momentum != 0 else 0
-        else:
-            (u.beta1, u.beta2), u.eps = optimizer.betas, optimizer.eps
-        self.state = np.zeros((n_states, self.net.n_parameters), self.dtype)
-        self.held_state = Array(self.state, True) if n_states else None
-        if n_states:
-            self.net.state1 = self.held_state.data
-        if n_states == 2:
-            self.net.state2 = self.held_state.data + self.net.n_parameters * self.net.size
+        cdef Net *net = &self.net
+        cdef ptrdiff_t rows, row_bytes = net.n_parameters * net.size
+        cdef int n_states = optimizer.n_states, q
+        cdef double[::1] numbers
+        describe_update(&net.update, optimizer)
+        describe_rules(net, optimizer, self.steps)
+        net.accumulate, net.clip_norm, net.ema = optimizer.accumulate, optimizer.clip_norm or 0, optimizer.ema or 0
+        net.unfolded = net.accumulate > 1 or net.clip_norm > 0
+        rows = n_states + (net.accumulate > 1) + (optimizer.ema is not None)
+        self.state, self.numbers = np.zeros((rows, net.n_parameters), self.dtype), np.zeros(int(net.accumulate > 1))
+        self.state[:n_states] = getattr(optimizer, "initial_accumulator_value", 0.0)
+        self.held_state = Array(self.state, True) if rows else None
+        for q in range(n_states):
+            net.states[q] = self.held_state.data + q * row_bytes
+        if net.accumulate > 1:
+            numbers = self.numbers
+            net.accumulated, net.accumulated_weight = self.held_state.data + n_states * row_bytes, &numbers[0]
+        if optimizer.ema is not None:
+            net.average = self.held_state.data + (rows - 1) * row_bytes
+        if net.unfolded:
+            net.gradient = allocate(row_bytes)
+            net.squares = <double *>calloc(net.n_parameters // FASTNN_DOT_BLOCK + 1, sizeof(double))
+            if net.squares == NULL:
+                raise MemoryError
+        net.simple = not (net.unfolded or net.limited or net.average != NULL or net.n_rules > 1 or net.rules[0].l1 != 0
+                          or net.update.clip_value > 0 or net.update.amsgrad or net.update.dampening != 0)
+        if net.update.optimizer != FASTNN_sgd and net.update.optimizer != FASTNN_adam:
+            net.simple = False
         return 0
 
     def __dealloc__(self):
@@ -341,6 +378,7 @@ cdef class Program:
         try:
             if r.rates != NULL:
                 r.first_step = net.step
+                r.gradient = net.gradient
             if self.pace.batch != r.batch or self.pace.limit != thread_limit():
                 memset(&self.pace, 0, sizeof(self.pace))
                 self.pace.batch, self.pace.limit = r.batch, thread_limit()
@@ -414,6 +452,29 @@ cdef class Program:
         """Fill out (rows, n_out) with what the last layer gives, dropout off."""
         predict(&self.net, Array(x, False, True, "x"), Array(out, True, False, "out"))
         return out
+
+
+cdef int describe_rules(Net *net, optimizer, tuple steps) except -1:
+    """How each weight is updated; one rule where all are alike."""
+    cdef ptrdiff_t i, first = 0, last
+    cdef Rule *rule
+    found = optimizer.rules(steps)
+    net.rules = <Rule *>calloc(max(1, len(found)), sizeof(Rule))
+    if net.rules == NULL:
+        raise MemoryError
+    net.n_rules, net.first_updated = len(found), net.n_steps
+    for i, one in enumerate(found):
+        rule = &net.rules[i]
+        rule.offset, rule.length, rule.columns, rule.lr = one.offset, one.length, one.columns, one.lr
+        rule.decay, rule.l1, rule.max_norm, rule.frozen = one.decay, one.l1, one.max_norm, one.frozen
+        net.limited = net.limited or (rule.max_norm > 0 and not rule.frozen)
+    for i, step in enumerate(steps):
+        last = first + step.n_parameters
+        if any(first < one.offset + one.length and one.offset < last and not one.frozen for one in found):
+            net.first_updated = i
+            break
+        first = last
+    return 0
 
 
 cdef int check_rows(const Run *r, ptrdiff_t n_rows, ptrdiff_t n_out) except -1:

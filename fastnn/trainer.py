@@ -105,7 +105,8 @@ class Trainer:
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
         self._gate: Gate | None = None  # of a program that judges rows itself
-        self._saved: tuple[Array, int, int] | None = None  # of a pickled one: state, step, build of the model
+        # of a pickled one: state, its numbers, step, build of the model
+        self._saved: tuple[Array, Array, int, int] | None = None
 
     # ------------------------------------------------------------ the program
 
@@ -137,7 +138,7 @@ class Trainer:
         block = self.model._block
         assert block is not None
         if self._program is None or self._block is not block:
-            stale = self._saved is not None and self._saved[2] != self.model._n_builds
+            stale = self._saved is not None and self._saved[3] != self.model._n_builds
             if self._program is not None or stale:
                 # The model was built anew: what was learned about the old parameters is void.
                 self._interrupted, self._resumed_states, self._saved = False, [], None
@@ -147,7 +148,7 @@ class Trainer:
                 self.device, steps, block, loss=loss, optimizer=self.optimizer, seed=self.seed
             )
             if self._saved is not None:
-                program.state[...], program.step = self._saved[:2]
+                program.state[...], program.numbers[...], program.step = self._saved[:3]
             self._program, self._block, self._saved = program, block, None
             self._gate = Gate(steps, self.model.dtype, self.loss) if devices.judges_rows(program) else None
         return self._program
@@ -157,7 +158,12 @@ class Trainer:
         """Optimizer steps done."""
         if self._program is not None:
             return self._program.step
-        return self._saved[1] if self._saved is not None else 0
+        return self._saved[2] if self._saved is not None else 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, with the schedule and `rate_factor`."""
+        return float(optimizers.rates(self.optimizer, 1, self._rate_factor, self.step, self.epoch)[0])
 
     @property
     def rate_factor(self) -> float:
@@ -363,7 +369,7 @@ class Trainer:
         """One optimizer step for each row of order; first_batch is None outside of fit."""
         if order.size == 0:
             return 0.0, 0.0
-        rates = optimizers.rates(self.optimizer, len(order), self._rate_factor)
+        rates = optimizers.rates(self.optimizer, len(order), self._rate_factor, program.step, self.epoch)
         try:
             return program.run(x, y, order, rates, weights)
         except DivergenceError as error:
@@ -386,7 +392,7 @@ class Trainer:
         batch: int | None = None,
     ) -> DivergenceError:
         """The error of a program with the place in the training and what to try."""
-        lr = self._rate_factor * self.optimizer.lr
+        lr = self.lr
         layers, step = self.model.layers, self.step
         return explained(
             error, where, layers=layers, lr=lr, step=step, x_name=x_name, epoch=epoch, batch=batch
@@ -494,7 +500,8 @@ class Trainer:
         if self._program is not None:
             fits = self._block is self.model._block
             build = self.model._n_builds if fits else -1  # -1: the model was built anew since
-            state["_saved"] = self._program.state.copy(), self._program.step, build
+            program = self._program
+            state["_saved"] = program.state.copy(), program.numbers.copy(), program.step, build
         state["_program"] = state["_block"] = state["_gate"] = None
         state["_callbacks"], state["_running"] = (), False  # the fit runs here
         return state

@@ -24,7 +24,8 @@ FLOORS = [
     {"phases", "prediction"},
     {"program"},
     {"container", "initializers", "steps"},
-    {"layers", "losses", "optimizers", "schedules", "metrics"},
+    {"layers", "losses", "optimizers", "metrics"},
+    {"schedules"},
     {"descriptions", "devices"},
     {"ops", "saving"},
     {"data", "samples"},
@@ -114,7 +115,8 @@ EAGER = {
     "devices.array_layers", "devices.array_losses", "devices.array_optimizers", "devices.array_random",
     "devices.arrays", "devices.cpu", "errors", "history", "inference", "initializers", "kernels", "layers",
     "losses", "network", "ops", "ops.activations", "ops.losses", "ops.products", "ops.shapes", "ops.updates",
-    "optimizers", "phases", "prediction", "program", "reports", "samples", "stepping", "steps", "trainer",
+    "optimizers", "optimizers.adam", "optimizers.base", "optimizers.plain", "phases", "prediction", "program",
+    "reports", "samples", "stepping", "steps", "trainer",
     "validation",
 }  # fmt: skip
 EAGER_STANDARD = {"__future__", "copy", "dataclasses", "threading", "zlib"}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastnn as fn
 from fastnn import kernels, ops
 from fastnn.devices import array_activations, array_losses, array_random
 
@@ -172,7 +173,8 @@ def test_updates_equal_their_formulas(isa, rng, n, dtype):
     for momentum, nesterov, decay in [(0, False, 0), (0.9, False, 0.1), (0.9, True, 0.1)]:
         w, g, v = (random(rng, n, dtype=dtype) for _ in range(3))
         exact, exact_v = sgd_by_hand(*(a.astype(float) for a in (w, g, v)), 0.1, momentum, nesterov, decay)
-        kernels.sgd_update(w, g, v if momentum else None, 0.1, momentum, nesterov, decay, None)
+        sgd = fn.SGD(0.1, momentum, nesterov, decay)
+        kernels.update(sgd, w, g, [v] if momentum else [], 1, 0.1)
         assert_close(w, exact, 0, dtype)
         if momentum:
             assert_close(v, exact_v, 0, dtype, scale=2)
@@ -182,7 +184,7 @@ def test_updates_equal_their_formulas(isa, rng, n, dtype):
     g0 = g0 + 0.1 * w0
     m0, v0 = m0 + 0.1 * (g0 - m0), 0.999 * v0 + 0.001 * g0**2
     step = 0.01 / (1 - 0.9**3) * m0 / (np.sqrt(v0 / (1 - 0.999**3)) + 1e-8)
-    kernels.adam_update(w, g, m, v, 3, 0.01, 0.9, 0.999, 1e-8, 0.1, None)
+    kernels.update(fn.Adam(weight_decay=0.1), w, g, [m, v], 3, 0.01)
     # the step divides by sqrt(v), which is small in places: its error is relative
     np.testing.assert_allclose(
         w, w0 - step, rtol=20 * TOLERANCE[dtype], atol=20 * TOLERANCE[dtype] * np.abs(step).max()
@@ -194,10 +196,11 @@ def test_updates_equal_their_formulas(isa, rng, n, dtype):
 def test_segments_have_their_own_rate_and_decay(isa, rng):
     w, g = rng.standard_normal(50), rng.standard_normal(50)
     before = w.copy()
-    kernels.sgd_update(w, g, None, 0.1, 0.0, False, 0.0, [(0, 7, 1.0, 0.0), (10, 33, 0.5, 0.2)])
+    kernels.update(fn.SGD(), w, g, [], 1, 0.1, [(0, 7, 1.0, 0.0, 0.0), (10, 33, 0.5, 0.2, 0.3)])
     np.testing.assert_allclose(w[:7], before[:7] - 0.1 * g[:7], rtol=1e-14)
     np.testing.assert_array_equal(w[7:10], before[7:10])  # in no segment: frozen
-    np.testing.assert_allclose(w[10:43], before[10:43] - 0.05 * (g + 0.2 * before)[10:43], rtol=1e-13)
+    moved = (g + 0.2 * before + 0.3 * np.sign(before))[10:43]
+    np.testing.assert_allclose(w[10:43], before[10:43] - 0.05 * moved, rtol=1e-13)
     np.testing.assert_array_equal(w[43:], before[43:])
 
 

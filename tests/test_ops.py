@@ -335,25 +335,34 @@ def test_dropout_has_the_mask_of_training(shape: tuple[int, ...], dtype: str) ->
     assert (ones == 1).all()
 
 
+def rules(optimizer: Any, w: Any) -> Any:
+    """One rule for all of w."""
+    return (fn.optimizers.Rule(0, w.size, 0, 1.0, optimizer.weight_decay, 0.0, 0.0, False),)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0,), (1,), (33,), (3, 7)])
 def test_updates_agree_with_the_reference(shape: tuple[int, ...], dtype: str) -> None:
     w, g = random(*shape, dtype=dtype), random(*shape, dtype=dtype, seed=1)
     for o in (fn.SGD(0.1), fn.SGD(0.1, 0.9, False, 0.01), fn.SGD(0.1, 0.9, True)):
         mine, v = w.copy(), np.zeros_like(w)
-        theirs, state = w.copy(), np.zeros((1, *shape), dtype)
+        theirs, state = w.copy(), np.zeros((1, w.size), dtype)
         for t in (1, 2, 3):
             ops.sgd_update(
                 mine, g, v, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay
             )
-            array_optimizers.OPTIMIZERS["sgd"](np, o, theirs, g.copy(), state, o.lr, t)
+            array_optimizers.update(
+                np, o, rules(o, w), theirs.reshape(-1), g.copy().reshape(-1), state, o.lr, t
+            )
         close(mine, theirs, dtype)
     adam = fn.Adam(lr=0.1, weight_decay=0.01)
     mine, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
-    theirs, state = w.copy(), np.zeros((2, *shape), dtype)
+    theirs, state = w.copy(), np.zeros((2, w.size), dtype)
     for t in (1, 2, 3):
         ops.adam_update(mine, g, m, v, step=t, lr=0.1, weight_decay=0.01)
-        array_optimizers.OPTIMIZERS["adam"](np, adam, theirs, g.copy(), state, 0.1, t)
+        array_optimizers.update(
+            np, adam, rules(adam, w), theirs.reshape(-1), g.copy().reshape(-1), state, 0.1, t
+        )
     close(mine, theirs, dtype)
 
 

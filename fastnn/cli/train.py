@@ -157,4 +157,4 @@ def _optimizer(arguments: argparse.Namespace) -> optimizers.Optimizer:
     optimizer = optimizers.get(arguments.optimizer)
     if arguments.optimizer == "sgd":
         optimizer = fn.SGD(lr=1e-2, momentum=0.9)
-    return optimizer if arguments.lr is None else dataclasses.replace(optimizer, lr=arguments.lr)  # type: ignore[type-var]
+    return optimizer if arguments.lr is None else dataclasses.replace(optimizer, lr=arguments.lr)  # type: ignore[call-arg]

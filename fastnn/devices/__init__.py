@@ -35,7 +35,15 @@ class Program(Protocol):
 
     @property
     def state(self) -> Array:
-        """Optimizer state (n_states, n_parameters), writable."""
+        """Optimizer state (rows, n_parameters), writable.
+
+        First the optimizer's own vectors, then the sum of weighted gradients where batches are
+        accumulated, then the average of the weights where there is one.
+        """
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """Scalars of the state, writable: the sum of the weights of the batches that are accumulated."""
 
     def run(
         self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import kernels
 from ..errors import DivergenceError
-from ..optimizers import SGD, Optimizer
+from ..optimizers import Optimizer
 from ..steps import Step, n_parameters, sources_of
+from . import array_optimizers
 from .array_layers import BACKWARD, FORWARD, Context
 from .array_losses import LOSSES
-from .array_optimizers import OPTIMIZERS
 
 __all__ = ["ArrayProgram", "make"]
 
@@ -53,7 +52,7 @@ class ArrayProgram:
         The flat block, trained in place; elements after the last parameter are left alone.
     loss : str, optional
         Name of the loss; None where the program only predicts.
-    optimizer : SGD or Adam, optional
+    optimizer : Optimizer, optional
     seed : int
         Key of the dropout masks.
     xp : module
@@ -77,10 +76,15 @@ class ArrayProgram:
         self._loss = LOSSES[loss] if loss is not None else None
         self._optimizer = optimizer
         self._seed = seed
-        n_states = kernels.OPTIMIZERS[optimizer.name] if optimizer is not None else 0
-        if isinstance(optimizer, SGD) and not optimizer.momentum:
-            n_states = 0
-        self.state: Array = xp.zeros((n_states, len(parameters)), parameters.dtype)
+        self._rules = optimizer.rules(steps) if optimizer is not None else ()
+        n_rows, self.numbers = 0, np.zeros(0)
+        if optimizer is not None:
+            self._n_states = optimizer.n_states
+            n_rows = self._n_states + (optimizer.accumulate > 1) + (optimizer.ema is not None)
+            self.numbers = np.zeros(int(optimizer.accumulate > 1))
+        self.state: Array = xp.zeros((n_rows, len(parameters)), parameters.dtype)
+        if n_rows:
+            self.state[: self._n_states] = getattr(optimizer, "initial_accumulator_value", 0.0)
         self._gradient: Array = xp.zeros_like(parameters)
         self._views = self._split(parameters)
         self._gradient_views = self._split(self._gradient)
@@ -199,7 +203,7 @@ class ArrayProgram:
         self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
-        o, w, g = self._optimizer, self._parameters, self._gradient
+        o = self._optimizer
         assert o is not None
         loss_sum = weight_sum = 0.0
         # A loss that overflows is an answer here, not an accident: it is looked at in _losses.
@@ -217,11 +221,39 @@ class ArrayProgram:
                 except DivergenceError as error:
                     error.step_in_call, error.loss_sum, error.weight_sum = i, loss_sum, weight_sum
                     raise
-                OPTIMIZERS[o.name](self.xp, o, w, g, self.state, float(rates[i]), self.step + 1)
+                self._update(o, float(rates[i]), total)
                 self.step += 1
                 loss_sum += loss
                 weight_sum += total
         return loss_sum, weight_sum
+
+    def _update(self, o: Optimizer, rate: float, batch_weight: float) -> None:
+        """What a batch whose gradient is known does to the parameters."""
+        xp, w, g, position = self.xp, self._parameters, self._gradient, self.step % o.accumulate
+        if o.accumulate > 1:
+            summed = self.state[self._n_states]
+            if position == 0:
+                summed[...], self.numbers[0] = 0, 0.0
+            summed += batch_weight * g
+            self.numbers[0] += batch_weight
+            if position < o.accumulate - 1:
+                return
+            g[...] = summed / self.numbers[0] if self.numbers[0] else 0
+        t = self.step // o.accumulate + 1
+        if o.clip_norm is not None:
+            if o.clip_value is not None:
+                xp.clip(g, -o.clip_value, o.clip_value, out=g)
+            for rule in self._rules:
+                if rule.frozen:
+                    g[rule.offset : rule.offset + rule.length] = 0
+            array_optimizers.clip_norm(xp, g, o.clip_norm)
+        array_optimizers.update(xp, o, self._rules, w, g, self.state[: self._n_states], rate, t)
+        for rule in self._rules:
+            if rule.max_norm and not rule.frozen:
+                matrix = w[rule.offset : rule.offset + rule.length].reshape(-1, rule.columns)
+                array_optimizers.limit_columns(xp, matrix, rule.max_norm)
+        if o.ema is not None:
+            array_optimizers.average(xp, self.state[-1], w, o.ema, t)
 
     def gradient(
         self, x: Array, y: Array, sample_weight: Array | None = None, dropout_step: int | None = None

@@ -1,0 +1,97 @@
+# Included by kernels.pyx: optimizer steps and sums of long vectors, for arrays.
+
+cdef dict _FIELDS = {  # of a description: the number of the kernels
+    "nesterov": "nesterov", "centered": "centered", "amsgrad": "amsgrad", "decoupled_weight_decay": "decoupled",
+    "momentum": "momentum", "dampening": "dampening", "alpha": "beta2", "rho": "beta2", "eps": "eps",
+    "lr_decay": "step_decay", "momentum_decay": "step_decay", "clip_value": "clip_value",
+}
+
+
+cdef int describe_update(fastnn_update *u, optimizer) except -1:
+    """Fill a fastnn_update from a description of `fastnn.optimizers`."""
+    cdef dict found = {"nesterov": False, "centered": False, "amsgrad": False, "decoupled": False, "momentum": 0.0,
+                       "dampening": 0.0, "beta2": 0.0, "eps": 0.0, "step_decay": 0.0, "clip_value": 0.0}
+    for field, name in _FIELDS.items():
+        value = getattr(optimizer, field, None)
+        if value is not None:
+            found[name] = value
+    memset(u, 0, sizeof(u[0]))
+    u.optimizer = _OPTIMIZER_ID[optimizer.name]
+    u.nesterov, u.centered, u.amsgrad = found["nesterov"], found["centered"], found["amsgrad"]
+    u.decoupled, u.momentum, u.dampening = found["decoupled"], found["momentum"], found["dampening"]
+    u.beta2, u.eps, u.step_decay = found["beta2"], found["eps"], found["step_decay"]
+    u.clip_value, u.scale1 = found["clip_value"], 1
+    betas = getattr(optimizer, "betas", None)
+    if betas is not None:
+        u.beta1, u.beta2 = betas
+    return 0
+
+
+cdef void begin_update(fastnn_update *u, uint64_t t) noexcept nogil:
+    fastnn_begin_update(u, t)
+
+
+def update(optimizer, w, g, states, uint64_t step, double lr, segments=None):
+    """Step number `step` (from 1) of an optimizer on w (n,) and its states, each (n,), in place.
+
+    optimizer : a description; states : sequence of as many arrays as it has
+    segments : (offset, length, lr, decay, l1) each, or None: all, as the description says. What is in none stays.
+    """
+    cdef fastnn_update u
+    cdef void *pointers[FASTNN_STATES]
+    cdef Array w_ = Array(w, True), g_ = Array(g)
+    cdef list held = [Array(state, True) for state in states]
+    cdef Array array
+    cdef const fastnn_kernels *t = table_for(w_, g_)
+    cdef ptrdiff_t n = w_.columns, i, count
+    if step < 1:
+        raise ValueError(f"step counts from 1, got {step}")
+    if len(held) != optimizer.n_states:
+        raise ValueError(f"states must be {optimizer.n_states} arrays, got {len(held)}")
+    memset(pointers, 0, sizeof(pointers))
+    for name, array in [("w", w_), ("g", g_), *[("a state", state) for state in held]]:
+        check_shape(array, 1, n, name)
+        table_for(w_, array)
+    for i in range(len(held)):
+        array = held[i]
+        pointers[i] = array.data
+    describe_update(&u, optimizer)
+    u.lr = lr
+    begin_update(&u, step)
+    rows = [(0, n, 1.0, optimizer.weight_decay, optimizer.l1)] if segments is None else list(segments)
+    count = len(rows)
+    cdef fastnn_segment *list_ = <fastnn_segment *>malloc(max(1, count) * sizeof(fastnn_segment))
+    if list_ == NULL:
+        raise MemoryError
+    try:
+        for i in range(count):
+            offset, length, rate, decay, l1 = rows[i]
+            if offset < 0 or length < 0 or offset + length > n:
+                raise ValueError(f"segments[{i}] must lie within {n} parameters, got offset {offset}, length {length}")
+            list_[i].offset, list_[i].length = offset, length
+            list_[i].lr, list_[i].decay, list_[i].l1 = rate, decay, l1
+        with nogil:
+            t.update(&u, count, list_, w_.data, g_.data, pointers)
+    finally:
+        free(list_)
+
+
+def dot(a, b):
+    """Sum of a[i] b[i] for a and b (n,), in double; the same bits on every instruction set and thread count."""
+    cdef Array a_ = Array(a), b_ = Array(b)
+    cdef const fastnn_kernels *t = table_for(a_, b_)
+    cdef double found
+    check_shape(a_, 1, a_.columns, "a")
+    check_shape(b_, 1, a_.columns, "b")
+    with nogil:
+        found = t.dot(a_.columns, a_.data, b_.data)
+    return found
+
+
+def limit_columns(w, double most):
+    """Scale columns of w (m, n) that are longer than `most` down to that length, in place."""
+    cdef Array w_ = Array(w, True)
+    cdef const fastnn_kernels *t = table_for(w_)
+    check_shape(w_, w_.rows, w_.columns, "w")
+    with nogil:
+        t.limit_columns(w_.rows, w_.columns, most, w_.data, w_.row_stride)

@@ -1,0 +1,79 @@
+"""Optimizers as frozen descriptions, with PyTorch's names, defaults and formulas.
+
+The arithmetic is the kernels'. Beside its own fields each has those of `Optimizer`, by keyword: penalties,
+clipping, accumulation, averages, groups of weights.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import errors
+from .adam import Adam, Adamax, AdamW, Lion, NAdam, RAdam
+from .base import Group, Optimizer, Rule, Schedule
+from .plain import SGD, Adadelta, Adagrad, RMSprop
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Group",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rule",
+    "Schedule",
+    "get",
+    "rates",
+]
+
+_KEPT_RATES = 4096
+
+_CLASSES: dict[str, type[Optimizer]] = {
+    known.name: known for known in (SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion)
+}
+
+
+def get(optimizer: object) -> Optimizer:
+    """The description of an optimizer given by name or as one."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    for known in _CLASSES.values():
+        if optimizer is known:
+            raise TypeError(f"optimizer must be a description, got the class; write {known.__name__}()")
+    return _CLASSES[errors.choice("optimizer", optimizer, _CLASSES)]()
+
+
+@lru_cache(maxsize=8)
+def _constant(lr: float, n_steps: int) -> NDArray[np.float64]:
+    found = np.full(n_steps, lr)
+    found.flags.writeable = False
+    return found
+
+
+def rates(
+    optimizer: Optimizer, n_steps: int, factor: float = 1.0, step: int = 0, epoch: int = 0
+) -> NDArray[np.float64]:
+    """The learning rate of each of the next n_steps steps, times a factor; not to be written to.
+
+    Parameters
+    ----------
+    step, epoch : int
+        Steps and epochs done before, which a schedule goes by.
+    """
+    lr = optimizer.lr
+    if isinstance(lr, Schedule):
+        if lr.by == "epoch":
+            return np.full(n_steps, lr.at(np.array([epoch], np.int64))[0] * factor)
+        return lr.at(np.arange(step, step + n_steps, dtype=np.int64) // optimizer.accumulate) * factor
+    lr *= factor
+    # Those of a few steps are kept: making them anew would take longer than one small step.
+    return _constant(lr, n_steps) if n_steps <= _KEPT_RATES else np.full(n_steps, lr)
