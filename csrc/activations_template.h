@@ -36,7 +36,19 @@ BACKWARD(hard_sigmoid, vec_where(a, less_equal, vec_set(0), vec_set(0),
 FORWARD(softsign, FN(softsign)(z))
 BACKWARD(softsign, da * ((1 - vec_abs(a)) * (1 - vec_abs(a))))
 FROM_INPUT(hard_swish, FN(hard_swish)(z, slope))
+FORWARD(elu, vec_where(z, less, vec_set(0), FN(expm1_left)(z), z))
+BACKWARD(elu, vec_where(a, less_equal, vec_set(0), da * (a + 1), da))
+FORWARD(selu, vec_where(z, less, vec_set(0), FN(expm1_left)(z) * SELU_LEFT, z * SELU_RIGHT))
+BACKWARD(selu, da * vec_where(a, less_equal, vec_set(0), a + SELU_LEFT, vec_set(SELU_RIGHT)))
+FORWARD(celu, FN(forward_elu)(z))
+BACKWARD(celu, FN(backward_elu)(da, a))
+FORWARD(softplus, FN(softplus)(z))
+/* a = log(1 + exp(z)), so f' = 1 - exp(-a). */
+BACKWARD(softplus, vec_where(vec_set(SOFTPLUS_LINE), less, a, da, -da * FN(expm1_left)(-a)))
 FROM_INPUT(silu, FN(silu)(z, slope))
+FROM_INPUT(mish, FN(mish)(z, slope))
+FROM_INPUT(gelu, FN(gelu)(z, slope))
+FROM_INPUT(gelu_tanh, FN(gelu_tanh)(z, slope))
 
 #undef FORWARD
 #undef BACKWARD

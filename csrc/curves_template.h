@@ -8,16 +8,69 @@
 
 #undef SILU_FLAT
 #undef SOFTSIGN_FLAT
-/* SILU_FLAT: t exp(-t) rounds to 0 here. SOFTSIGN_FLAT: t / (1 + t) rounds to 1. */
+#undef MISH_LINE
+#undef GELU_FLAT
+#undef GELU_TANH_FLAT
+#undef GELU_C1
+#undef GELU_C1_LOW
+#undef GELU_C3
+#undef GELU_C3_LOW
+#undef GELU_3C3
+#undef ROOT_2PI
+#undef SOFTPLUS_LINE
+#undef SELU_LEFT
+#undef SELU_RIGHT
+/* From these on t T(t) rounds to 0 (SILU_FLAT, also of mish and softplus; GELU_FLAT; GELU_TANH_FLAT), t / (1 + t) to 1
+ * (SOFTSIGN_FLAT), mish to z (MISH_LINE).
+ * SOFTPLUS_LINE: softplus of 20, beyond which it is z (PyTorch's threshold).
+ * GELU_C1, GELU_C3: 2 sqrt(2/pi) and 0.044715 times it, with what their rounding lost. GELU_C1 ends before the last
+ * place of every sum of it and c3 t^2. ROOT_2PI: 1 / sqrt(2 pi).
+ * SELU_LEFT, SELU_RIGHT: scale * alpha and scale (Klambauer et al. 2017). */
+#define SELU_LEFT ((REAL)1.758099340847376859940218)
+#define SELU_RIGHT ((REAL)1.0507009873554804934193349852946)
 #if REAL_IS_FLOAT
 #define SILU_FLAT 110.0f
 #define SOFTSIGN_FLAT 0x1p+26f
+#define MISH_LINE 20.0f
+#define GELU_FLAT 14.5f
+#define GELU_TANH_FLAT 11.0f
+#define GELU_C1 0x1.98845p+0f
+#define GELU_C1_LOW 0x1.9ea1b2p-23f
+#define GELU_C3 0x1.2444f2p-4f
+#define GELU_C3_LOW 0x1.49b16ap-29f
+#define GELU_3C3 0x1.b6676cp-3f
+#define ROOT_2PI 0x1.988454p-2f
+#define SOFTPLUS_LINE 20.0f
+/* exp(t^2 / 2) erfc(t / sqrt(2)) / 2 = P / Q on 0 <= t <= 14.5: 2^-26.4 of it. */
+static const REAL FN(gelu_over)[] = {
+    0x1.0p-1f, 0x1.c01908p-2f, 0x1.762344p-3f, 0x1.4b449ap-5f, 0x1.0bad2p-8f};
+static const REAL FN(gelu_under)[] = {
+    1, 0x1.ac4eb2p+0f, 0x1.3345fap+0f, 0x1.df3d7cp-2f, 0x1.9f35bp-4f, 0x1.4f7a7cp-7f};
 #else
 #define SILU_FLAT 760.0
 #define SOFTSIGN_FLAT 0x1p+55
+#define MISH_LINE 40.0
+#define GELU_FLAT 38.8
+#define GELU_TANH_FLAT 22.0
+#define GELU_C1 0x1.9884533d4364p+0
+#define GELU_C1_LOW 0x1.08d0fcb3c500cp-48
+#define GELU_C3 0x1.2444f2a4d8b4bp-4
+#define GELU_C3_LOW -0x1.6c843a29d1c7p-61
+#define GELU_3C3 0x1.b6676bf7450fp-3
+#define ROOT_2PI 0x1.9884533d43651p-2
+#define SOFTPLUS_LINE 20.000000002061153
+/* As for float, on 0 <= t <= 38.8: 2^-59.9 before the coefficients were rounded. */
+static const REAL FN(gelu_over)[] = {
+    0x1.0p-1, 0x1.a7d9159b787d9p-1, 0x1.5be21b91b96f9p-1, 0x1.6dcdcbca13ac5p-2, 0x1.0e5102d3a4d34p-3,
+    0x1.240955baeddep-5, 0x1.d28181d2ab597p-8, 0x1.1058dca0ae1f4p-10, 0x1.be988501c532ep-14,
+    0x1.d3a78c005c27cp-18, 0x1.e0d4ea3c40b9ap-23};
+static const REAL FN(gelu_under)[] = {
+    0x1.0p+0, 0x1.3a0d9f9d0d181p+1, 0x1.6885138bf2f98p+1, 0x1.001ee29309bacp+1, 0x1.f5a4454850b46p-1,
+    0x1.6485922d82ad9p-2, 0x1.78897f6fe4e93p-4, 0x1.28b194681dfe2p-6, 0x1.57a042806169dp-9,
+    0x1.18736ee7932c5p-12, 0x1.250f19addeb17p-16, 0x1.2d510b972597fp-21};
 #endif
 
-/* The bits that are not those of |z|: its sign. */
+/* size with the sign of z. */
 INLINE vec FN(with_sign)(vec size, vec z)
 {
     return (vec)((uvec)size | ((uvec)z ^ (uvec)vec_abs(z)));
@@ -46,11 +99,63 @@ INLINE vec FN(hard_swish)(vec z, vec *slope)
     return left * (vec_min(vec_set(6), left + 3) * (REAL)(1.0 / 6));
 }
 
+/* log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)). */
+INLINE vec FN(softplus)(vec z)
+{
+    vec rounded;
+    const vec p = FN(exp_reduced)(-vec_min(vec_set(SILU_FLAT), vec_abs(z)), &rounded);
+    const vec soft = vec_max(vec_set(0), z) + FN(log1p_unit)(FN(scaled_down)(p, rounded));
+    return vec_where(vec_set(20), less, z, z, soft);
+}
+
 /* z / (1 + exp(-z)) (Elfwing et al. 2017): T = e / (1 + e) with e = exp(-t), and w = T (1 - t / (1 + e)). */
 INLINE vec FN(silu)(vec z, vec *slope)
 {
     const vec t = vec_min(vec_set(SILU_FLAT), vec_abs(z));
     vec rounded;
-    const vec p = FN(exp_reduced)(-t, &rounded), e = FN(scaled)(p, rounded), part = 1 / (1 + e);
-    return FN(one_sided)(z, FN(scaled)(t * p * part, rounded), e * part * vec_fma(-t, part, vec_set(1)), slope);
+    const vec p = FN(exp_reduced)(-t, &rounded), e = FN(scaled_down)(p, rounded), part = 1 / (1 + e);
+    return FN(one_sided)(z, FN(scaled_down)(t * p * part, rounded), e * part * vec_fma(-t, part, vec_set(1)), slope);
+}
+
+/* z tanh(log(1 + exp(z))) (Misra 2019): tanh is n / (n + 2) = 1 - 2 / (n + 2) with n = e (e + 2), e = exp(z), and
+ * f' = (n + 4 z e (1 + e) / (n + 2)) / (n + 2). */
+INLINE vec FN(mish)(vec z, vec *slope)
+{
+    const vec inner = vec_min(vec_set(MISH_LINE), vec_max(vec_set(-SILU_FLAT), z));
+    vec rounded;
+    const vec p = FN(exp_reduced)(inner, &rounded), e = FN(scaled_down)(p, rounded);
+    const vec n = e * (e + 2), part = 1 / (n + 2);
+    *slope = part * vec_fma(e * part * (1 + e), 4 * inner, n);
+    const vec left = FN(scaled_down)(inner * ((e + 2) * part) * p, rounded);
+    return vec_where(z, less, vec_set(0), left, z * vec_fma(vec_set(-2), part, vec_set(1)));
+}
+
+/* z Phi(z) with the normal distribution Phi (Hendrycks and Gimpel 2016): T = exp(-t^2 / 2) G, G = P(t) / Q(t), and
+ * w = exp(-t^2 / 2) (G - t / sqrt(2 pi)). The square is taken in the FMA that subtracts n log(2): rounded by itself
+ * it would cost exp(-100) a hundred units of the last place. */
+INLINE vec FN(gelu)(vec z, vec *slope)
+{
+    const vec t = vec_min(vec_set(GELU_FLAT), vec_abs(z)), half = (REAL)-0.5 * t;
+    const vec rounded = vec_fma(half * t, vec_set(LOG2E), vec_set(ROUNDER)), n = rounded - ROUNDER;
+    const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(half, t, n * -LN2_HIGH)), p = FN(exp_polynomial)(r);
+    const vec g = POLYNOMIAL(gelu_over, t) / POLYNOMIAL(gelu_under, t);
+    return FN(one_sided)(z, FN(scaled_down)(t * g * p, rounded), FN(scaled_down)(vec_fma(-t, vec_set(ROOT_2PI), g) * p, rounded),
+                         slope);
+}
+
+/* z / (1 + exp(-y)) with y = c1 z + c3 z^3, which is GELU with a tanh for its Phi (Hendrycks and Gimpel 2016):
+ * T = e / (1 + e) with e = exp(-y(t)), and w = T (1 - t y' / (1 + e)). y / t is kept in two parts, for the same reason
+ * as the square of gelu. */
+INLINE vec FN(gelu_tanh)(vec z, vec *slope)
+{
+    const vec t = vec_min(vec_set(GELU_TANH_FLAT), vec_abs(z));
+    const vec square = t * t, lost = vec_fma(t, t, -square), c1 = vec_set(GELU_C1), c3 = vec_set(GELU_C3);
+    const vec high = vec_fma(c3, square, c1); /* c1 - high is exact */
+    const vec low = vec_fma(c3, square, c1 - high) +
+                    vec_fma(c3, lost, vec_fma(vec_set(GELU_C3_LOW), square, vec_set(GELU_C1_LOW)));
+    const vec rounded = vec_fma(-t * high, vec_set(LOG2E), vec_set(ROUNDER)), n = rounded - ROUNDER;
+    const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(-t, low, vec_fma(-t, high, n * -LN2_HIGH)));
+    const vec p = FN(exp_polynomial)(r), e = FN(scaled_down)(p, rounded), part = 1 / (1 + e);
+    const vec ty = t * vec_fma(square, vec_set(GELU_3C3), c1);
+    return FN(one_sided)(z, FN(scaled_down)(t * p * part, rounded), e * part * vec_fma(-ty, part, vec_set(1)), slope);
 }

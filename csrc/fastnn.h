@@ -31,7 +31,14 @@ extern "C" {
     X(hard_sigmoid, elementwise) \
     X(hard_swish, from_input)    \
     X(softsign, elementwise)     \
+    X(elu, elementwise)          \
+    X(selu, elementwise)         \
+    X(celu, elementwise)         \
+    X(softplus, elementwise)     \
     X(silu, from_input)          \
+    X(mish, from_input)          \
+    X(gelu, from_input)          \
+    X(gelu_tanh, from_input)     \
     X(sigmoid, elementwise)      \
     X(tanh, elementwise)         \
     X(softmax, rowwise)          \

@@ -1,4 +1,4 @@
-/* exp, log, log1p, tanh and sigmoid of a vector, without branches. Included after vector_template.h, with
+/* exp, expm1, log, log1p, tanh and sigmoid of a vector, without branches. Included after vector_template.h, with
  * the same parameters.
  *
  * Coefficients are minimax fits (Remez) made for this file: each comment says what is approximated, where,
@@ -17,6 +17,8 @@
 #undef ROUNDER
 #undef EXP_LOWEST
 #undef EXP_HIGHEST
+#undef EXPM1_FLAT
+#undef LIFT
 #undef TANH_FLAT
 #undef TANH_SMALL
 #undef SQRT_HALF
@@ -26,7 +28,8 @@
 /* ROUNDER: added to a small number, leaves its nearest integer in the low bits of the sum.
  * LN2_HIGH has trailing zeros enough that n * LN2_HIGH is exact for every exponent n.
  * EXP_LOWEST: exp rounds to 0 here, EXP_HIGHEST: to infinity; both keep the exponent arithmetic in range.
- * TANH_FLAT: tanh(TANH_FLAT / 2) rounds to 1. */
+ * LIFT: makes the smallest 2^n that an exponential is scaled by a normal number.
+ * EXPM1_FLAT: exp - 1 rounds to -1. TANH_FLAT: tanh(TANH_FLAT / 2) rounds to 1. */
 #if REAL_IS_FLOAT
 #define MANTISSA 23
 #define BIAS 127
@@ -36,6 +39,8 @@
 #define ROUNDER 0x1.8p+23f
 #define EXP_LOWEST -104.0f
 #define EXP_HIGHEST 89.0f
+#define LIFT 0x1p+64f
+#define EXPM1_FLAT -20.0f
 #define TANH_FLAT 20.0f
 #define TANH_SMALL 0.55f
 #define SQRT_HALF 0x1.6a09e6p-1f
@@ -48,6 +53,10 @@ static const REAL FN(exp_coefficients)[] = {
 static const REAL FN(log_coefficients)[] = {
     -0x1.fffff8p-2f, 0x1.55555p-2f, -0x1.000426p-2f, 0x1.99a3f2p-3f, -0x1.54276ep-3f, 0x1.22719cp-3f,
     -0x1.0f3766p-3f, 0x1.084864p-3f, -0x1.38302p-4f};
+/* (log(1 + x) - x) / x^2 on 0 <= x <= 1: 2^-27.5 of log(1 + x). */
+static const REAL FN(log1p_coefficients)[] = {
+    -0x1.ffffd2p-2f, 0x1.554dd4p-2f, -0x1.ff249cp-3f, 0x1.935102p-3f, -0x1.3a596p-3f, 0x1.b50ac2p-4f,
+    -0x1.d789eep-5f, 0x1.4a226cp-6f, -0x1.b15f6ep-9f};
 /* (tanh(x) - x) / x^3, in x^2, on |x| <= 0.55: 2^-27.7 of tanh(x). */
 static const REAL FN(tanh_coefficients)[] = {
     -0x1.55554ap-2f, 0x1.110d26p-3f, -0x1.b9287ap-5f, 0x1.593d08p-6f, -0x1.9b3046p-8f};
@@ -60,6 +69,8 @@ static const REAL FN(tanh_coefficients)[] = {
 #define ROUNDER 0x1.8p+52
 #define EXP_LOWEST -746.0
 #define EXP_HIGHEST 710.0
+#define LIFT 0x1p+128
+#define EXPM1_FLAT -40.0
 #define TANH_FLAT 40.0
 #define TANH_SMALL 0.55
 #define SQRT_HALF 0x1.6a09e667f3bcdp-1
@@ -97,14 +108,31 @@ INLINE REAL_UBITS FN(bits_of)(REAL x)
     return bits;
 }
 
-/* exp(x) = 2^n p: gives n as rounded = ROUNDER + n, and p in sqrt(1/2) .. sqrt(2). x = n log(2) + r, whose
- * first step is exact. */
-INLINE vec FN(exp_reduced)(vec x, vec *rounded)
+/* x = n log(2) + r, whose first step is exact; n as rounded = ROUNDER + n. */
+INLINE vec FN(exp_remainder)(vec x, vec *rounded)
 {
     *rounded = vec_fma(x, vec_set(LOG2E), vec_set(ROUNDER));
     const vec n = *rounded - ROUNDER;
-    const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(n, vec_set(-LN2_HIGH), x));
+    return vec_fma(n, vec_set(-LN2_LOW), vec_fma(n, vec_set(-LN2_HIGH), x));
+}
+
+/* exp(r) for |r| <= log(2) / 2: sqrt(1/2) .. sqrt(2). */
+INLINE vec FN(exp_polynomial)(vec r)
+{
     return vec_fma(vec_fma(POLYNOMIAL(exp_coefficients, r), r, vec_set(1)), r, vec_set(1));
+}
+
+/* exp(x) = 2^n p. */
+INLINE vec FN(exp_reduced)(vec x, vec *rounded)
+{
+    return FN(exp_polynomial)(FN(exp_remainder)(x, rounded));
+}
+
+/* 2^n for rounded = ROUNDER + n and a normal 2^n: the bits of ROUNDER leave at the upper end of the shift. */
+INLINE vec FN(power_of_two)(vec rounded)
+{
+    const REAL_UBITS offset = FN(bits_of)(1) - (FN(bits_of)(ROUNDER) << MANTISSA);
+    return (vec)(((uvec)rounded << MANTISSA) + offset);
 }
 
 /* 2^n p for rounded = ROUNDER + n with n + 2 BIAS > 0. */
@@ -123,6 +151,17 @@ INLINE vec FN(scaled)(vec p, vec rounded)
 #endif
 }
 
+/* The same for n well below BIAS: one power that is normal and one that is constant. */
+INLINE vec FN(scaled_down)(vec p, vec rounded)
+{
+#if ISA_AVX512
+    return FN(scaled)(p, rounded);
+#else
+    const REAL_UBITS offset = FN(bits_of)(LIFT) - (FN(bits_of)(ROUNDER) << MANTISSA);
+    return p * (vec)(((uvec)rounded << MANTISSA) + offset) * (1 / LIFT);
+#endif
+}
+
 INLINE vec vec_exp(vec x)
 {
     /* The NaN of x is the second operand and stays. */
@@ -130,6 +169,15 @@ INLINE vec vec_exp(vec x)
     vec rounded;
     const vec p = FN(exp_reduced)(x, &rounded);
     return FN(scaled)(p, rounded);
+}
+
+/* exp(x) - 1 for x <= 0. With exp(r) = 1 + s it is 2^n s + (2^n - 1), where 2^n - 1 is exact and nothing cancels. */
+INLINE vec FN(expm1_left)(vec x)
+{
+    vec rounded;
+    const vec r = FN(exp_remainder)(vec_max(vec_set(EXPM1_FLAT), x), &rounded);
+    const vec s = vec_fma(POLYNOMIAL(exp_coefficients, r) * r, r, r), power = FN(power_of_two)(rounded);
+    return vec_fma(power, s, power - 1);
 }
 
 /* log(2^e (1 + f)) for sqrt(1/2) <= 1 + f <= sqrt(2). */
@@ -188,6 +236,24 @@ INLINE vec vec_log1p(vec x)
     return vec_where(vec_set(0), less, x, vec_where(x, less, vec_set(REAL_INFINITY), value, x), x);
 }
 
+/* log(1 + x) for 0 <= x <= 1. */
+INLINE vec FN(log1p_unit)(vec x)
+{
+#if REAL_IS_FLOAT
+    /* One chain of nine terms would be waited for: even and odd powers by themselves. */
+    const vec square = x * x;
+    vec even = vec_set(FN(log1p_coefficients)[8]), odd = vec_set(FN(log1p_coefficients)[7]);
+    UNROLL for (int i = 6; i >= 0; i -= 2) even = vec_fma(even, square, vec_set(FN(log1p_coefficients)[i]));
+    UNROLL for (int i = 5; i >= 0; i -= 2) odd = vec_fma(odd, square, vec_set(FN(log1p_coefficients)[i]));
+    return vec_fma(square, vec_fma(odd, x, even), x);
+#else
+    /* 1 + x is 1 + f, or 2 (1 + f) where x is above sqrt(2) - 1. */
+    const vec edge = vec_set(2 * SQRT_HALF - 1), half = vec_set((REAL)0.5);
+    const vec f = vec_where(edge, less, x, vec_fma(x, half, -half), x);
+    return FN(log_reduced)(vec_where(edge, less, x, vec_set(1), vec_set(0)), f);
+#endif
+}
+
 /* x + x^3 q(x^2) up to TANH_SMALL, where tanh is 1/2 and the other form, 1 - 2 / (exp(2|x|) + 1), no longer
  * cancels. */
 INLINE vec vec_tanh(vec x)
@@ -195,10 +261,7 @@ INLINE vec vec_tanh(vec x)
     const vec size = vec_abs(x), sign = (vec)((uvec)x ^ (uvec)size);
     vec rounded;
     const vec p = FN(exp_reduced)(vec_min(vec_set(TANH_FLAT), size + size), &rounded);
-    /* 2^n for 0 <= n < BIAS: the bits of ROUNDER leave at the upper end of the shift. */
-    const REAL_UBITS offset = FN(bits_of)(1) - (FN(bits_of)(ROUNDER) << MANTISSA);
-    const vec power = (vec)(((uvec)rounded << MANTISSA) + offset);
-    const vec large = 1 - 2 / vec_fma(p, power, vec_set(1));
+    const vec large = 1 - 2 / vec_fma(p, FN(power_of_two)(rounded), vec_set(1));
     const vec square = size * size;
     const vec small = vec_fma(square * POLYNOMIAL(tanh_coefficients, square), size, size);
     return (vec)((uvec)vec_where(size, less, vec_set(TANH_SMALL), small, large) | (uvec)sign);

@@ -33,6 +33,8 @@ def apply(torch, name, z):
         return z
     if name in ("softmax", "log_softmax"):
         return getattr(torch, name)(z, dim=1)
+    if name == "gelu_tanh":
+        return functional.gelu(z, approximate="tanh")
     if name == "hard_sigmoid":  # theirs multiplies gradients by 1/6 in float32 whatever the dtype
         return functional.relu6(z + 3) / 6
     if name in ("hard_swish", "hard_tanh"):

@@ -113,6 +113,104 @@ def _silu_slope(xp: Any, z: Array) -> Array:
     return slope
 
 
+def _elu(xp: Any, z: Array) -> None:
+    xp.copyto(z, xp.expm1(xp.minimum(z, 0)), where=z < 0)
+
+
+def _elu_backward(xp: Any, a: Array, da: Array) -> None:
+    xp.multiply(da, a + 1, out=da, where=a <= 0)
+
+
+# scale * alpha and scale of Klambauer et al. (2017)
+_SELU_LEFT, _SELU_RIGHT = 1.7580993408473768599, 1.0507009873554804934
+
+
+def _selu(xp: Any, z: Array) -> None:
+    z[...] = xp.where(z < 0, _SELU_LEFT * xp.expm1(xp.minimum(z, 0)), _SELU_RIGHT * z)
+
+
+def _selu_backward(xp: Any, a: Array, da: Array) -> None:
+    da *= xp.where(a <= 0, a + _SELU_LEFT, _SELU_RIGHT)
+
+
+def _softplus(xp: Any, z: Array) -> None:
+    soft = xp.maximum(z, 0) + xp.log1p(xp.exp(-xp.abs(z)))
+    xp.copyto(z, soft, where=~(z > 20))
+
+
+def _softplus_backward(xp: Any, a: Array, da: Array) -> None:
+    # f' = 1 - exp(-a), but 1 beyond softplus(20), where PyTorch goes on with z
+    xp.multiply(da, -xp.expm1(-a), out=da, where=~(a > 20.000000002061153))
+
+
+def _mish(xp: Any, z: Array) -> None:
+    inner = xp.minimum(z, 40)  # where tanh(softplus) is 1
+    e = xp.exp(inner)
+    left = xp.maximum(z, -1e4) * (e * (e + 2) / (e * (e + 2) + 2))
+    z[...] = xp.where(z < 40, left, z)
+
+
+def _mish_slope(xp: Any, z: Array) -> Array:
+    inner = xp.clip(z, -1e4, 40)
+    e = xp.exp(inner)
+    part = 1 / (e * (e + 2) + 2)
+    slope: Array = part * (e * (e + 2) + 4 * inner * (e * part) * (1 + e))
+    return slope
+
+
+def _upper_normal(xp: Any, t: Array) -> Array:
+    """Probability of more than t >= 0 in the normal distribution, to about its own last places.
+
+    Up to 3 one half less the series t + t^3/3 + t^5/15 .. times the density (all terms positive); beyond,
+    where that would cancel, the continued fraction of Laplace, 1/(t + 1/(t + 2/(t + ..))), 60 levels deep.
+    """
+    near = xp.minimum(t, 3)
+    square = near * near
+    term = total = near
+    for k in range(3, 103, 2):
+        term = term * square / k
+        total = total + term
+    far = xp.maximum(t, 3)
+    fraction = far
+    for k in range(60, 0, -1):
+        fraction = far + k / fraction
+    upper: Array = xp.where(t < 3, 0.5 - _density(xp, near) * total, _density(xp, far) / fraction)
+    return upper
+
+
+def _density(xp: Any, t: Array) -> Array:
+    density: Array = xp.exp(-t * t / 2) * 0.39894228040143267794
+    return density
+
+
+def _gelu(xp: Any, z: Array) -> None:
+    z[...] = _one_sided(xp, z, _upper_normal(xp, xp.minimum(xp.abs(z), 1e4)))
+
+
+def _gelu_slope(xp: Any, z: Array) -> Array:
+    t = xp.minimum(xp.abs(z), 1e4)
+    w = _upper_normal(xp, t) - t * _density(xp, t)
+    slope: Array = xp.where(z < 0, w, 1 - w)
+    return slope
+
+
+# 2 sqrt(2 / pi) (z + 0.044715 z^3) is the logit of the GELU with tanh
+_C1, _C3 = 1.5957691216057307117, 1.5957691216057307117 * 0.044715
+
+
+def _gelu_tanh(xp: Any, z: Array) -> None:
+    t = xp.minimum(xp.abs(z), 1e4)
+    z[...] = _one_sided(xp, z, _upper_sigmoid(xp, t * (_C1 + _C3 * t * t)))
+
+
+def _gelu_tanh_slope(xp: Any, z: Array) -> Array:
+    t = xp.minimum(xp.abs(z), 1e4)
+    upper = _upper_sigmoid(xp, t * (_C1 + _C3 * t * t))
+    w = upper * (1 - t * (_C1 + 3 * _C3 * t * t) * (1 - upper))
+    slope: Array = xp.where(z < 0, w, 1 - w)
+    return slope
+
+
 def _kept_backward(xp: Any, slope: Array, da: Array) -> None:
     da *= slope
 
@@ -163,7 +261,14 @@ ACTIVATIONS: dict[str, tuple[Callable[[Any, Array], None], Callable[[Any, Array,
     "hard_sigmoid": (_hard_sigmoid, _hard_sigmoid_backward),
     "hard_swish": (_hard_swish, _kept_backward),
     "softsign": (_softsign, _softsign_backward),
+    "elu": (_elu, _elu_backward),
+    "selu": (_selu, _selu_backward),
+    "celu": (_elu, _elu_backward),  # with alpha 1 the same
+    "softplus": (_softplus, _softplus_backward),
     "silu": (_silu, _kept_backward),
+    "mish": (_mish, _kept_backward),
+    "gelu": (_gelu, _kept_backward),
+    "gelu_tanh": (_gelu_tanh, _kept_backward),
     "sigmoid": (_sigmoid, _sigmoid_backward),
     "tanh": (_tanh, _tanh_backward),
     "softmax": (_softmax, _softmax_backward),
@@ -174,6 +279,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Any, Array], None], Callable[[Any, Array,
 SLOPES: dict[str, Callable[[Any, Array], Array]] = {
     "hard_swish": _hard_swish_slope,
     "silu": _silu_slope,
+    "mish": _mish_slope,
+    "gelu": _gelu_slope,
+    "gelu_tanh": _gelu_tanh_slope,
 }
 
 

@@ -13,7 +13,15 @@ from .shapes import Array, out_table, table
 
 __all__ = [
     "ACTIVATIONS",
+    "celu",
+    "celu_backward",
+    "elu",
+    "elu_backward",
     "exp",
+    "gelu",
+    "gelu_backward",
+    "gelu_tanh",
+    "gelu_tanh_backward",
     "hard_sigmoid",
     "hard_sigmoid_backward",
     "hard_swish",
@@ -27,16 +35,22 @@ __all__ = [
     "log",
     "log_softmax",
     "log_softmax_backward",
+    "mish",
+    "mish_backward",
     "relu",
     "relu6",
     "relu6_backward",
     "relu_backward",
+    "selu",
+    "selu_backward",
     "sigmoid",
     "sigmoid_backward",
     "silu",
     "silu_backward",
     "softmax",
     "softmax_backward",
+    "softplus",
+    "softplus_backward",
     "softsign",
     "softsign_backward",
     "tanh",
@@ -166,6 +180,79 @@ def silu(z: ArrayLike, *, out: Array | None = None) -> Array:
 def silu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
     """dz of silu at z: da * s * (1 + z * (1 - s)) with s = sigmoid(z)."""
     return _apply_backward("silu", da, z, out)
+
+
+def elu(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z where it is not negative, else exp(z) - 1 (Clevert et al. 2016, alpha 1); of any shape."""
+    return _apply("elu", z, out)
+
+
+def elu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of elu at z: da where z > 0, else da * exp(z), which is a + 1."""
+    return _apply_backward("elu", da, z, out)
+
+
+def selu(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """scale * max(z, 0) + scale * alpha * min(exp(z) - 1, 0) (Klambauer et al. 2017); of any shape."""
+    return _apply("selu", z, out)
+
+
+def selu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of selu at z: da * scale where z > 0, else da * scale * alpha * exp(z)."""
+    return _apply_backward("selu", da, z, out)
+
+
+def celu(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """max(z, 0) + min(exp(z) - 1, 0) (Barron 2017, alpha 1, where it equals elu); of any shape."""
+    return _apply("celu", z, out)
+
+
+def celu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of celu at z: da where z > 0, else da * exp(z)."""
+    return _apply_backward("celu", da, z, out)
+
+
+def softplus(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """log(1 + exp(z)) (Dugas et al. 2001), z itself above 20 as in PyTorch; of any shape."""
+    return _apply("softplus", z, out)
+
+
+def softplus_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of softplus at z: da * sigmoid(z), which is 1 - exp(-a); da above 20."""
+    return _apply_backward("softplus", da, z, out)
+
+
+def mish(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z * tanh(softplus(z)) (Misra 2019), -0 for -inf; of any shape."""
+    return _apply("mish", z, out)
+
+
+def mish_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of mish at z: da * f'(z)."""
+    return _apply_backward("mish", da, z, out)
+
+
+def gelu(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z * Phi(z) with the normal distribution Phi (Hendrycks and Gimpel 2016), -0 for -inf; of any shape."""
+    return _apply("gelu", z, out)
+
+
+def gelu_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of gelu at z: da * (Phi(z) + z * phi(z)) with its density phi."""
+    return _apply_backward("gelu", da, z, out)
+
+
+def gelu_tanh(z: ArrayLike, *, out: Array | None = None) -> Array:
+    """z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 z^3))), which is near gelu; of any shape.
+
+    Hendrycks and Gimpel (2016); PyTorch's ``approximate="tanh"``. -0 for -inf.
+    """
+    return _apply("gelu_tanh", z, out)
+
+
+def gelu_tanh_backward(da: ArrayLike, z: ArrayLike, *, out: Array | None = None) -> Array:
+    """dz of gelu_tanh at z: da * f'(z)."""
+    return _apply_backward("gelu_tanh", da, z, out)
 
 
 def sigmoid(z: ArrayLike, *, out: Array | None = None) -> Array:
