@@ -79,10 +79,14 @@ enum { label, values };
 #define SECOND(name, second) second,
 #define SECOND_NAME(name, second) #second,
 static const char *const activation_kinds[] = {FASTNN_ACTIVATIONS(SECOND_NAME)};
-static const int loss_targets[] = {FASTNN_LOSSES(SECOND)};
+#define TARGET(name, target, numbers) target,
+#define NUMBERS(name, target, numbers) #numbers,
+static const int loss_targets[] = {FASTNN_LOSSES(TARGET)};
+static const char *const loss_numbers[] = {FASTNN_LOSSES(NUMBERS)};
 static const int optimizer_states[] = {FASTNN_OPTIMIZERS(SECOND)};
 const char *fastnn_activation_kind(int i) { return i >= 0 && i < FASTNN_N_ACTIVATIONS ? activation_kinds[i] : NULL; }
 int fastnn_loss_takes_labels(int i) { return loss_targets[i] == label; }
+const char *fastnn_loss_numbers(int i) { return loss_numbers[i]; }
 int fastnn_optimizer_states(int i) { return optimizer_states[i]; }
 
 void fastnn_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])

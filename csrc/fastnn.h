@@ -44,11 +44,22 @@ extern "C" {
     X(softmax, rowwise)          \
     X(log_softmax, rowwise)
 
-/* X(name, target): what a target row holds: `label` one integer, `values` n_out reals. */
-#define FASTNN_LOSSES(X)           \
-    X(cross_entropy, label)        \
-    X(binary_cross_entropy, values) \
-    X(mse, values)
+/* X(name, target, numbers): what a target row holds: `label` one integer, `values` reals (cross_entropy takes either);
+ * the fields of fastnn_loss that it reads. */
+#define FASTNN_LOSSES(X)                    \
+    X(cross_entropy, label, smoothing)      \
+    X(binary_cross_entropy, values, each)   \
+    X(mse, values, )                        \
+    X(mae, values, )                        \
+    X(huber, values, delta)                 \
+    X(log_cosh, values, )                   \
+    X(quantile, values, each repeat)        \
+    X(poisson, values, log_input full eps)  \
+    X(gaussian_nll, values, full eps)       \
+    X(hinge, values, )                      \
+    X(multi_margin, label, p margin)        \
+    X(focal, values, alpha gamma)           \
+    X(kl_divergence, values, )
 
 /* X(name, n_states): vectors of optimizer state at most, each as long as the parameters. */
 #define FASTNN_OPTIMIZERS(X) \
@@ -71,7 +82,7 @@ extern "C" {
 #define FASTNN_ISAS(X) X(generic) X(neon) X(avx2) X(avx512)
 
 #define FASTNN_ENUM_ACTIVATION(name, kind) FASTNN_##name,
-#define FASTNN_ENUM_LOSS(name, target) FASTNN_##name,
+#define FASTNN_ENUM_LOSS(name, target, numbers) FASTNN_##name,
 #define FASTNN_ENUM_OPTIMIZER(name, n_states) FASTNN_##name,
 #define FASTNN_ENUM_ISA(name) FASTNN_ISA_##name,
 enum { FASTNN_ACTIVATIONS(FASTNN_ENUM_ACTIVATION) FASTNN_N_ACTIVATIONS };
@@ -110,6 +121,22 @@ typedef struct {
     const void *gate;      /* (m, ld_gate) or NULL */
     ptrdiff_t ld_gate;
 } fastnn_epilogue;
+
+/* A loss and its numbers; fields that a loss does not name in FASTNN_LOSSES are not read. All zero but `loss`: the plain
+ * form of cross_entropy, binary_cross_entropy and of those that name none. */
+typedef struct {
+    int32_t loss;          /* FASTNN_cross_entropy, .. */
+    int32_t full;          /* with the terms that have no gradient */
+    int32_t log_input;     /* poisson: outputs are logarithms of rates */
+    int32_t p;             /* multi_margin: 1 or 2 */
+    double smoothing;      /* share of the even distribution in the target */
+    double delta;          /* huber: where it turns linear */
+    double eps;            /* poisson: is added to a rate; gaussian_nll: least variance, above 0 */
+    double margin;         /* multi_margin */
+    double alpha, gamma;   /* focal; alpha below 0: classes weigh alike */
+    const void *each;      /* (n,) or NULL; binary_cross_entropy: weights of positive targets; quantile: quantiles */
+    ptrdiff_t repeat;      /* quantile: neighbouring outputs that share one target; n is a multiple */
+} fastnn_loss;
 
 /* A run of parameters that share a rate: elements offset .. offset + length of the flat block. */
 typedef struct {
@@ -193,7 +220,7 @@ typedef struct {
     void *parameters, *state1, *state2;
     fastnn_update update;    /* lr and corrections are of each step */
     double decay;
-    int32_t loss;
+    int32_t loss;            /* one that fastnn_small_takes, plain */
     const void *x, *y;       /* (n_rows, ld_x), (n_rows, n_out); y or labels is NULL */
     const int64_t *labels;
     const double *weight;    /* (n_rows,) or NULL */
@@ -247,12 +274,13 @@ typedef struct {
     void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
                                 const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz);
 
-    /* loss[i] = loss of row i (label losses: labels (m,); values losses: mean over the n outputs of
-     * y (m, ld_y)); dz = weight[i] * scale * its gradient. weight: (m,) doubles or NULL for ones. dz may be
-     * z itself, or NULL. loss[i] is not weighted. A label outside 0 .. n-1 must not reach this. */
-    void (*loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, const int64_t *labels,
-                 const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
-                 void *dz, ptrdiff_t ld_dz);
+    /* loss_rows[i] = loss of row i; dz = weight[i] * scale * its gradient. Targets: labels (m,) or y (m, ld_y), the other
+     * NULL; y has n columns, n / repeat for quantile, n / 2 for gaussian_nll. Losses of values that are sums over
+     * outputs are means over them. weight: (m,) doubles or NULL for ones. dz may be z itself, or NULL. loss_rows is
+     * not weighted. A label outside 0 .. n-1 must not reach this. */
+    void (*loss)(const fastnn_loss *loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z,
+                 const int64_t *labels, const void *y, ptrdiff_t ld_y, const double *weight, double scale,
+                 double *loss_rows, void *dz, ptrdiff_t ld_dz);
 
     /* One optimizer step, in place over the segments of w; g is the gradient, states the optimizer's
      * FASTNN_STATES vectors (NULL where it has none); all are indexed as w is. */
@@ -345,7 +373,16 @@ const char *fastnn_optimizer_name(int optimizer);
 const char *fastnn_path_name(int path);
 const char *fastnn_activation_kind(int activation);
 int fastnn_loss_takes_labels(int loss);
+/* The numbers that a loss reads, separated by blanks. */
+const char *fastnn_loss_numbers(int loss);
 int fastnn_optimizer_states(int optimizer);
+
+/* Whether small_steps knows a loss: three of them, in their plain form. */
+static inline int fastnn_small_takes(const fastnn_loss *l)
+{
+    return l->loss == FASTNN_mse || (l->loss == FASTNN_cross_entropy && l->smoothing == 0) ||
+           (l->loss == FASTNN_binary_cross_entropy && !l->each);
+}
 
 /* base^exponent by squaring: libm's pow need not give the same bits everywhere. */
 static inline double fastnn_power(double base, uint64_t exponent)

@@ -1,395 +1,82 @@
-/* Losses, each fused with its output activation. A new loss is a line in FASTNN_LOSSES (fastnn.h) and, where
- * its target is `values`, one function here that gives the loss and the gradient of one output.
+/* Losses, each fused with its gradient and its output activation. A new loss is a line in FASTNN_LOSSES (fastnn.h), the
+ * fields of fastnn_loss that it reads, and one function here, name_loss: by output (losses_by_output_template.h), where
+ * one function gives the loss and the gradient of one output, or by row (losses_by_row_template.h).
  *
  * A row's numbers depend on that row alone. A NaN or an infinity is never replaced, so that training sees
  * it. */
 
-/* weight[i] * scale, rounded once to REAL. */
-INLINE REAL FN(row_factor)(const double *weight, ptrdiff_t i, double scale)
+/* What a loss is given; see `loss` of the table. */
+typedef struct {
+    const fastnn_loss *of;
+    ptrdiff_t m, n;
+    const REAL *z;
+    ptrdiff_t ld_z;
+    const int64_t *labels;
+    const REAL *y;
+    ptrdiff_t ld_y;
+    const double *weight;
+    double scale, *loss_rows;
+    REAL *dz;
+    ptrdiff_t ld_dz;
+} FN(loss_call);
+
+#include "cross_entropy_template.h"
+#include "losses_of_values_template.h"
+#include "losses_by_output_template.h"
+#include "losses_by_row_template.h"
+
+/* Three losses whose plain form takes no numbers, and which small_steps knows. */
+
+static void FN(cross_entropy_loss)(const FN(loss_call) *c)
 {
-    return (REAL)(weight ? weight[i] * scale : scale);
+    if (!c->labels || c->of->smoothing != 0)
+        FN(distribution_loss)(c, 0);
+    else
+        FN(cross_entropy)(c->m, c->n, c->z, c->ld_z, c->labels, c->weight, c->scale, c->loss_rows, c->dz, c->ld_dz);
 }
 
-/* ---------------------------------------------------------------- cross entropy of logits */
-
-/* p - 1 in the lane of `label`, p elsewhere; first: column of lane 0. */
-INLINE vec FN(minus_one_hot)(vec p, ptrdiff_t first, ptrdiff_t label)
+static void FN(binary_cross_entropy_loss)(const FN(loss_call) *c)
 {
-    const ivec lanes = LANE_NUMBERS;
-    const ivec here = lanes == (ivec){0} + (REAL_BITS)(label - first);
-    return p - (vec)(here & (ivec)vec_set(1));
+    if (c->of->each)
+        FN(weighted_binary_cross_entropy_loss)(c);
+    else
+        FN(binary_cross_entropy)(c->m, c->n, c->z, c->ld_z, c->y, c->ld_y, c->weight, c->scale, c->loss_rows, c->dz,
+                                 c->ld_dz);
 }
 
-/* dz = softmax less one hot, times factor; returns the sum of exp(z - max), and max. dz may be z, or NULL. */
-INLINE REAL FN(cross_entropy_row)(ptrdiff_t n, const REAL *z, ptrdiff_t label, REAL factor, REAL *dz, REAL *max)
+static void FN(mse_loss)(const FN(loss_call) *c)
 {
-    REAL total;
-    vec e[BLOCK_VECTORS] = {{0}};
-    if (n <= BLOCK) {
-        FN(exp_short_row)(n, z, e, max, &total);
-    } else {
-        *max = row_max(n, z);
-        total = FN(exp_row)(n, z, *max, dz);
-    }
-    for (ptrdiff_t j = 0; dz && j < n; j += BLOCK) {
-        if (n > BLOCK)
-            FN(load_block)(dz + j, n - j, 0, e);
-        UNROLL for (int i = 0; i < BLOCK_VECTORS; i++)
-            e[i] = FN(minus_one_hot)(e[i] / total, j + i * LANES, label) * factor;
-        FN(store_block)(dz + j, n - j, e);
-    }
-    return total;
+    FN(mse)(c->m, c->n, c->z, c->ld_z, c->y, c->ld_y, c->weight, c->scale, c->loss_rows, c->dz, c->ld_dz);
 }
 
-/* ---- LANES rows across: lanes run along rows, and number j of each is columns[j], j < n <= BLOCK */
-
-/* The tree of tree_max and tree_sum, number i being columns[i]. */
-#define TURNED_TREE(result, n, columns, combine)                                                \
-    do {                                                                                        \
-        vec tree[BLOCK];                                                                        \
-        tree[0] = (columns)[0];                                                                 \
-        for (ptrdiff_t i = 1; i < (n); i++) tree[i] = (columns)[i];                             \
-        for (ptrdiff_t half = BLOCK / 2; half > 0; half /= 2)                                   \
-            for (ptrdiff_t i = 0; i < half && i + half < (n); i++)                              \
-                tree[i] = combine(tree[i], tree[i + half]);                                     \
-        (result) = tree[0];                                                                     \
-    } while (0)
-
-/* exp(e - max) in place; gives max and returns the sum. */
-INLINE vec FN(exp_columns)(ptrdiff_t n, vec e[BLOCK], vec *max)
+static void FN(loss)(const fastnn_loss *of, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z,
+                     const int64_t *labels, const void *y, ptrdiff_t ld_y, const double *weight, double scale,
+                     double *loss_rows, void *dz, ptrdiff_t ld_dz)
 {
-    if (n < 1)
-        __builtin_unreachable(); /* there is a label among them */
-    vec sum;
-    TURNED_TREE(*max, n, e, vec_max);
-    for (ptrdiff_t j = 0; j < n; j++) e[j] = vec_exp(e[j] - *max);
-    TURNED_TREE(sum, n, e, SUM_OF);
-    return sum;
-}
-
-/* From these exponentials to the gradients. */
-INLINE void FN(cross_entropy_gradients)(ptrdiff_t n, vec e[BLOCK], vec sum, ivec label, vec factor)
-{
-    for (ptrdiff_t j = 0; j < n; j++) {
-        const ivec here = label == (ivec){0} + (REAL_BITS)j;
-        e[j] = (e[j] / sum - (vec)(here & (ivec)vec_set(1))) * factor;
-    }
-}
-
-/* The losses; e: logits, then their gradients. */
-static vec FN(many_cross_entropy_columns)(ptrdiff_t n, vec e[BLOCK], ivec label, vec factor)
-{
-    vec max, chosen = e[0];
-    for (ptrdiff_t j = 1; j < n; j++) chosen = vec_select(label == (ivec){0} + (REAL_BITS)j, e[j], chosen);
-    const vec sum = FN(exp_columns)(n, e, &max);
-    FN(cross_entropy_gradients)(n, e, sum, label, factor);
-    return (max - chosen) + vec_log(sum);
-}
-
-/* The same for up to four outputs whose number the compiler knows, which then stay in registers. */
-INLINE vec FN(few_cross_entropy_columns)(const int n, vec e[BLOCK], ivec label, vec factor)
-{
-    vec tree[4], max, sum, chosen = e[0];
-    UNROLL for (int j = 1; j < 4; j++)
-        if (j < n)
-            chosen = vec_select(label == (ivec){0} + (REAL_BITS)j, e[j], chosen);
-#define FEW_TREE(result, combine)                                     \
-    UNROLL for (int j = 0; j < 4; j++) if (j < n) tree[j] = e[j];     \
-    if (n > 2)                                                        \
-        tree[0] = combine(tree[0], tree[2]);                          \
-    if (n > 3)                                                        \
-        tree[1] = combine(tree[1], tree[3]);                          \
-    (result) = n > 1 ? combine(tree[0], tree[1]) : tree[0];
-    FEW_TREE(max, vec_max)
-    UNROLL for (int j = 0; j < 4; j++)
-        if (j < n)
-            e[j] = vec_exp(e[j] - max);
-    FEW_TREE(sum, SUM_OF)
-#undef FEW_TREE
-    UNROLL for (int j = 0; j < 4; j++)
-        if (j < n)
-            e[j] = (e[j] / sum - (vec)((label == (ivec){0} + (REAL_BITS)j) & (ivec)vec_set(1))) * factor;
-    return (max - chosen) + vec_log(sum);
-}
-
-INLINE vec FN(cross_entropy_columns)(ptrdiff_t n, vec e[BLOCK], ivec label, vec factor)
-{
-    switch (n) {
-    case 1: return FN(few_cross_entropy_columns)(1, e, label, factor);
-    case 2: return FN(few_cross_entropy_columns)(2, e, label, factor);
-    case 3: return FN(few_cross_entropy_columns)(3, e, label, factor);
-    case 4: return FN(few_cross_entropy_columns)(4, e, label, factor);
-    }
-    return FN(many_cross_entropy_columns)(n, e, label, factor);
-}
-
-#if TURNS_IN_REGISTERS
-/* LANES rows of at most BLOCK outputs across the diagonal, so that lanes run along rows and nothing is reduced
- * within a register; absent rows are zeros. */
-static void FN(load_turned)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, vec columns[BLOCK])
-{
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const ptrdiff_t count = n - j < LANES ? n - j : LANES;
-        vec block[LANES];
-        UNROLL for (int i = 0; i < LANES; i++)
-            block[i] = i < rows ? vec_load_part(z + i * ld_z + j, count) : vec_set(0);
-        FN(transpose)(block);
-        UNROLL for (int i = 0; i < LANES; i++) columns[j + i] = block[i];
-    }
-}
-
-static void FN(store_turned)(ptrdiff_t rows, ptrdiff_t n, const vec columns[BLOCK], REAL *a, ptrdiff_t ld_a)
-{
-    for (ptrdiff_t j = 0; j < n; j += LANES) {
-        const ptrdiff_t count = n - j < LANES ? n - j : LANES;
-        vec block[LANES];
-        UNROLL for (int i = 0; i < LANES; i++) block[i] = columns[j + i];
-        FN(transpose)(block);
-        UNROLL for (int i = 0; i < LANES; i++)
-            if (i < rows)
-                vec_store_part(a + i * ld_a + j, block[i], count);
-    }
-}
-
-/* cross_entropy_row for up to LANES short rows at once, to the same bits: three outputs cost three exponentials
- * instead of sixteen rows of one each and two trees. Gives totals and maxima. */
-static void FN(cross_entropy_rows)(ptrdiff_t rows, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
-                                   const double *weight, double scale, REAL *dz, ptrdiff_t ld_dz, REAL *total,
-                                   REAL *max)
-{
-    vec e[BLOCK], largest, sum;
-    FN(load_turned)(rows, n, z, ld_z, e);
-    sum = FN(exp_columns)(n, e, &largest);
-    vec_store(total, sum);
-    vec_store(max, largest);
-    if (!dz)
-        return;
-    ivec label = {0};
-    vec factor = vec_set(0);
-    for (int i = 0; i < LANES; i++)
-        if (i < rows) {
-            label[i] = (REAL_BITS)labels[i];
-            factor[i] = FN(row_factor)(weight, i, scale);
-        }
-    FN(cross_entropy_gradients)(n, e, sum, label, factor);
-    FN(store_turned)(rows, n, e, dz, ld_dz);
-}
-#endif
-
-/* log(sum(exp(z))) - z[label] = (max - z[label]) + log(sum(exp(z - max))): nothing overflows, and the
- * logarithm is never negative. */
-static void FN(cross_entropy)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const int64_t *labels,
-                              const double *weight, double scale, double *loss_rows, REAL *dz, ptrdiff_t ld_dz)
-{
-    REAL total[BLOCK] = {0}, max[BLOCK] = {0}, chosen[BLOCK] = {0}; /* logarithms are taken for many rows at a time */
-    for (ptrdiff_t first = 0; first < m; first += BLOCK) {
-        const ptrdiff_t rows = m - first < BLOCK ? m - first : BLOCK;
-        for (ptrdiff_t r = 0; r < rows; r++) /* read before dz may overwrite it */
-            chosen[r] = z[(first + r) * ld_z + (ptrdiff_t)labels[first + r]];
-        ptrdiff_t r = 0;
-#if TURNS_IN_REGISTERS
-        for (; n <= BLOCK && rows - r > LANES / 4; r += LANES) {
-            const ptrdiff_t i = first + r, count = rows - r < LANES ? rows - r : LANES;
-            FN(cross_entropy_rows)(count, n, z + i * ld_z, ld_z, labels + i, weight ? weight + i : NULL, scale,
-                                   dz ? dz + i * ld_dz : NULL, ld_dz, total + r, max + r);
-        }
-#endif
-        for (; r < rows; r++) {
-            const ptrdiff_t i = first + r;
-            total[r] = FN(cross_entropy_row)(n, z + i * ld_z, (ptrdiff_t)labels[i], FN(row_factor)(weight, i, scale),
-                                             dz ? dz + i * ld_dz : NULL, &max[r]);
-        }
-        for (ptrdiff_t l = 0; l < rows; l += LANES) {
-            const vec loss = (vec_load(max + l) - vec_load(chosen + l)) + vec_log(vec_load(total + l));
-            for (int q = 0; q < LANES; q++)
-                if (l + q < rows)
-                    loss_rows[first + l + q] = loss[q];
-        }
-    }
-}
-
-/* ---------------------------------------------------------------- losses of values */
-
-/* Loss of outputs z with targets y, and its derivative. Neutral logits of an absent output (with y = 0) give
- * the loss 0: so far left that the exponential is 0. */
-#define NEUTRAL_binary_cross_entropy -1000
-INLINE vec FN(binary_cross_entropy_terms)(vec z, vec y, vec *gradient)
-{
-    const vec e = vec_exp(-vec_abs(z));
-    /* sigmoid(z) - y over the common denominator 1 + e: where y is 0 or 1, nothing cancels. */
-    const vec not_y = 1 - y, zero = vec_set(0);
-    const vec of_e = vec_where(z, less, zero, not_y, -y), of_one = vec_where(z, less, zero, -y, not_y);
-    *gradient = vec_fma(e, of_e, of_one) / (1 + e);
-    return vec_fma(-z, y, vec_max(zero, z)) + vec_log1p(e);
-}
-
-#define NEUTRAL_mse 0
-INLINE vec FN(mse_terms)(vec z, vec y, vec *gradient)
-{
-    const vec d = z - y;
-    *gradient = d + d;
-    return d * d;
-}
-
-/* Mean over the n outputs in blocks, as row_sum; one output: LANES rows at a time, which gives the same bits
- * (its sum would be that one number). */
-#define DEFINE_VALUES_LOSS(name)                                                                             \
-    static void FN(name)(ptrdiff_t m, ptrdiff_t n, const REAL *z, ptrdiff_t ld_z, const REAL *y,             \
-                         ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows, REAL *dz,    \
-                         ptrdiff_t ld_dz)                                                                    \
-    {                                                                                                        \
-        if (n == 1) {                                                                                        \
-            FN(name##_one_output)(m, z, ld_z, y, ld_y, weight, scale, loss_rows, dz, ld_dz);                 \
-            return;                                                                                          \
-        }                                                                                                    \
-        for (ptrdiff_t i = 0; i < m; i++, z += ld_z, y += ld_y) {                                            \
-            const REAL factor = FN(row_factor)(weight, i, scale / (double)n);                                \
-            vec sum[BLOCK_VECTORS], zs[BLOCK_VECTORS], ys[BLOCK_VECTORS], gradient[BLOCK_VECTORS];           \
-            UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) sum[v] = vec_set(0);                              \
-            for (ptrdiff_t j = 0; j < n; j += BLOCK) {                                                       \
-                FN(load_block)(z + j, n - j, NEUTRAL_##name, zs);                                            \
-                FN(load_block)(y + j, n - j, 0, ys);                                                         \
-                UNROLL for (int v = 0; v < BLOCK_VECTORS; v++)                                               \
-                    if (n - j > v * LANES) {                                                                 \
-                        sum[v] += FN(name##_terms)(zs[v], ys[v], &gradient[v]);                              \
-                        gradient[v] *= factor;                                                               \
-                    } else {                                                                                 \
-                        gradient[v] = vec_set(0);                                                            \
-                    }                                                                                        \
-                if (dz)                                                                                      \
-                    FN(store_block)(dz + i * ld_dz + j, n - j, gradient);                                    \
-            }                                                                                                \
-            loss_rows[i] = FN(tree_sum)(sum) / (REAL)n;                                                      \
-        }                                                                                                    \
-    }
-
-#define DEFINE_ONE_OUTPUT(name)                                                                              \
-    static void FN(name##_one_output)(ptrdiff_t m, const REAL *z, ptrdiff_t ld_z, const REAL *y,             \
-                                      ptrdiff_t ld_y, const double *weight, double scale,                    \
-                                      double *loss_rows, REAL *dz, ptrdiff_t ld_dz)                          \
-    {                                                                                                        \
-        REAL zs[LANES] = {0}, ys[LANES] = {0}, factors[LANES] = {0};                                         \
-        for (ptrdiff_t first = 0; first < m; first += LANES) {                                               \
-            const int rows = m - first < LANES ? (int)(m - first) : LANES;                                   \
-            for (int l = 0; l < rows; l++) {                                                                 \
-                zs[l] = z[(first + l) * ld_z];                                                               \
-                ys[l] = y[(first + l) * ld_y];                                                               \
-                factors[l] = FN(row_factor)(weight, first + l, scale);                                       \
-            }                                                                                                \
-            vec gradient;                                                                                    \
-            const vec loss = FN(name##_terms)(vec_load(zs), vec_load(ys), &gradient);                        \
-            gradient *= vec_load(factors);                                                                   \
-            for (int l = 0; l < LANES; l++)                                                                  \
-                if (l < rows) {                                                                              \
-                    loss_rows[first + l] = loss[l];                                                          \
-                    if (dz)                                                                                  \
-                        dz[(first + l) * ld_dz] = gradient[l];                                               \
-                }                                                                                            \
-        }                                                                                                    \
-    }
-
-/* LANES rows across, as cross_entropy_columns: output j has its targets at y + j ld_y. The neutral terms of absent
- * outputs are zeros, which the tree may leave out. */
-#define DEFINE_VALUES_COLUMNS(name)                                                                             \
-    static vec FN(name##_columns)(ptrdiff_t n, vec e[BLOCK], const REAL *y, ptrdiff_t ld_y, vec factor)         \
-    {                                                                                                           \
-        vec terms[BLOCK], sum;                                                                                  \
-        if (n < 1)                                                                                              \
-            __builtin_unreachable();                                                                            \
-        for (ptrdiff_t j = 0; j < n; j++) {                                                                     \
-            vec gradient;                                                                                       \
-            terms[j] = vec_set(0) + FN(name##_terms)(e[j], vec_load(y + j * ld_y), &gradient);                  \
-            e[j] = gradient * factor;                                                                           \
-        }                                                                                                       \
-        TURNED_TREE(sum, n, terms, SUM_OF);                                                                     \
-        return sum / (REAL)n;                                                                                   \
-    }
-
-/* One row of at most BLOCK outputs whose z, y and dz are whole blocks of memory; y is 0 from n on. No tail is read or
- * written under a mask: what was stored so has to reach the cache before it can be read. */
-#define DEFINE_VALUES_SHORT(name)                                                                               \
-    INLINE REAL FN(name##_short)(ptrdiff_t n, const REAL *z, const REAL *y, REAL factor, REAL *dz)              \
-    {                                                                                                           \
-        vec sum[BLOCK_VECTORS];                                                                                 \
-        UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {                                                        \
-            const ivec here = LANE_NUMBERS < (ivec){0} + (REAL_BITS)(n - v * LANES);                            \
-            vec gradient;                                                                                       \
-            sum[v] = vec_set(0) + FN(name##_terms)(vec_select(here, vec_load(z + v * LANES), vec_set(NEUTRAL_##name)), \
-                                                   vec_load(y + v * LANES), &gradient);                         \
-            vec_store(dz + v * LANES, gradient * factor);                                                       \
-        }                                                                                                       \
-        return FN(short_tree_sum)(n, sum) / (REAL)n;                                                            \
-    }
-
-/* Its loss is *above + log(the result): the logarithm is left to the caller, who can take many at once. */
-INLINE REAL FN(cross_entropy_short)(ptrdiff_t n, const REAL *z, ptrdiff_t label, REAL factor, REAL *dz, REAL *above)
-{
-    vec e[BLOCK_VECTORS], copy[BLOCK_VECTORS];
-    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
-        const ivec here = LANE_NUMBERS < (ivec){0} + (REAL_BITS)(n - v * LANES);
-        copy[v] = e[v] = vec_select(here, vec_load(z + v * LANES), vec_set(-REAL_INFINITY));
-    }
-    const REAL max = FN(short_tree_max)(n, copy), chosen = z[label];
-    FN(exp_block)(n, max, e);
-    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) copy[v] = e[v];
-    const REAL total = FN(short_tree_sum)(n, copy);
-    UNROLL for (int v = 0; v < BLOCK_VECTORS; v++)
-        vec_store(dz + v * LANES, FN(minus_one_hot)(e[v] / total, v * LANES, label) * factor);
-    *above = max - chosen;
-    return total;
-}
-
-#define DEFINE_label(name) /* written out above */
-#define DEFINE_values(name) DEFINE_VALUES_COLUMNS(name) DEFINE_VALUES_SHORT(name) DEFINE_ONE_OUTPUT(name) DEFINE_VALUES_LOSS(name)
-#define DEFINE_LOSS(name, target) DEFINE_##target(name)
-FASTNN_LOSSES(DEFINE_LOSS)
-#undef DEFINE_LOSS
-#undef DEFINE_values
-#undef DEFINE_label
-#undef DEFINE_VALUES_LOSS
-#undef DEFINE_ONE_OUTPUT
-#undef DEFINE_VALUES_COLUMNS
-#undef DEFINE_VALUES_SHORT
-#undef TURNED_TREE
-
-static void FN(loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z_, ptrdiff_t ld_z, const int64_t *labels,
-                     const void *y_, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
-                     void *dz_, ptrdiff_t ld_dz)
-{
-    const REAL *z = z_, *y = y_;
-    REAL *dz = dz_;
-#define CASE_label(name) FN(name)(m, n, z, ld_z, labels, weight, scale, loss_rows, dz, ld_dz)
-#define CASE_values(name) FN(name)(m, n, z, ld_z, y, ld_y, weight, scale, loss_rows, dz, ld_dz)
-#define CASE(name, target) \
-    case FASTNN_##name: CASE_##target(name); return;
-    switch (loss) { FASTNN_LOSSES(CASE) }
+    const FN(loss_call) call = {of, m, n, z, ld_z, labels, y, ld_y, weight, scale, loss_rows, dz, ld_dz};
+#define CASE(name, ...) \
+    case FASTNN_##name: FN(name##_loss)(&call); return;
+    switch (of->loss) { FASTNN_LOSSES(CASE) }
 #undef CASE
-#undef CASE_values
-#undef CASE_label
 }
 
-/* loss() for LANES rows across. */
+/* loss() for LANES rows across, of what small_steps takes. */
 static vec FN(loss_columns)(int loss, ptrdiff_t n, vec e[BLOCK], ivec labels, const REAL *y, ptrdiff_t ld_y, vec factor)
 {
-#define CASE_label(name) FN(name##_columns)(n, e, labels, factor)
-#define CASE_values(name) FN(name##_columns)(n, e, y, ld_y, factor)
-#define CASE(name, target) case FASTNN_##name: return CASE_##target(name);
-    switch (loss) { FASTNN_LOSSES(CASE) }
-#undef CASE
-#undef CASE_values
-#undef CASE_label
+    switch (loss) {
+    case FASTNN_cross_entropy: return FN(cross_entropy_columns)(n, e, labels, factor);
+    case FASTNN_binary_cross_entropy: return FN(binary_cross_entropy_columns)(n, e, y, ld_y, factor);
+    case FASTNN_mse: return FN(mse_columns)(n, e, y, ld_y, factor);
+    }
     return vec_set(REAL_NAN);
 }
 
 /* loss() for one short row of values; its factor is divided by n already. */
 INLINE REAL FN(values_short)(int loss, ptrdiff_t n, const REAL *z, const REAL *y, REAL factor, REAL *dz)
 {
-#define CASE_label(name) break
-#define CASE_values(name) return FN(name##_short)(n, z, y, factor, dz)
-#define CASE(name, target) case FASTNN_##name: CASE_##target(name);
-    switch (loss) { FASTNN_LOSSES(CASE) }
-#undef CASE
-#undef CASE_values
-#undef CASE_label
+    switch (loss) {
+    case FASTNN_binary_cross_entropy: return FN(binary_cross_entropy_short)(n, z, y, factor, dz);
+    case FASTNN_mse: return FN(mse_short)(n, z, y, factor, dz);
+    }
     return REAL_NAN;
 }

@@ -136,7 +136,9 @@ static void FN(small_loss)(const FN(small_plan) *p, const FN(small_layer) *l, do
             p->losses[i] = FN(values_short)(s->loss, n, a + i * ld, p->y + i * p->ld_y,
                                             FN(row_factor)(weight, i, scale / (double)n), d + i * ld);
     } else {
-        FN(loss)(s->loss, p->batch, n, a, ld, s->label_batch, p->y, p->ld_y, weight, scale, s->loss_rows, d, ld);
+        const fastnn_loss plain = {.loss = s->loss};
+        FN(loss)(&plain, p->batch, n, a, ld, s->labels ? s->label_batch : NULL, p->y, p->ld_y, weight, scale,
+                 s->loss_rows, d, ld);
         for (ptrdiff_t i = 0; i < p->batch; i++) p->losses[i] = (REAL)s->loss_rows[i];
     }
     if (l->of->activation != FASTNN_identity)

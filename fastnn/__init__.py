@@ -27,7 +27,21 @@ from .history import History
 from .kernels import COMPILER as _COMPILER
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
-from .losses import MSE, BinaryCrossEntropy, CrossEntropy
+from .losses import (
+    MAE,
+    MSE,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    GaussianNLL,
+    Hinge,
+    Huber,
+    KLDivergence,
+    LogCosh,
+    MultiMargin,
+    Poisson,
+    Quantile,
+)
 from .network import Sequential, load
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
 from .reports import CSVLogger, ProgressBar
@@ -39,6 +53,7 @@ if TYPE_CHECKING:
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
 __all__ = [
+    "MAE",
     "MSE",
     "SGD",
     "Activation",
@@ -58,14 +73,23 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Embedding",
+    "Focal",
     "FormatError",
+    "GaussianNLL",
     "Group",
+    "Hinge",
     "History",
+    "Huber",
+    "KLDivergence",
     "Lion",
+    "LogCosh",
     "ModelCheckpoint",
+    "MultiMargin",
     "NAdam",
     "NotFittedError",
+    "Poisson",
     "ProgressBar",
+    "Quantile",
     "RAdam",
     "RMSprop",
     "ReduceLROnPlateau",

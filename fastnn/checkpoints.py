@@ -141,7 +141,7 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
     steps = lower(description.layers, description.n_in)
     blank = np.zeros(found.state.shape[1], description.dtype)
     probe = devices.make(
-        trainer.device, steps, blank, loss=found.loss.name, optimizer=found.optimizer, seed=found.seed
+        trainer.device, steps, blank, loss=found.loss, optimizer=found.optimizer, seed=found.seed
     )
     if probe.state.shape != found.state.shape:
         raise FormatError(

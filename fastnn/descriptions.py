@@ -12,7 +12,21 @@ from typing import Any
 
 from .errors import FormatError
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
-from .losses import MSE, BinaryCrossEntropy, CrossEntropy
+from .losses import (
+    MAE,
+    MSE,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    GaussianNLL,
+    Hinge,
+    Huber,
+    KLDivergence,
+    LogCosh,
+    MultiMargin,
+    Poisson,
+    Quantile,
+)
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
 
 __all__ = ["LAYERS", "LOSSES", "OPTIMIZERS", "from_json", "to_json"]
@@ -23,7 +37,21 @@ def _by_name(*classes: type) -> dict[str, type]:
 
 
 LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding, Residual, Concat)
-LOSSES = _by_name(CrossEntropy, BinaryCrossEntropy, MSE)
+LOSSES = _by_name(
+    MAE,
+    MSE,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    GaussianNLL,
+    Hinge,
+    Huber,
+    KLDivergence,
+    LogCosh,
+    MultiMargin,
+    Poisson,
+    Quantile,
+)
 OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion)
 # What fields of the others may hold.
 PARTS = _by_name(Group)

@@ -283,13 +283,22 @@ def matrix(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any
     return inputs(argument, table(argument, value, n_columns), dtype)
 
 
-def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | None = None) -> Array:
+def labels(
+    argument: str,
+    value: Any,
+    n_rows: int,
+    n_out: int,
+    order: Array | None = None,
+    ignored: int | None = None,
+) -> Array:
     """Labels 0 .. n_out-1 as int64 (n_rows,), C-contiguous.
 
     Parameters
     ----------
     order : ndarray, optional
         Row numbers: only these labels are looked at.
+    ignored : int, optional
+        A label that is legal too.
     """
     names = f"; np.unique({argument}, return_inverse=True)[1] numbers the classes"
     found = array(argument, value, f"integer labels from 0 to {n_out - 1}", names)
@@ -304,9 +313,13 @@ def labels(argument: str, value: Any, n_rows: int, n_out: int, order: Array | No
         hint = f"; {argument}.argmax(axis=1) turns one-hot rows into labels" if one_hot else ""
         raise ValueError(f"{argument} must have shape ({n_rows},), got {found.shape}{hint}")
     seen = found if order is None else found[order.reshape(-1)]
+    wrong = np.zeros(0, bool)
     if seen.size and (seen.min() < 0 or seen.max() >= n_out):
-        # Found only to be named: the row is looked for once something is wrong.
-        at = int(((seen < 0) | (seen >= n_out)).argmax())
+        wrong = (seen < 0) | (seen >= n_out)
+        if ignored is not None:
+            wrong &= seen != ignored
+    if wrong.any():  # found only to be named: the row is looked for once something is wrong
+        at = int(wrong.argmax())
         row = at if order is None else int(order.reshape(-1)[at])
         hint = " (binary_cross_entropy takes one output)" if n_out == 1 else ""
         raise ValueError(
@@ -350,7 +363,8 @@ def values(
         np.logical_not(bad, out=bad)
         if bounds is not None and not bad.any():
             bad = (seen < bounds[0]) | (seen > bounds[1])
-            want = f"lie from {bounds[0]:g} to {bounds[1]:g}"
+            low, high = bounds
+            want = f"lie from {low:g} to {high:g}" if high < math.inf else f"be at least {low:g}"
         if bad.any():
             at, column = (int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
             row = first + at if numbers is None else int(numbers[first + at])

@@ -3,7 +3,9 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastnn.kernels cimport FASTNN_STATES, Array, fastnn_dense, fastnn_kernels, fastnn_table, fastnn_update
+from fastnn.kernels cimport (
+    FASTNN_STATES, Array, fastnn_dense, fastnn_kernels, fastnn_loss, fastnn_table, fastnn_update,
+)
 
 # How a long call without the GIL answers signals: one thread looks every SIGNAL_MILLISECONDS.
 cdef struct Watch:
@@ -15,6 +17,8 @@ cdef struct Watch:
 cdef double seconds() noexcept nogil
 cdef void begin_watch(Watch *w) noexcept
 cdef void look(Watch *w) noexcept nogil
+# With the GIL: the exception that is being raised ends the call; raise_again raises it.
+cdef void keep_exception(Watch *w, object error) noexcept
 cdef int raise_again(Watch *w) except -1
 
 cdef enum Kind:
@@ -73,7 +77,8 @@ cdef struct Net:
     Layer *layers
     char *parameters
     char *states[FASTNN_STATES]
-    int loss
+    fastnn_loss loss           # its loss is -1: a function of the user's, see Run
+    ptrdiff_t n_y              # columns of targets
     fastnn_update update       # of all steps
     ptrdiff_t n_rules          # at least 1 where there is an optimizer; in the order of the parameters
     Rule *rules

@@ -1,5 +1,6 @@
 # cython: language_level=3
 """A network as C structs over one block of parameters, its buffers, and the way of a batch through it."""
+from cpython.ref cimport Py_INCREF
 from libc.math cimport isfinite
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -65,6 +66,7 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
     if net.layers == NULL:
         raise MemoryError
     net.n_in, net.n_out = steps[0].n_in, steps[net.n_steps - 1].n_out
+    net.n_y = net.n_out
     for i, step in enumerate(steps):
         s = &net.layers[i]
         s.kind = KINDS[step.kind]
@@ -309,7 +311,7 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
     if net.ld_scratch:
         net.scratch = allocate(batch * net.ld_scratch * net.size)
     net.labels = <int64_t *>allocate(batch * sizeof(int64_t))
-    net.y = allocate(batch * net.n_out * net.size)
+    net.y = allocate(batch * net.n_y * net.size)
     net.weight = <double *>allocate(batch * sizeof(double))
     net.loss_rows = <double *>allocate(batch * sizeof(double))
     # of biases and of tables; a line more keeps threads out of each other's lines
@@ -440,6 +442,17 @@ cdef void look(Watch *w) noexcept nogil:
         if PyErr_CheckSignals():  # does nothing in other threads than Python's main one
             PyErr_Fetch(&w.exception[0], &w.exception[1], &w.exception[2])
             w.interrupted = True
+
+
+cdef void keep_exception(Watch *w, object error) noexcept:
+    if w.interrupted:
+        return
+    cdef object kind = type(error), trace = error.__traceback__
+    for one in (kind, error, trace):
+        Py_INCREF(one)
+    w.exception[0], w.exception[1] = <PyObject *>kind, <PyObject *>error
+    w.exception[2] = <PyObject *>trace if trace is not None else NULL
+    w.interrupted = True
 
 
 cdef int raise_again(Watch *w) except -1:

@@ -1,4 +1,4 @@
-# Included by kernels.pyx: activations, losses and random numbers for arrays.
+# Included by kernels.pyx: activations and random numbers for arrays.
 
 def activation(str name, z, out):
     """out = f(z), both (m, n); out may be z."""
@@ -39,39 +39,6 @@ def activation_backward(str name, a, da, out):
                               out_.row_stride)
 
 
-def loss(str name, z, y, const double[::1] weight, double scale, double[::1] loss_rows, dz):
-    """Losses of rows, and dz = weight * scale * gradient. z (m, n); y int64 labels (m,) or values (m, n)."""
-    cdef Array z_ = Array(z), y_ = None
-    cdef Array dz_ = Array(dz, True) if dz is not None else None
-    cdef int which = _LOSS_ID[name]
-    cdef const int64_t[::1] labels
-    cdef const int64_t *labels_p = NULL
-    cdef ptrdiff_t m = z_.rows, i
-    check_shape(z_, m, z_.columns, "z")
-    if fastnn_loss_takes_labels(which):
-        labels = y
-        if labels.shape[0] != m:
-            raise ValueError(f"y must have {m} labels, got {labels.shape[0]}")
-        for i in range(m):
-            if not 0 <= labels[i] < z_.columns:
-                raise ValueError(f"y must hold labels from 0 to {z_.columns - 1}, got {labels[i]} in row {i}")
-        if m:
-            labels_p = &labels[0]
-    else:
-        y_ = Array(y)
-        check_shape(y_, m, z_.columns, "y")
-    if dz_ is not None:
-        check_shape(dz_, m, z_.columns, "dz")
-    cdef const fastnn_kernels *t = table_for(z_, y_, dz_)
-    if loss_rows.shape[0] != m or (weight is not None and weight.shape[0] != m):
-        raise ValueError(f"loss_rows and weight must have {m} elements")
-    if m == 0:
-        return
-    cdef const double *weight_p = &weight[0] if weight is not None else NULL
-    with nogil:
-        t.loss(which, m, z_.columns, z_.data, z_.row_stride, labels_p, y_.data if y_ is not None else NULL,
-               y_.row_stride if y_ is not None else 0, weight_p, scale, &loss_rows[0],
-               dz_.data if dz_ is not None else NULL, dz_.row_stride if dz_ is not None else 0)
 
 
 def dropout(x, mask, uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row):

@@ -12,6 +12,7 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_N_LOSSES
     enum: FASTNN_N_OPTIMIZERS
     enum: FASTNN_identity
+    enum: FASTNN_cross_entropy
     enum: FASTNN_SMALL_LAYERS
     enum: FASTNN_STATES
     enum: FASTNN_DOT_BLOCK
@@ -26,6 +27,20 @@ cdef extern from "fastnn.h" nogil:
         int32_t gate_activation
         const void *gate
         ptrdiff_t ld_gate
+
+    ctypedef struct fastnn_loss:
+        int32_t loss
+        int32_t full
+        int32_t log_input
+        int32_t p
+        double smoothing
+        double delta
+        double eps
+        double margin
+        double alpha
+        double gamma
+        const void *each
+        ptrdiff_t repeat
 
     ctypedef struct fastnn_segment:
         ptrdiff_t offset
@@ -152,9 +167,9 @@ cdef extern from "fastnn.h" nogil:
                                      ptrdiff_t ld_a, void *slope, ptrdiff_t ld_slope) noexcept nogil
         void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
                                     const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz) noexcept nogil
-        void (*loss)(int loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, const int64_t *labels,
-                     const void *y, ptrdiff_t ld_y, const double *weight, double scale, double *loss_rows,
-                     void *dz, ptrdiff_t ld_dz) noexcept nogil
+        void (*loss)(const fastnn_loss *loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z,
+                     const int64_t *labels, const void *y, ptrdiff_t ld_y, const double *weight, double scale,
+                     double *loss_rows, void *dz, ptrdiff_t ld_dz) noexcept nogil
         void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
                        const void *g, void *const *states) noexcept nogil
         double (*dot)(ptrdiff_t n, const void *a, const void *b) noexcept nogil
@@ -195,6 +210,8 @@ cdef extern from "fastnn.h" nogil:
         void (*sigmoid)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         double (*fma_loop)(ptrdiff_t turns) noexcept nogil
 
+    int fastnn_small_takes(const fastnn_loss *loss)
+
     ctypedef void (*fastnn_task)(void *context, int thread, int n_threads) noexcept nogil
 
 # The active table for reals of itemsize 4 or 8; NULL for another size.
@@ -219,3 +236,9 @@ cdef class Array:
     cdef int itemsize
     cdef char *data
     cdef ptrdiff_t rows, columns, row_stride, column_stride  # strides in elements
+
+
+cdef class Loss:
+    """A loss with its numbers as the kernels take them; it holds the memory of those by output."""
+    cdef fastnn_loss of
+    cdef Array each

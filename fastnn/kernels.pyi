@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -12,6 +12,7 @@ BUILD: str
 COMPILER: str
 ACTIVATIONS: dict[str, str]
 LOSSES: dict[str, str]
+LOSS_NUMBERS: dict[str, tuple[str, ...]]
 OPTIMIZERS: dict[str, int]
 
 @final
@@ -19,6 +20,10 @@ class Array:
     def __new__(
         cls, array: Any, writable: bool = False, or_bytes: bool = False, name: str = "array"
     ) -> Array: ...
+
+@final
+class Loss:
+    def __new__(cls, name: str, numbers: Mapping[str, Any] | None, n_out: int, itemsize: int) -> Loss: ...
 
 def isa() -> str: ...
 def isa_available() -> tuple[str, ...]: ...
@@ -47,7 +52,9 @@ def loss(
     scale: float,
     loss_rows: NDArray[np.float64],
     dz: Real | None,
+    numbers: Mapping[str, Any] | None = None,
 ) -> None: ...
+def target_columns(name: str, n_out: int, repeat: int = 1) -> int: ...
 def update(
     optimizer: Any,
     w: Real,

@@ -25,6 +25,7 @@ cdef extern from "fastnn.h" nogil:
     const char *fastnn_path_name(int path)
     const char *fastnn_activation_kind(int activation)
     int fastnn_loss_takes_labels(int loss)
+    const char *fastnn_loss_numbers(int loss)
     int fastnn_optimizer_states(int optimizer)
     void fastnn_philox(const uint32_t *counter, const uint32_t *key, uint32_t *out)
     void fastnn_shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order)
@@ -63,6 +64,8 @@ ACTIVATIONS = {fastnn_activation_name(i).decode(): fastnn_activation_kind(i).dec
                for i in range(FASTNN_N_ACTIVATIONS)}
 LOSSES = {fastnn_loss_name(i).decode(): "label" if fastnn_loss_takes_labels(i) else "values"
           for i in range(FASTNN_N_LOSSES)}
+# The numbers that a description of a loss must give: fields of fastnn_loss.
+LOSS_NUMBERS = {name: tuple(fastnn_loss_numbers(i).decode().split()) for i, name in enumerate(LOSSES)}
 OPTIMIZERS = {fastnn_optimizer_name(i).decode(): fastnn_optimizer_states(i) for i in range(FASTNN_N_OPTIMIZERS)}
 _ACTIVATION_ID = {name: i for i, name in enumerate(ACTIVATIONS)}
 _OPTIMIZER_ID = {name: i for i, name in enumerate(OPTIMIZERS)}
@@ -234,5 +237,6 @@ cdef int check_shape(Array array, ptrdiff_t rows, ptrdiff_t columns, str name) e
 # ------------------------------------------------------------------ the kernels as functions of arrays
 
 include "kernel_products.pxi"
+include "kernel_losses.pxi"
 include "kernel_calls.pxi"
 include "kernel_updates.pxi"

@@ -1,5 +1,6 @@
 # cython: language_level=3
 """One training step, by phases."""
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 from fastnn.inference cimport Net, Part, Watch
@@ -9,6 +10,7 @@ cdef enum Bad:
     FINE
     NOT_FINITE
     CHANGED  # order or labels are no longer what was judged
+    RAISED   # the user's own loss; the exception is in the watch
 
 
 cdef struct Run:
@@ -17,7 +19,7 @@ cdef struct Run:
     ptrdiff_t ld_x             # elements
     ptrdiff_t x_size           # itemsize of x: the net's, or 1 for bytes
     const int64_t *labels      # or NULL
-    const char *y              # or NULL; (rows, n_out)
+    const char *y              # or NULL; (rows, n_y)
     const double *weight       # or NULL
     const int64_t *order       # (n_steps, batch), or NULL: rows 0 .. batch of x, one step
     const double *rates        # (n_steps,), or NULL: nothing is updated
@@ -26,6 +28,7 @@ cdef struct Run:
     bint training              # dropout on
     char *gradient             # instead of updating: (n_parameters,)
     bint loss_only
+    PyObject *own_loss         # function (z, y, sample_weight) -> loss, dz of the user's, or NULL
     ptrdiff_t begin, end       # steps that the team is at
     double until               # seconds at which the team ends early, 0: never
     bint cut                   # it did; end is moved

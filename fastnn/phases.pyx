@@ -2,8 +2,8 @@
 """The two phases of a training step, each for one thread's share.
 
 In the first, each thread takes its own rows of the batch through gather, forward, loss and backward. Rows never
-meet, so nothing is waited for; but for coupled runs (batch normalisation), where the team waits in the middle,
-always all of it or none. In the second, the rows of each weight matrix are split: a thread sums the
+meet, so nothing is waited for; but for coupled runs (batch normalisation, a loss of the user's), where the team
+waits in the middle, always all of it or none. In the second, the rows of each weight matrix are split: a thread sums the
 gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
 the bits do not depend on the number of threads.
 """
@@ -12,14 +12,16 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
-    ADD, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, SCALE, Layer, Net, Part, Rule, forward, source_of, take_row,
-    tells_slope,
+    ADD, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, SCALE, Layer, Net, Part, Rule, forward, keep_exception, source_of,
+    take_row, tells_slope,
 )
 from fastnn.kernels cimport (
-    FASTNN_DOT_BLOCK, FASTNN_SMALL_LAYERS, FASTNN_STATES, FASTNN_identity, fastnn_ahead, fastnn_epilogue,
-    fastnn_kernels, fastnn_segment, fastnn_small, fastnn_small_layer, fastnn_table, fastnn_target, fastnn_update,
-    team_barrier,
+    FASTNN_DOT_BLOCK, FASTNN_SMALL_LAYERS, FASTNN_STATES, Array, FASTNN_cross_entropy, FASTNN_identity, fastnn_ahead,
+    fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small, fastnn_small_layer, fastnn_small_takes, fastnn_table,
+    fastnn_target, fastnn_update, team_barrier,
 )
+
+import numpy as np
 
 cdef extern from *:
     const char *FASTNN_BUILD
@@ -79,7 +81,7 @@ cdef Bad gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t l
             if not 0 <= net.labels[i] < net.n_out:
                 return CHANGED
         if r.y != NULL:
-            memcpy(net.y + i * net.n_out * size, r.y + row * net.n_out * size, net.n_out * size)
+            memcpy(net.y + i * net.n_y * size, r.y + row * net.n_y * size, net.n_y * size)
         if r.weight != NULL:
             net.weight[i] = r.weight[row]
     # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
@@ -177,16 +179,21 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
     elif met != FINE:
         return met
     forward(net, step, r.training, not r.loss_only, part)
-    net.table.loss(net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
-                   net.labels + first if r.labels != NULL else NULL,
-                   net.y + first * net.n_out * size if r.y != NULL else NULL, net.n_out,
-                   net.weight + first if r.weight != NULL else NULL,
-                   1 / total if total > LEAST_WEIGHT else 0, net.loss_rows + first,
-                   NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
-    for i in range(first, last):
-        if not isfinite(net.loss_rows[i]):
-            met = NOT_FINITE
-            break
+    if r.own_loss != NULL:
+        team_barrier(part.thread, part.n_threads)  # all outputs are there
+        if part.thread == 0:
+            met = ask_own_loss(r, total)
+    else:
+        net.table.loss(&net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
+                       net.labels + first if r.labels != NULL else NULL,
+                       net.y + first * net.n_y * size if r.y != NULL else NULL, net.n_y,
+                       net.weight + first if r.weight != NULL else NULL,
+                       1 / total if total > LEAST_WEIGHT else 0, net.loss_rows + first,
+                       NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
+        for i in range(first, last):
+            if not isfinite(net.loss_rows[i]):
+                met = NOT_FINITE
+                break
     if r.coupled:
         if not together(r, 1, part, met):
             return met
@@ -194,6 +201,50 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
         return met
     if not r.loss_only:
         backward(net, r.training, net.first_updated if r.rates != NULL else 0, part)
+    return FINE
+
+
+cdef object copied(const char *a, ptrdiff_t m, ptrdiff_t n, ptrdiff_t ld, ptrdiff_t size):
+    """Rows as an array of their own."""
+    cdef ptrdiff_t i
+    array = np.empty((m, n), np.float32 if size == 4 else np.float64)
+    cdef Array to = Array(array, True)
+    for i in range(m):
+        memcpy(to.data + i * n * size, a + i * ld * size, n * size)
+    return array
+
+
+cdef Bad ask_own_loss(Run *r, double total) noexcept with gil:
+    """The user's loss of the batch, on one thread: fills the losses of rows, and the gradient at the last output."""
+    cdef Net *net = r.net
+    cdef Layer *end = &net.layers[net.n_steps - 1]
+    cdef ptrdiff_t size = net.size, i
+    cdef double loss = 0
+    cdef Array given
+    cdef object y, weight = None
+    if not total > LEAST_WEIGHT:  # a batch without weight has no mean
+        for i in range(r.batch):
+            net.loss_rows[i] = 0
+            memset(end.d + i * end.ld * size, 0, net.n_out * size)
+        return FINE
+    try:
+        z = copied(end.a, r.batch, net.n_out, end.ld, size)
+        if r.labels != NULL:
+            y = np.array(<int64_t[:r.batch]>net.labels)
+        else:
+            y = copied(net.y, r.batch, net.n_y, net.n_y, size)
+        if r.weight != NULL:
+            weight = np.array(<double[:r.batch]>net.weight)
+        loss, dz = (<object>r.own_loss)(z, y, weight)
+        if not isfinite(loss) or not np.isfinite(dz).all():
+            return NOT_FINITE
+        given = Array(dz)
+        for i in range(r.batch):
+            net.loss_rows[i] = loss
+            memcpy(end.d + i * end.ld * size, given.data + i * net.n_out * size, net.n_out * size)
+    except BaseException as error:
+        keep_exception(&r.watch, error)
+        return RAISED
     return FINE
 
 
@@ -298,6 +349,9 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
     cdef Layer *from_
     cdef fastnn_small_layer *layer
     cdef ptrdiff_t i
+    if r.own_loss != NULL or not fastnn_small_takes(&net.loss) or (
+            net.loss.loss == FASTNN_cross_entropy and r.labels == NULL):
+        return False
     if r.order == NULL or r.rates == NULL or r.x_size != net.size or flops > SMALL_FLOPS:
         return False
     if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS or r.coupled or not (net.chain and net.simple):
@@ -311,7 +365,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
         layer.weight, layer.bias, layer.activation = from_.weight, from_.bias, from_.activation
         layer.a, layer.d, layer.slope = from_.a, from_.d, from_.slope
     s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.states[0], net.states[1]
-    s.update, s.decay, s.loss = net.update, net.rules[0].decay, net.loss
+    s.update, s.decay, s.loss = net.update, net.rules[0].decay, net.loss.loss
     s.x, s.ld_x, s.n_rows, s.n_in = r.x, r.ld_x, r.n_rows, net.n_in
     s.y, s.labels, s.weight, s.order, s.rates = r.y, r.labels, r.weight, r.order, r.rates
     s.batch, s.n_steps, s.first_step, s.least_weight = r.batch, r.n_steps, r.first_step, LEAST_WEIGHT

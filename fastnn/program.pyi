@@ -22,7 +22,7 @@ class Program:
         steps: tuple[Step, ...],
         parameters: Real,
         *,
-        loss: str | None = None,
+        loss: Any = None,
         optimizer: Any = None,
         seed: int = 0,
     ) -> None: ...

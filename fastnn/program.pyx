@@ -3,6 +3,7 @@
 
 One training step has two phases (`fastnn.phases`) and two joins.
 """
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memchr, memset
@@ -12,8 +13,8 @@ from fastnn.inference cimport (
     prepare_small, raise_again, seconds,
 )
 from fastnn.kernels cimport (
-    FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_sgd, Array, begin_update, describe_update, fastnn_ahead,
-    fastnn_small, fastnn_update, run_team, team_barrier, thread_limit,
+    FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
+    describe_update, fastnn_ahead, fastnn_small, fastnn_update, run_team, team_barrier, thread_limit,
 )
 from fastnn.phases cimport (
     CHANGED, Run, after_phase, describe_small, next_rows, rows_phase, update_phase, weights_phase,
@@ -22,11 +23,13 @@ from fastnn.prediction cimport predict
 
 import os
 import threading
+from functools import partial
 
 import numpy as np
 
 from fastnn.errors import DivergenceError
-from fastnn.kernels import LOSSES
+from fastnn.kernels import LOSSES, target_columns
+from fastnn.targets import own_loss, without_ignored
 
 cdef extern from *:
     const char *FASTNN_BUILD
@@ -38,6 +41,7 @@ cdef extern from "tuning.h" nogil:
 
 BUILD = FASTNN_BUILD.decode()
 
+cdef int64_t NO_LABEL = -(2**63 - 1)
 cdef ptrdiff_t KEPT_ROWS = 8192  # buffers of larger batches are given back after a gradient
 
 
@@ -251,7 +255,7 @@ cdef class Program:
     steps : tuple of `fastnn.layers.Step`
     parameters : array (n,) float32 or float64, changed in place. Elements after the last parameter, if any,
         are room that kernels may read.
-    loss : name or None; optimizer : description or None (then the program only predicts)
+    loss : description, name where the loss has no numbers, or None; optimizer : description or None (then the program only predicts)
     seed : of dropout
     """
     cdef Net net
@@ -263,6 +267,9 @@ cdef class Program:
     cdef readonly object optimizer
     cdef readonly bint small  # whether the last run, where on one thread, went by the kernel for small nets
     cdef bint takes_labels
+    cdef int64_t ignored       # a label whose rows count for nothing; NO_LABEL: none
+    cdef Loss held_loss
+    cdef object own_loss       # the user's function, judged; or None
     cdef object lock
     cdef object process  # that the lock is of
     cdef Pace pace
@@ -270,14 +277,13 @@ cdef class Program:
     def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0):
         self.lock, self.process = threading.Lock(), os.getpid()
         self.steps = tuple(steps)
-        self.loss_name, self.optimizer = loss, optimizer
+        self.loss_name, self.optimizer = getattr(loss, "name", loss), optimizer
         self.held_parameters = Array(parameters, True)
         describe(&self.net, self.steps, self.held_parameters)
         self.net.seed = seed
         self.state, self.numbers = np.zeros((0, self.net.n_parameters), self.dtype), np.zeros(0)
         if loss is not None:
-            self.net.loss = list(LOSSES).index(loss)
-            self.takes_labels = LOSSES[loss] == "label"
+            self.describe_loss(loss)
         if optimizer is not None:
             self.configure(optimizer)
 
@@ -285,6 +291,22 @@ cdef class Program:
     def dtype(self):
         """NumPy dtype of parameters, inputs and outputs."""
         return np.dtype(np.float32 if self.net.size == 4 else np.float64)
+
+    cdef int describe_loss(self, loss) except -1:
+        cdef Net *net = &self.net
+        self.ignored = NO_LABEL
+        if getattr(loss, "function", None) is not None:
+            self.own_loss, self.takes_labels = partial(own_loss, loss), loss.takes_labels
+            net.loss.loss, net.n_y = -1, loss.n_targets(net.n_out)
+            return 0
+        numbers = None if isinstance(loss, str) else loss.numbers(net.n_out)
+        self.held_loss = Loss(self.loss_name, numbers, net.n_out, net.size)
+        net.loss = self.held_loss.of
+        net.n_y = target_columns(self.loss_name, net.n_out, net.loss.repeat)
+        self.takes_labels = LOSSES[self.loss_name] == "label"
+        if getattr(loss, "ignore_index", None) is not None:
+            self.ignored = loss.ignore_index
+        return 0
 
     cdef int configure(self, optimizer) except -1:
         cdef Net *net = &self.net
@@ -344,18 +366,19 @@ cdef class Program:
         if x_.itemsize not in (1, net.size) or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
                 x_.columns > 1 and x_.column_stride != 1) or x_.buffer.strides[0] % x_.itemsize:
             raise ValueError(f"x must be a {self.dtype} or uint8 array (rows, {net.n_in}) with its columns side by side")
-        r.coupled = net.coupled and not r.loss_only
+        r.own_loss = <PyObject *>self.own_loss if self.own_loss is not None else NULL
+        r.coupled = (net.coupled and not r.loss_only) or r.own_loss != NULL
         r.net, r.x, r.ld_x, r.x_size, r.n_rows = net, x_.data, x_.row_stride, x_.itemsize, x_.rows
-        if self.takes_labels:
+        if self.takes_labels and not (net.loss.loss == FASTNN_cross_entropy and np.ndim(y) == 2):
             labels = y
             if labels.shape[0] != x_.rows:
                 raise ValueError(f"y must have {x_.rows} labels, got {labels.shape[0]}")
             r.labels = &labels[0] if x_.rows else NULL
         else:
             y_ = Array(y, False, False, "y")
-            if y_.itemsize != net.size or y_.rows != x_.rows or y_.columns != net.n_out or (
-                    y_.rows > 1 and y_.row_stride != net.n_out) or (y_.columns > 1 and y_.column_stride != 1):
-                raise ValueError(f"y must be a contiguous {self.dtype} array ({x_.rows}, {net.n_out})")
+            if y_.itemsize != net.size or y_.rows != x_.rows or y_.columns != net.n_y or (
+                    y_.rows > 1 and y_.row_stride != net.n_y) or (y_.columns > 1 and y_.column_stride != 1):
+                raise ValueError(f"y must be a contiguous {self.dtype} array ({x_.rows}, {net.n_y})")
             r.y = y_.data
         if sample_weight is not None:
             weight = sample_weight
@@ -366,7 +389,10 @@ cdef class Program:
             r.n_steps, r.batch = 1, x_.rows
         if r.batch == 0 or r.n_steps == 0:
             return 0
-        check_rows(r, x_.rows, net.n_out)
+        if check_rows(r, x_.rows, net.n_out, self.ignored):
+            y, sample_weight = without_ignored(y, sample_weight, self.ignored)
+            labels, weight = y, sample_weight
+            r.labels, r.weight = &labels[0], &weight[0]
         for i in range(net.n_steps):
             if net.layers[i].kind == DENSE:
                 flops += 6.0 * r.batch * net.layers[i].n_in * net.layers[i].n_out
@@ -408,7 +434,7 @@ cdef class Program:
         """One step for each row of `order`, without the GIL: (sum of w l, sum of w) over all rows of all steps.
 
         x : (rows, n_in) of the parameters' dtype, columns side by side; never scanned
-        y : int64 labels (rows,), or values (rows, n_out) of that dtype, C-contiguous
+        y : int64 labels (rows,), or values (rows, columns) of that dtype, C-contiguous
         order : int64 (steps, batch), C-contiguous, row numbers into x
         rates : float64 (steps,); sample_weight : float64 (rows,) or None
         Raises DivergenceError before the update of the first batch whose loss is not finite, ValueError for
@@ -477,20 +503,24 @@ cdef int describe_rules(Net *net, optimizer, tuple steps) except -1:
     return 0
 
 
-cdef int check_rows(const Run *r, ptrdiff_t n_rows, ptrdiff_t n_out) except -1:
-    """Row numbers, and the labels that they gather, before anything is touched."""
+cdef bint check_rows(const Run *r, ptrdiff_t n_rows, ptrdiff_t n_out, int64_t ignored) except -1:
+    """Row numbers, and the labels that they gather, before anything is touched. Whether some label is to be ignored."""
     cdef ptrdiff_t i, row, bad_row = -1, bad_label = -1
+    cdef bint found = False
     with nogil:
         for i in range(r.n_steps * r.batch):
             row = r.order[i] if r.order != NULL else i
             if row < 0 or row >= n_rows:
                 bad_row = i
                 break
-            if r.labels != NULL and not 0 <= r.labels[row] < n_out:
+            if r.labels != NULL and (r.labels[row] == ignored or not 0 <= r.labels[row] < n_out):
+                if r.labels[row] == ignored:
+                    found = True
+                    continue
                 bad_label = row
                 break
     if bad_row >= 0:
         raise ValueError(f"order must hold row numbers from 0 to {n_rows - 1}, got {r.order[bad_row]}")
     if bad_label >= 0:
         raise ValueError(f"y must hold labels from 0 to {n_out - 1}, got {r.labels[bad_label]} in row {bad_label}")
-    return 0
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import devices, errors
+from . import devices, errors, targets
 from .layers import AnyLayer, Dense, Dropout, lower
 from .losses import Loss
 
@@ -103,9 +103,7 @@ class Task:
 
     def targets(self, argument: str, y: object, x: Array, order: Array | None = None) -> Array:
         """y as the loss takes it, a target for each row of x; with an order only its rows are looked at."""
-        if self.loss.takes_labels:
-            return errors.labels(argument, y, len(x), self.n_out(x), order)
-        return errors.values(argument, y, len(x), self.n_out(x), self.dtype, self.loss.bounds, order)
+        return targets.judged(self.loss, argument, y, len(x), self.n_out(x), self.dtype, order)
 
     def judged(self, x: object, y: object, weight: object, order: object = None) -> Judged:
         """x, y, sample_weight and order through the door; nothing has changed where they do not pass.
@@ -116,8 +114,10 @@ class Task:
         if order is None:
             self.some_rows("x", matrix)
         rows = None if order is None else errors.row_order("order", order, len(matrix))
-        targets = self.targets("y", y, matrix, rows)
-        return matrix, targets, errors.sample_weights("sample_weight", weight, len(matrix), rows), rows
+        found = self.targets("y", y, matrix, rows)
+        weights = errors.sample_weights("sample_weight", weight, len(matrix), rows)
+        found, weights, _ = targets.counted(self.loss, "y", found, weights, rows)
+        return matrix, found, weights, rows
 
     def some_rows(self, argument: str, x: Array) -> None:
         """Refuse a matrix without rows."""

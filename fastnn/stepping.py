@@ -47,7 +47,9 @@ class Gate:
         self._n_in, self._n_out = steps[0].n_in, steps[-1].n_out
         self._dtype, self._takes_labels = dtype, loss.takes_labels
         # Labels of one output have a hint in their message that is the door's.
-        self._open = self._n_out > 1 if loss.takes_labels else loss.bounds is None
+        free = loss.bounds is None and not loss.takes_soft
+        self._open = self._n_out > 1 if loss.takes_labels else free
+        self._n_targets = self._n_out if loss.takes_labels else loss.n_targets(self._n_out)
 
     def passed(self, x: Any, y: Any, order: Any) -> Judged | None:
         """What the program takes as it is; None where something is not known to be right.
@@ -82,9 +84,9 @@ class Gate:
             return (x, y, None, order) if y.dtype is _INT64 and y.shape == shape[:1] else None
         if y.dtype is not self._dtype:
             return None
-        if y.shape == (shape[0], self._n_out):
+        if y.shape == (shape[0], self._n_targets):
             return x, y, None, order
-        return (x, y.reshape(-1, 1), None, order) if self._n_out == 1 and y.shape == shape[:1] else None
+        return (x, y.reshape(-1, 1), None, order) if self._n_targets == 1 and y.shape == shape[:1] else None
 
 
 def batches(seed: int, epoch: int, n_rows: int, batch_size: int, shuffle: bool) -> tuple[Array, Array]:

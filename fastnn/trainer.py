@@ -143,7 +143,7 @@ class Trainer:
                 # The model was built anew: what was learned about the old parameters is void.
                 self._interrupted, self._resumed_states, self._saved = False, [], None
                 self.epoch, self.history, self._rate_factor = 0, History(), 1.0
-            steps, loss = self.model.steps, self.loss.name
+            steps, loss = self.model.steps, self.loss
             program = devices.make(
                 self.device, steps, block, loss=loss, optimizer=self.optimizer, seed=self.seed
             )

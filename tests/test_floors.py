@@ -19,7 +19,7 @@ PACKAGE = Path(fastnn.__file__).parent
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
     {"build_check", "cores", "demo_data", "errors"},
-    {"kernels", "replacing"},
+    {"kernels", "replacing", "targets"},
     {"inference"},
     {"phases", "prediction"},
     {"program"},
@@ -116,7 +116,7 @@ EAGER = {
     "devices.arrays", "devices.cpu", "errors", "history", "inference", "initializers", "kernels", "layers",
     "losses", "network", "ops", "ops.activations", "ops.losses", "ops.products", "ops.shapes", "ops.updates",
     "optimizers", "optimizers.adam", "optimizers.base", "optimizers.plain", "phases", "prediction", "program",
-    "reports", "samples", "stepping", "steps", "trainer",
+    "reports", "samples", "stepping", "steps", "targets", "trainer",
     "validation",
 }  # fmt: skip
 EAGER_STANDARD = {"__future__", "copy", "dataclasses", "threading", "zlib"}

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loss_targets import targets_of
 from numpy.typing import NDArray
 
 import fastnn as fn
-from fastnn import kernels, ops
+from fastnn import kernels, losses, ops
 from fastnn.devices import array_activations, array_losses, array_optimizers, array_random
 
 Array = NDArray[Any]
@@ -256,11 +257,11 @@ def test_out_must_not_overlap_an_input() -> None:
 @pytest.mark.parametrize("name", list(kernels.LOSSES))
 def test_losses_agree_with_the_reference(name: str, n: int, weighted: bool, dtype: str) -> None:
     rng = np.random.default_rng(0)
-    z = random(n, 5, dtype=dtype)
-    y = rng.integers(5, size=n) if kernels.LOSSES[name] == "label" else rng.random((n, 5)).astype(dtype)
+    z = random(n, 6, dtype=dtype)
+    y = targets_of(name, rng, n, 6, dtype)
     weight = rng.random(n) if weighted else None
-    dz = np.empty((n, 5))
-    rows = array_losses.LOSSES[name](np, z.astype(float), y, dz)
+    dz = np.empty((n, 6))
+    rows = array_losses.LOSSES[name](np, z.astype(float), y, dz, **losses.get(name).numbers(6))
     w = np.ones(n) if weight is None else weight
     loss, gradient = getattr(ops, name)(z, y, weight)
     assert loss == pytest.approx((w * rows).sum() / w.sum(), rel=TOLERANCE[dtype])

@@ -277,6 +277,7 @@ def test_descriptions_hold_every_class_that_is_offered() -> None:
     ):
         package = base.__module__.removesuffix(".base")
         offered = {one for one in all_subclasses(base) if one.__module__.startswith(package)}
+        offered -= {losses.Custom}  # a function, which no file holds
         assert set(known.values()) == offered
     sgd = fn.SGD(0.1, 0.9, True, 0.01)
     assert descriptions.from_json("it", descriptions.to_json(sgd), descriptions.OPTIMIZERS) == sgd

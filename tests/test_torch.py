@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from loss_targets import targets_of, torch_rows
 
 import fastnn as fn
 from fastnn import devices, kernels
@@ -42,16 +43,6 @@ def apply(torch, name, z):
     return getattr(functional if hasattr(functional, name) else torch, name)(z)
 
 
-def row_losses(torch, name, z, y):
-    functional = torch.nn.functional
-    if name == "cross_entropy":
-        return functional.cross_entropy(z, y, reduction="none")
-    f = {"mse": functional.mse_loss, "binary_cross_entropy": functional.binary_cross_entropy_with_logits}[
-        name
-    ]
-    return f(z, y, reduction="none").mean(dim=1)
-
-
 def torch_loss(torch, steps, parameters, x, y, weight, loss, seed, dropout_step):
     """The same network by PyTorch, with our dropout masks; a weighted mean over rows."""
     a = torch.from_numpy(x)
@@ -66,7 +57,7 @@ def torch_loss(torch, steps, parameters, x, y, weight, loss, seed, dropout_step)
             _, mask = fn.ops.dropout(ones, s.rate, seed=seed, step=dropout_step, layer=s.layer)
             a = a * torch.from_numpy(mask)
         a = apply(torch, s.activation, a)
-    rows = row_losses(torch, loss, a, torch.from_numpy(y))
+    rows = torch_rows(torch, loss, a, torch.from_numpy(y))
     w = torch.from_numpy(weight)
     return (rows * w).sum() / w.sum()
 
@@ -81,7 +72,7 @@ def test_gradients_equal_pytorchs(torch, isa, layers, activation, loss):
     parameters = 0.5 * rng.standard_normal(n_parameters(steps))
     for n_rows, weighted, dropout_step in [(1, False, None), (7, True, 3), (64, True, 0)]:
         x = rng.standard_normal((n_rows, 6))
-        y = rng.integers(0, 4, n_rows) if kernels.LOSSES[loss] == "label" else rng.random((n_rows, 4))
+        y = targets_of(loss, rng, n_rows, 4)
         weight = rng.random(n_rows) if weighted else np.ones(n_rows)
         theirs = torch.from_numpy(parameters.copy()).requires_grad_()
         expected = torch_loss(torch, steps, theirs, x, y, weight, loss, 5, dropout_step)

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import errors
+from .. import errors, losses
 from .. import program as program_
 from ..layers import Step
+from ..losses import Loss
 from ..optimizers import Optimizer
 from . import arrays, cpu
 
@@ -93,9 +94,10 @@ def make(
     steps: tuple[Step, ...],
     parameters: Array,
     *,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
 ) -> Program:
     """The program of a network on a device; it trains the flat block `parameters` in place."""
+    loss = None if loss is None else losses.get(loss)
     return _MAKERS[check(device)](steps, parameters, loss=loss, optimizer=optimizer, seed=seed)

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import losses, targets
 from ..errors import DivergenceError
+from ..losses import Custom, Loss
 from ..optimizers import Optimizer
 from ..steps import Step, n_parameters, sources_of
 from . import array_optimizers
@@ -50,8 +52,8 @@ class ArrayProgram:
     steps : tuple of Step
     parameters : ndarray (n,)
         The flat block, trained in place; elements after the last parameter are left alone.
-    loss : str, optional
-        Name of the loss; None where the program only predicts.
+    loss : str or Loss, optional
+        None where the program only predicts.
     optimizer : Optimizer, optional
     seed : int
         Key of the dropout masks.
@@ -64,7 +66,7 @@ class ArrayProgram:
         steps: tuple[Step, ...],
         parameters: Array,
         *,
-        loss: str | None = None,
+        loss: str | Loss | None = None,
         optimizer: Optimizer | None = None,
         seed: int = 0,
         xp: Any = np,
@@ -73,7 +75,8 @@ class ArrayProgram:
         self.steps = steps
         self.step = 0
         self._parameters = parameters = parameters[: n_parameters(steps)]
-        self._loss = LOSSES[loss] if loss is not None else None
+        self._loss = losses.get(loss) if loss is not None else None
+        self._numbers = self._loss.numbers(steps[-1].n_out) if self._loss is not None else {}
         self._optimizer = optimizer
         self._seed = seed
         self._rules = optimizer.rules(steps) if optimizer is not None else ()
@@ -162,17 +165,39 @@ class ArrayProgram:
                 elif is_wanted:
                     at[j] += gradient
 
-    def _losses(self, x: Array, y: Array, space: _Workspace, dropout_step: int | None) -> Array:
-        """Loss of each row, float64, and space.dz its gradient at what the last step gives."""
-        assert self._loss is not None
+    def _losses(
+        self, x: Array, y: Array, weight: Array | None, space: _Workspace, dropout_step: int | None
+    ) -> tuple[float, float]:
+        """Sums of weight * loss and of weights; space.dz is the gradient of the mean at the last output."""
+        loss = self._loss
+        assert loss is not None
         # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
         if x.dtype.kind == "f" and not bool(self.xp.isfinite(x).all()):
             raise DivergenceError(layer=-1)
+        if y.ndim == 1 and loss.ignore_index is not None and bool((y == loss.ignore_index).any()):
+            y, weight = targets.without_ignored(y, weight, loss.ignore_index)
         z = self._forward(x, space, dropout_step)
-        losses: Array = self._loss(self.xp, z, y, space.dz).astype(np.float64)
-        if not bool(self.xp.isfinite(losses).all()):  # of rows without weight too
+        total = float(len(x) if weight is None else weight.sum())
+        if isinstance(loss, Custom):
+            if total == 0.0:
+                space.dz[...] = 0
+                return 0.0, 0.0
+            mean, dz = targets.own_loss(loss, z.copy(), y.copy(), None if weight is None else weight.copy())
+            if not (np.isfinite(mean) and bool(self.xp.isfinite(dz).all())):
+                raise DivergenceError(layer=self._first_not_finite(x, space))
+            space.dz[...] = dz
+            return mean * total, total
+        rows: Array = LOSSES[loss.name](self.xp, z, y, space.dz, **self._numbers).astype(np.float64)
+        if not bool(self.xp.isfinite(rows).all()):  # of rows without weight too
             raise DivergenceError(layer=self._first_not_finite(x, space))
-        return losses
+        if weight is None:
+            space.dz *= 1 / len(x)
+            return float(rows.sum()), total
+        if total == 0.0:
+            space.dz[...] = 0
+            return 0.0, 0.0
+        space.dz *= (weight / total).astype(space.dz.dtype)[:, None]
+        return float((weight * rows).sum()), total
 
     def _first_not_finite(self, x: Array, space: _Workspace) -> int | None:
         """Layer whose output is the first with a NaN or Inf; -1 for x; None for none."""
@@ -186,18 +211,9 @@ class ArrayProgram:
     ) -> tuple[float, float]:
         """Forward, loss and backward of one batch: sums of weight * loss and of weights."""
         space = self._space(len(x))
-        losses = self._losses(x, y, space, dropout_step)
-        if weight is None:
-            space.dz *= 1 / len(x)
-            self._backward(x, space, dropout_step)
-            return float(losses.sum()), float(len(x))
-        total = float(weight.sum())
-        if total == 0.0:
-            self._gradient[...] = 0
-            return 0.0, 0.0
-        space.dz *= (weight / total).astype(space.dz.dtype)[:, None]
+        loss_sum, total = self._losses(x, y, weight, space, dropout_step)
         self._backward(x, space, dropout_step)
-        return float((weight * losses).sum()), total
+        return loss_sum, total
 
     def run(
         self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
@@ -267,9 +283,9 @@ class ArrayProgram:
     def loss(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """Mean loss of all rows without dropout."""
         with np.errstate(all="ignore"):
-            losses = self._losses(x, y, self._space(len(x)), None)
+            loss_sum, total = self._losses(x, y, sample_weight, self._space(len(x)), None)
         self._spaces.clear()
-        return float(np.average(losses, weights=sample_weight))
+        return loss_sum / total if total else 0.0
 
     def predict(self, x: Array, out: Array) -> Array:
         """Fill out (rows, n_out) with what the last layer gives, and return it."""
@@ -284,7 +300,7 @@ def make(
     steps: tuple[Step, ...],
     parameters: Array,
     *,
-    loss: str | None = None,
+    loss: str | Loss | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
 ) -> ArrayProgram:

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..layers import Step
+from ..losses import Loss
 from ..optimizers import Optimizer
 from ..program import Program
 
@@ -17,7 +18,7 @@ def make(
     steps: tuple[Step, ...],
     parameters: NDArray[Any],
     *,
-    loss: str | None = None,
+    loss: Loss | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
 ) -> Program:
