@@ -26,7 +26,7 @@ from . import container, descriptions, devices, errors, saving
 from .errors import FormatError
 from .history import History
 from .layers import lower
-from .losses import Loss
+from .losses import Custom, Loss
 from .network import recipe_from_json
 from .optimizers import Optimizer
 from .saving import Description
@@ -112,7 +112,7 @@ def save(trainer: Any, path: str | os.PathLike[str]) -> None:
             raise TypeError(f"state_dict of callbacks[{i}], {name}, must give a dict, got {state!r}")
         encoded.append({"class": name, "state": _encode(state, f"callbacks.{i}", tensors)})
     training = {
-        "loss": descriptions.to_json(trainer.loss),
+        "loss": _loss_to_json(trainer.loss),
         "optimizer": descriptions.to_json(trainer.optimizer),
         "seed": trainer.seed,
         "epoch": trainer.epoch,
@@ -141,7 +141,7 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
     steps = lower(description.layers, description.n_in)
     blank = np.zeros(found.state.shape[1], description.dtype)
     probe = devices.make(
-        trainer.device, steps, blank, loss=found.loss, optimizer=found.optimizer, seed=found.seed
+        trainer.device, steps, blank, loss=trainer.loss, optimizer=found.optimizer, seed=found.seed
     )
     if probe.state.shape != found.state.shape:
         raise FormatError(
@@ -213,7 +213,7 @@ def _read(path: object) -> Checkpoint:
     if not isinstance(training, dict) or training.keys() != _FIELDS:
         found = sorted(training) if isinstance(training, dict) else training
         raise FormatError(f"{where} must have {', '.join(sorted(_FIELDS))}, got {found!r:.400}")
-    loss = descriptions.from_json(f"loss of {where}", training["loss"], descriptions.LOSSES)
+    loss = _loss_from_json(f"loss of {where}", training["loss"])
     optimizer = descriptions.from_json(
         f"optimizer of {where}", training["optimizer"], descriptions.OPTIMIZERS
     )
@@ -252,6 +252,31 @@ def _read(path: object) -> Checkpoint:
         state,
         numbers,
     )
+
+
+def _loss_to_json(loss: Loss) -> dict[str, Any]:
+    """A loss; of a user's own all but the function, which no file holds."""
+    if isinstance(loss, Custom):
+        return {"class": "Custom", "name": loss.name, "takes_labels": loss.takes_labels}
+    found: dict[str, Any] = descriptions.to_json(loss)
+    return found
+
+
+def _loss_from_json(where: str, value: Any) -> Loss:
+    """The same back; a user's own is equal to the trainer's of that name, and cannot be called."""
+    if isinstance(value, dict) and value.get("class") == "Custom":
+        if value.keys() != {"class", "name", "takes_labels"}:
+            raise FormatError(f"{where}, Custom, must have name and takes_labels, got {value!r:.200}")
+        try:
+            return Custom(_not_kept, value["name"], value["takes_labels"])
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"{where}, Custom: {error}") from None
+    found: Loss = descriptions.from_json(where, value, descriptions.LOSSES)
+    return found
+
+
+def _not_kept(*_: Any) -> Any:
+    raise RuntimeError("a checkpoint holds no functions")
 
 
 def _list(training: dict[str, Any], name: str) -> list[Any]:

@@ -2,11 +2,14 @@
 
 A metric sees the model's outputs, not classes. The link of the loss says what they mean:
 
-* softmax (cross_entropy): the class is the largest output, the first of equal ones; probabilities are the
-  softmax;
-* sigmoid (binary_cross_entropy): an output above 0 (a probability above one half) is class 1. Several
+* softmax (cross_entropy, kl_divergence): the class is the largest output, the first of equal ones;
+  probabilities are the softmax. Of targets that are probabilities the largest is the class, too;
+* scores (multi_margin): the same of labels, without probabilities;
+* sigmoid (binary_cross_entropy, focal): an output above 0 (a probability above one half) is class 1. Several
   outputs are as many questions of their own, and the mean over them is given;
-* None (mse): the outputs are the values.
+* signs (hinge): the same for targets -1 and 1, without probabilities;
+* None (mse and the like): the outputs are the values: of gaussian_nll the means, of poisson the rates, of
+  several quantiles the one nearest to the median.
 
 Rows of weight 0 count for nothing. A metric that is not defined on the rows it gets (the AUC of one class
 alone, the R2 of a constant) is nan.
@@ -45,7 +48,8 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-LINKS = ("softmax", "sigmoid")
+_OF_LABELS = ("softmax", "scores")
+LINKS = ("softmax", "sigmoid", "scores", "signs")
 
 
 class Metric:
@@ -68,6 +72,9 @@ class Metric:
     @property
     def mode(self) -> str | None:
         raise NotImplementedError
+
+    of_values: ClassVar[bool] = False
+    """Whether it takes what `Loss.prediction` makes of outputs, rather than outputs."""
 
     def check(self, link: str | None) -> None:
         """Refuse a link whose outputs this metric can make nothing of."""
@@ -92,12 +99,12 @@ class Metric:
         Parameters
         ----------
         y : array_like
-            Labels (rows,) for the link softmax, else values (rows, n_out), or (rows,) for one output.
+            Labels (rows,) for softmax and scores, else values (rows, n_out), or (rows,) for one output.
         output : array_like (rows, n_out)
             What `model.predict` gives.
         sample_weight : array_like (rows,), optional
-        link : "softmax", "sigmoid" or None
-            `model.link`: what the outputs mean.
+        link : "softmax", "sigmoid", "scores", "signs" or None
+            What the outputs mean: `model.link`, or for losses without probabilities one of the others.
         """
         if link is not None:
             errors.choice("link", link, LINKS)
@@ -106,10 +113,10 @@ class Metric:
         n_rows, n_out = z.shape
         if n_rows == 0:
             raise ValueError(f"output must have at least one row, got shape {z.shape}")
-        if link == "softmax":
+        if link in _OF_LABELS:
             judged = errors.labels("y", y, n_rows, n_out)
         else:
-            bounds = (0.0, 1.0) if link == "sigmoid" else None
+            bounds = {"sigmoid": (0.0, 1.0), "signs": (-1.0, 1.0)}.get(link or "")
             judged = errors.values("y", y, n_rows, n_out, z.dtype, bounds)
         weight = errors.sample_weights("sample_weight", sample_weight, n_rows)
         self.check_data("y", judged, n_out, link, weight is not None)
@@ -124,6 +131,11 @@ def _counted(y: Array, output: Array, weight: Array | None) -> tuple[Array, Arra
         kept = weight > 0
         y, output, weight = y[kept], output[kept], weight[kept]
     return y, output.astype(np.float64), weight
+
+
+def _labels(y: Array) -> Array:
+    """Labels, or the likeliest class of each row of probabilities."""
+    return y if y.ndim == 1 else np.asarray(y.argmax(axis=1))
 
 
 # ---------------------------------------------------------------- of classes
@@ -142,20 +154,21 @@ class _OfClasses(Metric):
             )
 
     def check_data(self, argument: str, y: Array, n_out: int, link: str | None, weighted: bool) -> None:
-        if link == "sigmoid" and not self.takes_soft:
-            soft = (y != 0) & (y != 1)
+        if link in ("sigmoid", "signs") and not self.takes_soft:
+            soft = (y != 0) & (y != 1) if link == "sigmoid" else np.abs(y) != 1
             if soft.any():
                 row, column = (int(i) for i in np.unravel_index(int(soft.argmax()), soft.shape))
+                levels = "0 or 1" if link == "sigmoid" else "-1 or 1"
                 raise ValueError(
-                    f"{argument} must be 0 or 1 for metric {self.name!r}, got {y[row, column]} in row {row}"
+                    f"{argument} must be {levels} for metric {self.name!r}, got {y[row, column]} in row {row}"
                 )
 
     def measure(self, y: Array, output: Array, weight: Array | None, link: str | None) -> float:
         y, z, w = _counted(y, output, weight)
-        if link == "softmax":
-            return float(self._of_labels(y, z, w))
+        if link in _OF_LABELS:
+            return float(self._of_labels(_labels(y), z, w))
         columns = [
-            self._of_labels(y[:, j].astype(np.int64), np.column_stack([np.zeros(len(z)), z[:, j]]), w)
+            self._of_labels((y[:, j] > 0).astype(np.int64), np.column_stack([np.zeros(len(z)), z[:, j]]), w)
             for j in range(z.shape[1])
         ]
         return float(np.mean(columns))
@@ -172,8 +185,8 @@ class Accuracy(_OfClasses):
     name: ClassVar[str] = "accuracy"
 
     def measure(self, y: Array, output: Array, weight: Array | None, link: str | None) -> float:
-        if link == "softmax" and weight is None:  # no copy in float64: which is the largest stays the same
-            return int(np.count_nonzero(output.argmax(axis=1) == y)) / len(y)
+        if link in _OF_LABELS and weight is None:  # no copy in float64: which is the largest stays the same
+            return int(np.count_nonzero(output.argmax(axis=1) == _labels(y))) / len(y)
         return super().measure(y, output, weight, link)
 
     def _of_labels(self, y: Array, z: Array, w: Array) -> float:
@@ -198,7 +211,7 @@ class TopKAccuracy(_OfClasses):
         return f"top_{self.k}_accuracy"
 
     def check(self, link: str | None) -> None:
-        if link != "softmax":
+        if link not in _OF_LABELS:
             raise ValueError(f"metric {self.name!r} needs the loss cross_entropy")
 
     def check_data(self, argument: str, y: Array, n_out: int, link: str | None, weighted: bool) -> None:
@@ -243,7 +256,7 @@ class F1(_OfClasses):
 
     def check_data(self, argument: str, y: Array, n_out: int, link: str | None, weighted: bool) -> None:
         super().check_data(argument, y, n_out, link, weighted)
-        if self.average == "binary" and link == "softmax" and n_out != 2:
+        if self.average == "binary" and link in _OF_LABELS and n_out != 2:
             raise ValueError(f"F1(average='binary') needs two classes, the model has {n_out}; use 'macro'")
 
     def _of_labels(self, y: Array, z: Array, w: Array) -> float:
@@ -297,9 +310,16 @@ class LogLoss(_OfClasses):
     mode: ClassVar[str] = "min"
     takes_soft: ClassVar[bool] = True
 
+    def check(self, link: str | None) -> None:
+        super().check(link)
+        if link in ("scores", "signs"):
+            raise ValueError(f"metric {self.name!r} needs a loss with probabilities, such as cross_entropy")
+
     def measure(self, y: Array, output: Array, weight: Array | None, link: str | None) -> float:
         y, z, w = _counted(y, output, weight)
-        if link == "softmax":
+        if link == "softmax" and y.ndim == 2:
+            rows = -(y * _log_softmax(z)).sum(axis=1)
+        elif link == "softmax":
             rows = -np.take_along_axis(_log_softmax(z), y[:, None], axis=1)[:, 0]
         else:
             # log(1 + e^z) - y z: nothing is lost where the sigmoid is 0 or 1
@@ -312,6 +332,8 @@ class LogLoss(_OfClasses):
 
 class _OfValues(Metric):
     """A metric of values (rows, n_out): of each output, then the mean over outputs."""
+
+    of_values: ClassVar[bool] = True
 
     mode: ClassVar[str] = "min"
 

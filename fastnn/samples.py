@@ -41,6 +41,8 @@ class Sample:
         Numbers of the rows that belong to it; None: all.
     name : str
         Of x, for messages.
+    ignored : ndarray (n,) bool or None
+        Rows whose label is the loss's `ignore_index`; in y and weight they are 0.
     """
 
     x: Array
@@ -48,6 +50,7 @@ class Sample:
     weight: Array | None
     rows: Array | None = None
     name: str = "x"
+    ignored: Array | None = None
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is None else len(self.rows)
@@ -128,14 +131,20 @@ class Task:
         """Refuse targets of which a metric can make nothing."""
         n_out = self.n_out(sample.x)
         for metric in self.metrics:
-            metric.check_data(argument, sample.y, n_out, self.loss.link, sample.weight is not None)
+            metric.check_data(argument, sample.y, n_out, self.loss.meaning, sample.weight is not None)
 
     def sample(self, x: object, y: object, weight: object, names: Sequence[str]) -> Sample:
         """Rows to measure on, judged; x is not converted. `names` are those of the arguments."""
         table = errors.table(names[0], x, self.n_in)
         self.some_rows(names[0], table)
-        targets = self.targets(names[1], y, table)
-        found = Sample(table, targets, errors.sample_weights(names[2], weight, len(table)), name=names[0])
+        return self.sample_of(table, y, weight, names)
+
+    def sample_of(self, x: Array, y: object, weight: object, names: Sequence[str]) -> Sample:
+        """The same of a judged x."""
+        judged = self.targets(names[1], y, x)
+        weights = errors.sample_weights(names[2], weight, len(x))
+        judged, weights, ignored = targets.counted(self.loss, names[1], judged, weights)
+        found = Sample(x, judged, weights, name=names[0], ignored=ignored)
         self.judge_metrics(names[1], found)
         return found
 
@@ -168,7 +177,8 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
         # Outputs that overflow after a bad epoch give nan: the loss of the next batch says why.
         with np.errstate(all="ignore"):
             for metric in task.metrics:
-                found[metric.name] = metric.measure(y, output, weight, task.loss.link)
+                seen = task.loss.prediction(output) if metric.of_values else output
+                found[metric.name] = metric.measure(y, seen, weight, task.loss.meaning)
     return found
 
 

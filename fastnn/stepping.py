@@ -45,7 +45,7 @@ class Gate:
 
     def __init__(self, steps: tuple[Step, ...], dtype: np.dtype[Any], loss: Loss) -> None:
         self._n_in, self._n_out = steps[0].n_in, steps[-1].n_out
-        self._dtype, self._takes_labels = dtype, loss.takes_labels
+        self._dtype, self._takes_labels, self._ignored = dtype, loss.takes_labels, loss.ignore_index
         # Labels of one output have a hint in their message that is the door's.
         free = loss.bounds is None and not loss.takes_soft
         self._open = self._n_out > 1 if loss.takes_labels else free
@@ -81,7 +81,11 @@ class Gate:
         ):
             return None
         if self._takes_labels:
-            return (x, y, None, order) if y.dtype is _INT64 and y.shape == shape[:1] else None
+            if y.dtype is not _INT64 or y.shape != shape[:1]:
+                return None
+            # If all rows are ignored, the first one is.
+            ignored = self._ignored is not None and order is None and y.item(0) == self._ignored
+            return None if ignored else (x, y, None, order)
         if y.dtype is not self._dtype:
             return None
         if y.shape == (shape[0], self._n_targets):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike, NDArray
@@ -34,8 +34,9 @@ class Trainer:
     Parameters
     ----------
     model : Sequential
-    loss : str or Loss
-        "cross_entropy" (logits and integer labels), "binary_cross_entropy" (logits), "mse".
+    loss : str, Loss or callable
+        "cross_entropy" (logits and labels), "binary_cross_entropy" (logits), "mse", "huber", ..., a
+        description of `fastnn.losses`, or a function of yours (`fastnn.losses.Custom`).
     optimizer : str or Optimizer
         "sgd", "adam" with their defaults, or a description such as ``Adam(lr=3e-4)``.
     metrics : list
@@ -73,7 +74,7 @@ class Trainer:
     def __init__(
         self,
         model: Sequential,
-        loss: str | Loss,
+        loss: str | Loss | Callable[..., Any],
         optimizer: str | Optimizer,
         metrics: Iterable[str | Metric | Callable[..., float]] = (),
         *,
@@ -86,7 +87,7 @@ class Trainer:
         self.loss = losses.get(loss)
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.judge_dtype(model.dtype)
-        self.metrics = described(metrics, self.loss.link)
+        self.metrics = described(metrics, self.loss.meaning)
         self.device = devices.check(device)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
         self._seed_is_given = seed is not None
@@ -187,7 +188,7 @@ class Trainer:
         validation_data: tuple[Any, ...] | None = None,
         validation_split: float = 0.0,
         sample_weight: ArrayLike | None = None,
-        class_weight: Mapping[int, float] | str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | str | None = None,
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
     ) -> History:
@@ -201,7 +202,8 @@ class Trainer:
             Not copied where it is a matrix of the model's dtype (or uint8) whose rows lie whole in memory,
             else converted once in each fit. Never scanned: a value that is not finite is met in its batch.
         y : array_like
-            Labels (n,) for cross_entropy; values (n, n_out), or (n,) for one output, for the others.
+            Labels (n,) for cross_entropy (or probabilities (n, n_out)) and multi_margin; values (n, n_out),
+            or (n,) for one output, for the others; fewer for gaussian_nll and several quantiles.
         epochs : int
         batch_size : int
             The rest of an epoch is one smaller batch.
@@ -214,9 +216,10 @@ class Trainer:
             same rows in each fit. Each class gives its share where targets are classes.
         sample_weight : array_like (n,), optional
             The loss of a batch is sum(weight * loss) / sum(weight).
-        class_weight : dict or "balanced", optional
-            Weights by label, 1 for others, multiplied with sample_weight in training; what is measured on
-            validation rows, and all metrics, are without them. "balanced" gives each class the same sum.
+        class_weight : dict, sequence or "balanced", optional
+            Weights by label (of one output: by target), 1 for others, multiplied with sample_weight in
+            training; what is measured on validation rows, and all metrics, are without them. "balanced" gives
+            each class the same sum. Rows of several questions have no class: see BinaryCrossEntropy.
         callbacks : list of Callback
             Called between epochs.
         progress : bool, optional
@@ -244,9 +247,9 @@ class Trainer:
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
         task = self._task
-        matrix, targets, judged_weight, _ = task.judged(x, y, sample_weight)
-        sample = Sample(matrix, targets, judged_weight)
-        task.judge_metrics("y", sample)
+        matrix = errors.matrix("x", x, self.model.n_in, self.model.dtype)
+        task.some_rows("x", matrix)
+        sample = task.sample_of(matrix, y, sample_weight, ("x", "y", "sample_weight"))
         trained, weights, measured = validation.share_out(
             task,
             sample,

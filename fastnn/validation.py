@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def share_out(
 ) -> tuple[Sample, Array | None, Sample | None]:
     """Rows to train on, the weights of all rows in training, and rows to validate on, or None."""
     trained, measured, weights = given, None, given.weight
-    classes = classes_of(task.loss, given.y)
+    n_classes = task.n_out(given.x) if task.loss.takes_labels else 2
+    classes = classes_of(task.loss, given.y, given.ignored, n_classes)
     if validation_data is not None:
         if validation_split > 0:
             raise ValueError(
@@ -48,9 +49,9 @@ def share_out(
         rows, others = split(validation_split, classes, len(given), seed)
         trained, measured = (Sample(given.x, given.y, weights, part) for part in (rows, others))
         if weights is not None and not weights[others].any():
-            raise ValueError("sample_weight must not be all zero in the rows of validation_split")
+            which = "sample_weight" if given.ignored is None else "the weight of labels that are not ignored"
+            raise ValueError(f"{which} must not be all zero in the rows of validation_split")
     if class_weight is not None:
-        n_classes = task.n_out(given.x) if task.loss.takes_labels else 2
         weighted = class_weights(
             class_weight, task.loss, None if classes is None else trained.of(classes), n_classes
         )
@@ -62,8 +63,10 @@ def share_out(
                 of_class = errors.of_middle_size(of_class * weights)
         weights = of_class
     if weights is not None and not trained.of(weights).any():
-        named = {"sample_weight": given.weight, "class_weight": class_weight}
+        own_weights = given.weight if given.ignored is None else None
+        named = {"sample_weight": own_weights, "class_weight": class_weight}
         argument = " times ".join(name for name, value in named.items() if value is not None)
+        argument = argument or "the weight of labels that are not ignored"
         raise ValueError(f"{argument} must not be all zero in the rows to train on")
     return trained, weights, measured
 
@@ -76,10 +79,17 @@ def triple(value: object) -> tuple[Any, Any, Any]:
     return value[0], value[1], value[2] if len(value) == 3 else None
 
 
-def classes_of(loss: Loss, y: Array) -> Array | None:
-    """A class number for each row of judged targets, or None where the targets are no classes."""
+def classes_of(loss: Loss, y: Array, ignored: Array | None = None, n_classes: int = 0) -> Array | None:
+    """A class number for each row of judged targets, or None where the targets are no classes.
+
+    Ignored rows are a class of their own, number `n_classes`.
+    """
     if loss.takes_labels:
-        return y
+        if y.ndim == 2:
+            return None
+        return y if ignored is None else np.where(ignored, n_classes, y)
+    if y.shape[1] == 1 and loss.meaning == "signs":
+        return np.asarray(y[:, 0] > 0, np.int64)
     if loss.link == "sigmoid" and y.shape[1] == 1 and bool(((y == 0) | (y == 1)).all()):
         return np.asarray(y[:, 0], np.int64)
     return None
@@ -143,32 +153,45 @@ def class_weights(value: object, loss: Loss, classes: Array | None, n_classes: i
 
     Parameters
     ----------
-    value : mapping or "balanced"
-        Weights by label, 1 for labels it does not name; "balanced" gives each class that occurs the same
-        sum: n_rows / (number of these classes * rows of the class).
+    value : mapping, sequence or "balanced"
+        Weights by label, 1 for labels that a mapping does not name; "balanced" gives each class that occurs
+        the same sum: n_rows / (number of these classes * rows of the class).
     classes : ndarray or None
         Of the rows to train on, as `classes_of` gives them.
     n_classes : int
-        Labels are 0 .. n_classes-1.
+        Labels are 0 .. n_classes-1, but for losses with `levels`, of which the lower is class 0.
     """
     if classes is None:
         raise ValueError(
             f"class_weight needs targets that are classes, got loss {loss.name!r} with other ones; "
             "use sample_weight"
         )
-    table = np.ones(n_classes)
+    table = np.ones(n_classes + 1)  # the last of ignored rows, whose weight is 0
+    labels = list(range(n_classes)) if loss.levels is None else [int(level) for level in loss.levels]
     if isinstance(value, str):
         errors.choice("class_weight", value, ["balanced"])
-        counts = np.bincount(classes, minlength=n_classes)
+        counts = np.bincount(classes, minlength=n_classes + 1)
+        counts[n_classes] = 0
         there = counts > 0
-        table[there] = len(classes) / (there.sum() * counts[there])
+        table[there] = counts.sum() / (there.sum() * counts[there])
     elif isinstance(value, Mapping):
         for label, weight in value.items():
             if isinstance(label, (bool, np.bool_)) or not isinstance(label, (int, np.integer)):
                 raise TypeError(f"class_weight must have labels as keys, got {label!r}")
-            if not 0 <= label < n_classes:
-                raise ValueError(f"class_weight must name labels from 0 to {n_classes - 1}, got {label}")
-            table[label] = errors.real(f"class_weight[{label}]", weight)
+            if label not in labels:
+                known = (
+                    f"from 0 to {n_classes - 1}" if loss.levels is None else f"{labels[0]} and {labels[1]}"
+                )
+                raise ValueError(f"class_weight must name labels {known}, got {label}")
+            table[labels.index(int(label))] = errors.real(f"class_weight[{label}]", weight)
+    elif isinstance(value, (Sequence, np.ndarray)):
+        if np.shape(value) != (n_classes,):
+            raise ValueError(
+                f"class_weight must have a weight for each of {n_classes} labels, got {value!r:.200}"
+            )
+        table[:n_classes] = [errors.real(f"class_weight[{i}]", one) for i, one in enumerate(value)]
     else:
-        raise TypeError(f"class_weight must be a dict of weights by label or 'balanced', got {value!r}")
+        raise TypeError(
+            f"class_weight must be a dict or list of weights by label, or 'balanced', got {value!r}"
+        )
     return table[classes]

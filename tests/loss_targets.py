@@ -31,7 +31,7 @@ DESCRIPTIONS = (
     losses.Focal(alpha=0.9, gamma=0.0),
     losses.KLDivergence(),
 )
-OF_THREE_OUTPUTS = [name for name in losses._CLASSES if name != "gaussian_nll"]
+OF_THREE_OUTPUTS = [name for name in losses.CLASSES if name != "gaussian_nll"]
 
 
 def targets_of(loss, rng, n_rows, n_out, dtype="float64", soft=False):

@@ -60,7 +60,16 @@ def both(layers, loss, n_rows, dtype, optimizer=None, seed=0):
     return *made, x, y, weight
 
 
-CASES = list(itertools.product(NETWORKS, ACTIVATIONS, LOSSES, ["float32", "float64"]))
+# Every activation with three losses, every loss with two activations.
+PAIRS = [
+    (activation, loss)
+    for activation, loss in itertools.product(ACTIVATIONS, LOSSES)
+    if activation in ("tanh", "relu") or loss in ("cross_entropy", "binary_cross_entropy", "mse")
+]
+CASES = [
+    (network, *pair, dtype)
+    for network, pair, dtype in itertools.product(NETWORKS, PAIRS, ["float32", "float64"])
+]
 
 
 @pytest.mark.parametrize(("network", "activation", "loss", "dtype"), CASES)
@@ -89,7 +98,8 @@ def central_differences(value, parameters, h=1e-5):
 
 
 @pytest.mark.parametrize(
-    ("network", "activation", "loss"), list(itertools.product(NETWORKS, ACTIVATIONS, LOSSES))
+    ("network", "activation", "loss"),
+    [(network, *pair) for network, pair in itertools.product(NETWORKS, PAIRS)],
 )
 def test_gradients_equal_central_differences(network, activation, loss):
     for n_rows, weighted, dropout_step in [(1, False, None), (5, True, 4)]:
