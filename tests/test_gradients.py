@@ -80,7 +80,7 @@ def problems(activation: str, loss: str) -> list[Problem]:
 
 
 def close(got: Any, expected: Any, relative: float) -> None:
-    """Within a share of the number itself, or of the largest: what cancels keeps the roundings of its terms."""
+    """Within a share of the number itself, or of the largest: what cancels keeps its terms' roundings."""
     size = max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(got, expected, rtol=relative, atol=relative * size / 10)
 
