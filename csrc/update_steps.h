@@ -50,7 +50,7 @@ static inline void fastnn_begin_update(fastnn_update *u, uint64_t t)
     }
     if (u->optimizer == FASTNN_nadam) {
         const double next = fastnn_nadam_momentum(u, t + 1);
-        if (u->product_step + 1 != t) {
+        if (t == 1 || u->product_step + 1 != t) {
             u->product = 1;
             u->product_step = 0;
         }

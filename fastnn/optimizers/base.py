@@ -39,7 +39,7 @@ def positive(argument: str, value: object) -> float:
     return number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Group:
     """Weights that an optimizer treats in a way of their own.
 
@@ -93,6 +93,10 @@ class Group:
                 _set(self, field, errors.real(field, getattr(self, field)))
         if self.frozen is not None:
             _set(self, "frozen", errors.flag("frozen", self.frozen))
+
+    def __repr__(self) -> str:
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return f"Group({', '.join(f'{name}={v!r}' for name, v in given.items() if v is not None)})"
 
     def holds(self, name: str) -> bool:
         """Whether a weight of that name is in the group."""
