@@ -43,16 +43,19 @@ from .losses import (
     Quantile,
 )
 from .network import Sequential, load
-from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
+from .optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
 from .reports import CSVLogger, ProgressBar
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import data, metrics
+    from . import data, metrics, schedules
+    from .averages import WeightAverage
+    from .lr_finder import LRFinder, lr_find
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
 __all__ = [
+    "LBFGS",
     "MAE",
     "MSE",
     "SGD",
@@ -81,6 +84,7 @@ __all__ = [
     "History",
     "Huber",
     "KLDivergence",
+    "LRFinder",
     "Lion",
     "LogCosh",
     "ModelCheckpoint",
@@ -97,18 +101,23 @@ __all__ = [
     "Scale",
     "Sequential",
     "Trainer",
+    "WeightAverage",
     "__version__",
     "data",
     "get_num_threads",
     "load",
+    "lr_find",
     "metrics",
     "ops",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]
 
 
-_LAZY = ("data", "metrics")
+_LAZY = ("data", "metrics", "schedules")
+# Names of modules that few need.
+_LAZY_NAMES = {"WeightAverage": "averages", "LRFinder": "lr_finder", "lr_find": "lr_finder"}
 
 
 def __getattr__(name: str) -> Any:
@@ -117,6 +126,10 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
+    if name in _LAZY_NAMES:
+        import importlib
+
+        return getattr(importlib.import_module(f".{_LAZY_NAMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

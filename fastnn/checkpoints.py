@@ -143,16 +143,10 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
     probe = devices.make(
         trainer.device, steps, blank, loss=trainer.loss, optimizer=found.optimizer, seed=found.seed
     )
-    if probe.state.shape != found.state.shape:
-        raise FormatError(
-            f"'optimizer.state' in {os.fspath(path)} must have shape {probe.state.shape}, "
-            f"got {found.state.shape}"
-        )
-    if probe.numbers.shape != found.numbers.shape:
-        raise FormatError(
-            f"'optimizer.numbers' in {os.fspath(path)} must have shape {probe.numbers.shape}, "
-            f"got {found.numbers.shape}"
-        )
+    try:
+        devices.restore(probe, found.state, found.numbers)
+    except ValueError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from None
     recipe = model.recipe
     if description.recipe is not None:
         recipe = recipe_from_json(os.fspath(path), description.recipe, description.n_in)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from . import schedules
 from .errors import FormatError
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import (
@@ -27,7 +28,20 @@ from .losses import (
     Poisson,
     Quantile,
 )
-from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
+from .optimizers import (
+    LBFGS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Group,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+)
 
 __all__ = ["LAYERS", "LOSSES", "OPTIMIZERS", "from_json", "to_json"]
 
@@ -52,10 +66,14 @@ LOSSES = _by_name(
     Poisson,
     Quantile,
 )
-OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion)
-# What fields of the others may hold.
-PARTS = _by_name(Group)
+OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion, LBFGS)
+# What fields of the others may hold. A schedule's name has its module before it: others may be alike.
+PARTS = {
+    "Group": Group,
+    **{f"schedules.{name}": getattr(schedules, name) for name in schedules.__all__ if name != "Function"},
+}
 _ALL = {**LAYERS, **LOSSES, **OPTIMIZERS, **PARTS}
+_NAMES = {known: name for name, known in _ALL.items()}
 
 
 def to_json(value: Any) -> Any:
@@ -70,11 +88,12 @@ def to_json(value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return [to_json(item) for item in value]
-    name = type(value).__name__
-    if _ALL.get(name) is not type(value) or not dataclasses.is_dataclass(value):
-        raise TypeError(f"a file can keep descriptions of fastnn, got {value!r} of type {name}")
+    if type(value) not in _NAMES or not dataclasses.is_dataclass(value):
+        raise TypeError(
+            f"a file can keep descriptions of fastnn, got {value!r} of type {type(value).__name__}"
+        )
     fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return {"class": name, **fields}
+    return {"class": _NAMES[type(value)], **fields}
 
 
 def from_json(where: str, value: Any, classes: Mapping[str, type]) -> Any:

@@ -1,8 +1,8 @@
 """Learning rates by step or epoch, as frozen descriptions: ``fn.Adam(lr=fn.schedules.Cosine(1e-3, 5000))``.
 
 Parameters have PyTorch's names and each schedule is PyTorch's closed formula. t counts from 0: with
-``by="step"`` changes of the weights, with ``by="epoch"`` epochs, over all fits. Rates of an epoch are evaluated
-before it runs, by operations that give the same bits on every machine.
+``by="step"`` changes of the weights, with ``by="epoch"`` epochs, over all fits. Rates of an epoch are
+evaluated before it runs, by operations that give the same bits on every machine.
 
 A rate that goes by what an epoch measured (a plateau) is the callback `fastnn.ReduceLROnPlateau`, which
 multiplies whatever schedule there is.
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import errors, kernels
+from . import errors
 from .optimizers import Schedule
+from .portable_math import cosine, geometric, power
 
 __all__ = [
     "Chained",
@@ -43,44 +44,6 @@ __all__ = [
 Times = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
-# ---------------------------------------------------------------- the same bits on every machine
-
-
-def _power(base: Rates, exponent: float) -> Rates:
-    """base**exponent for base >= 0; NumPy's depends on the CPU."""
-    if exponent in (0.0, 1.0):
-        return base**exponent
-    out = np.zeros(base.shape)
-    above = np.ascontiguousarray(base[base > 0])
-    kernels.vector("log", above, above)
-    above *= exponent
-    kernels.vector("exp", above, above)
-    out[base > 0] = above
-    return out
-
-
-def _geometric(base: float, exponent: Times) -> Rates:
-    """base**exponent for whole exponents, by squaring."""
-    out, factor, left = np.ones(exponent.shape), base, exponent.copy()
-    while left.any():
-        out[left & 1 == 1] *= factor
-        left >>= 1
-        factor *= factor
-    return out
-
-
-def _cosine(turns: Rates) -> Rates:
-    """cos(pi turns) for turns in 0 .. 1."""
-    # cos(pi u) = -sin(pi (u - 1/2)), and the series of sine is short up to pi / 2.
-    y = (turns - 0.5) * math.pi
-    square, term = y * y, y.copy()
-    out = term.copy()
-    for i in range(1, 12):  # the next term is below 1e-17
-        term *= square / (-2 * i * (2 * i + 1))
-        out += term
-    return -out
-
-
 # ---------------------------------------------------------------- what they share
 
 
@@ -96,7 +59,9 @@ class _By(Schedule):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in whole:
-                object.__setattr__(self, field.name, errors.integer(field.name, value, whole[field.name], 2**62))
+                object.__setattr__(
+                    self, field.name, errors.integer(field.name, value, whole[field.name], 2**62)
+                )
             elif field.type == "float":
                 object.__setattr__(self, field.name, errors.real(field.name, value))
 
@@ -134,7 +99,7 @@ class Step(_By):
         self._judge(step_size=1)
 
     def at(self, t: Times) -> Rates:
-        return self.lr * _geometric(self.gamma, t // self.step_size)
+        return self.lr * geometric(self.gamma, t // self.step_size)
 
 
 @dataclass(frozen=True)
@@ -151,7 +116,7 @@ class MultiStep(_By):
 
     def at(self, t: Times) -> Rates:
         reached = np.searchsorted(np.array(self.milestones, np.int64), t, side="right")
-        return self.lr * _geometric(self.gamma, reached.astype(np.int64))
+        return self.lr * geometric(self.gamma, reached.astype(np.int64))
 
 
 def _milestones(given: Any) -> tuple[int, ...]:
@@ -175,7 +140,7 @@ class Exponential(_By):
         self._judge()
 
     def at(self, t: Times) -> Rates:
-        return self.lr * _geometric(self.gamma, t)
+        return self.lr * geometric(self.gamma, t)
 
 
 @dataclass(frozen=True)
@@ -190,7 +155,7 @@ class Polynomial(_By):
         self._judge(total_iters=1)
 
     def at(self, t: Times) -> Rates:
-        return self.lr * _power(1 - np.minimum(t, self.total_iters) / self.total_iters, self.power)
+        return self.lr * power(1 - np.minimum(t, self.total_iters) / self.total_iters, self.power)
 
 
 @dataclass(frozen=True)
@@ -215,9 +180,9 @@ class Linear(_By):
 
 @dataclass(frozen=True)
 class Cosine(_By):
-    """``eta_min + (lr - eta_min) * (1 + cos(pi t / T_max)) / 2`` (Loshchilov and Hutter 2017): CosineAnnealingLR.
+    """``eta_min + (lr - eta_min) * (1 + cos(pi t / T_max)) / 2``: CosineAnnealingLR.
 
-    After T_max it rises again, as PyTorch's does, with the period 2 T_max.
+    Loshchilov and Hutter (2017). After T_max it rises again, as PyTorch's does, with the period 2 T_max.
     """
 
     lr: float
@@ -230,7 +195,7 @@ class Cosine(_By):
     def at(self, t: Times) -> Rates:
         place = t % (2 * self.T_max)
         turns = np.minimum(place, 2 * self.T_max - place) / self.T_max
-        return self.eta_min + (self.lr - self.eta_min) * (1 + _cosine(turns)) / 2
+        return self.eta_min + (self.lr - self.eta_min) * (1 + cosine(turns)) / 2
 
 
 @dataclass(frozen=True)
@@ -256,7 +221,7 @@ class CosineRestarts(_By):
             later = place >= length
             place[later] -= length[later]
             length[later] *= self.T_mult
-        return self.eta_min + (self.lr - self.eta_min) * (1 + _cosine(place / length)) / 2
+        return self.eta_min + (self.lr - self.eta_min) * (1 + cosine(place / length)) / 2
 
 
 @dataclass(frozen=True)
@@ -291,7 +256,7 @@ class OneCycle(_By):
         peak = float(self.pct_start * self.total_steps) - 1
         ends = [(peak, first, self.max_lr), (self.total_steps - 1, self.max_lr, last)]
         if self.three_phase:
-            ends[1:] = [(2 * peak + 1, self.max_lr, first), (self.total_steps - 1, first, last)]
+            ends[1:] = [(2 * peak, self.max_lr, first), (self.total_steps - 1, first, last)]
         time = np.minimum(t, self.total_steps - 1).astype(np.float64)
         found, begin, done = np.zeros(t.shape), 0.0, np.zeros(t.shape, bool)
         for i, (end, low, high) in enumerate(ends):
@@ -299,7 +264,7 @@ class OneCycle(_By):
             share = (time - begin) / (end - begin) if end != begin else np.ones(t.shape)
             share = np.clip(share, 0, 1)
             if self.anneal_strategy == "cos":
-                rates = high + (low - high) / 2 * (_cosine(share) + 1)
+                rates = high + (low - high) / 2 * (cosine(share) + 1)
             else:
                 rates = (high - low) * share + low
             found[here] = rates[here]
@@ -322,7 +287,7 @@ class InverseScaling(_By):
         self._judge()
 
     def at(self, t: Times) -> Rates:
-        return self.lr / _power(t + 1.0, self.power_t)
+        return self.lr / power((t + 1).astype(np.float64), self.power_t)
 
 
 @dataclass(frozen=True)
@@ -358,9 +323,9 @@ class Cyclic(_By):
         place = t % (up + down)
         height = np.where(place <= up, place / up, (up + down - place) / down)
         if self.mode == "triangular2":
-            height = height * _geometric(0.5, t // (up + down))
+            height = height * geometric(0.5, t // (up + down))
         elif self.mode == "exp_range":
-            height = height * _geometric(self.gamma, t)
+            height = height * geometric(self.gamma, t)
         return self.base_lr + (self.max_lr - self.base_lr) * height
 
 
@@ -490,7 +455,8 @@ class Chained(Schedule):
 
     def largest(self) -> float:
         first, *others = self.schedules
-        return first.largest() * math.prod(one.largest() / one.lr for one in others)  # type: ignore[attr-defined]
+        factors = [one.largest() / one.lr for one in others]  # type: ignore[attr-defined]
+        return float(first.largest() * math.prod(factors))
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from . import callbacks as callbacks_
 from . import devices, errors, losses, optimizers, validation
 from .callbacks import Callback
+from .engine import Engine
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Judged, Sample, Task, described, judge_end, measure
+from .samples import Sample, described, judge_end, measure
 from .stepping import Gate, batches, explained, one_batch
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ __all__ = ["Trainer"]
 Array = NDArray[Any]
 
 
-class Trainer:
+class Trainer(Engine):
     """Trains a model in place.
 
     Parameters
@@ -109,72 +110,6 @@ class Trainer:
         # of a pickled one: state, its numbers, step, build of the model
         self._saved: tuple[Array, Array, int, int] | None = None
 
-    # ------------------------------------------------------------ the program
-
-    @property
-    def _task(self) -> Task:
-        """What data must fit."""
-        return Task(self.model.layers, self.model.n_in, self.model.dtype, self.loss, self.metrics)
-
-    def _judged(self, x: object, y: object, sample_weight: object, order: object = None) -> Judged:
-        """x, y, sample_weight and order for one call of the program: at once where they are right already."""
-        gate = self._gate
-        if gate is not None and sample_weight is None and self._block is self.model._block:
-            passed = gate.passed(x, y, order)
-            if passed is not None:
-                return passed
-        return self._task.judged(x, y, sample_weight, order)
-
-    def _ready(self, n_in: int) -> devices.Program:
-        """The program; an unbuilt model is built for n_in columns."""
-        program = self._program
-        if program is not None and self._block is self.model._block:
-            return program
-        if not self.model.is_built:
-            self.model.build(n_in, seed=self.seed)
-        return self._current_program()
-
-    def _current_program(self) -> devices.Program:
-        """The program of the model's present parameters."""
-        block = self.model._block
-        assert block is not None
-        if self._program is None or self._block is not block:
-            stale = self._saved is not None and self._saved[3] != self.model._n_builds
-            if self._program is not None or stale:
-                # The model was built anew: what was learned about the old parameters is void.
-                self._interrupted, self._resumed_states, self._saved = False, [], None
-                self.epoch, self.history, self._rate_factor = 0, History(), 1.0
-            steps, loss = self.model.steps, self.loss
-            program = devices.make(
-                self.device, steps, block, loss=loss, optimizer=self.optimizer, seed=self.seed
-            )
-            if self._saved is not None:
-                program.state[...], program.numbers[...], program.step = self._saved[:3]
-            self._program, self._block, self._saved = program, block, None
-            self._gate = Gate(steps, self.model.dtype, self.loss) if devices.judges_rows(program) else None
-        return self._program
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        if self._program is not None:
-            return self._program.step
-        return self._saved[2] if self._saved is not None else 0
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step, with the schedule and `rate_factor`."""
-        return float(optimizers.rates(self.optimizer, 1, self._rate_factor, self.step, self.epoch)[0])
-
-    @property
-    def rate_factor(self) -> float:
-        """What every rate of the optimizer is multiplied by: 1 until you or `ReduceLROnPlateau` change it."""
-        return self._rate_factor
-
-    @rate_factor.setter
-    def rate_factor(self, value: float) -> None:
-        self._rate_factor = errors.real("rate_factor", value)
-
     # ------------------------------------------------------------ training
 
     def fit(
@@ -183,7 +118,7 @@ class Trainer:
         y: ArrayLike,
         *,
         epochs: int = 1,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         shuffle: bool = True,
         validation_data: tuple[Any, ...] | None = None,
         validation_split: float = 0.0,
@@ -205,8 +140,8 @@ class Trainer:
             Labels (n,) for cross_entropy (or probabilities (n, n_out)) and multi_margin; values (n, n_out),
             or (n,) for one output, for the others; fewer for gaussian_nll and several quantiles.
         epochs : int
-        batch_size : int
-            The rest of an epoch is one smaller batch.
+        batch_size : int or None
+            The rest of an epoch is one smaller batch. None: all rows, in their order; one step an epoch.
         shuffle : bool
             Whether each epoch takes the rows in another order, a function of seed and epoch.
         validation_data : (x, y) or (x, y, sample_weight), optional
@@ -240,7 +175,10 @@ class Trainer:
             The loss of a batch is not finite; seen before the update.
         """
         epochs = errors.integer("epochs", epochs, 0)
-        batch_size = errors.integer("batch_size", batch_size)
+        batch_size = None if batch_size is None else errors.integer("batch_size", batch_size)
+        if self.optimizer.full_batch and batch_size is not None:
+            name = type(self.optimizer).__name__
+            raise ValueError(f"batch_size must be None with {name}, which takes all rows, got {batch_size}")
         shuffle = errors.flag("shuffle", shuffle)
         if progress is not None:
             errors.flag("progress", progress)
@@ -321,9 +259,16 @@ class Trainer:
         return history
 
     def _epoch(
-        self, program: devices.Program, trained: Sample, weights: Array | None, batch_size: int, shuffle: bool
+        self,
+        program: devices.Program,
+        trained: Sample,
+        weights: Array | None,
+        batch_size: int | None,
+        shuffle: bool,
     ) -> float:
         """The steps of one epoch; gives the mean loss of its rows."""
+        if batch_size is None:
+            batch_size, shuffle = len(trained), False
         whole, rest = batches(self.seed, self.epoch, len(trained), batch_size, shuffle)
         if trained.rows is not None:
             whole, rest = trained.rows[whole], trained.rows[rest]
@@ -496,15 +441,3 @@ class Trainer:
             f"Trainer({self.model!r}, loss={self.loss.name!r}, optimizer={self.optimizer!r}, "
             f"device={self.device!r}, seed={self.seed})"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What pickle and copy take: all but the program, of which state and step are kept."""
-        state = self.__dict__.copy()
-        if self._program is not None:
-            fits = self._block is self.model._block
-            build = self.model._n_builds if fits else -1  # -1: the model was built anew since
-            program = self._program
-            state["_saved"] = program.state.copy(), program.numbers.copy(), program.step, build
-        state["_program"] = state["_block"] = state["_gate"] = None
-        state["_callbacks"], state["_running"] = (), False  # the fit runs here
-        return state

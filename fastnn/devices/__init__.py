@@ -16,7 +16,7 @@ from .. import errors, losses
 from .. import program as program_
 from ..layers import Step
 from ..losses import Loss
-from ..optimizers import Optimizer
+from ..optimizers import LBFGS, Optimizer
 from . import arrays, cpu
 
 __all__ = ["Program", "available", "check", "make"]
@@ -100,4 +100,26 @@ def make(
 ) -> Program:
     """The program of a network on a device; it trains the flat block `parameters` in place."""
     loss = None if loss is None else losses.get(loss)
-    return _MAKERS[check(device)](steps, parameters, loss=loss, optimizer=optimizer, seed=seed)
+    maker = _MAKERS[check(device)]
+    if not isinstance(optimizer, LBFGS):
+        return maker(steps, parameters, loss=loss, optimizer=optimizer, seed=seed)
+    from .lbfgs import LBFGSProgram  # 1 ms that only its users pay
+
+    return LBFGSProgram(maker(steps, parameters, loss=loss, seed=seed), parameters, optimizer)
+
+
+def restore(program: Program, state: Array, numbers: NDArray[np.float64]) -> None:
+    """Give a program the state that another one of the same network and optimizer had.
+
+    Raises
+    ------
+    ValueError
+        It is the state of no such program; nothing has changed.
+    """
+    if isinstance(program, (program_.Program, arrays.ArrayProgram)):
+        for name, found, wanted in (("state", state, program.state), ("numbers", numbers, program.numbers)):
+            if found.shape != wanted.shape:
+                raise ValueError(f"'optimizer.{name}' must have shape {wanted.shape}, got {found.shape}")
+        program.state[...], program.numbers[...] = state, numbers
+    else:
+        program.restore(state, numbers)  # type: ignore[attr-defined]

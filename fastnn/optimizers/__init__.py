@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from .. import errors
 from .adam import Adam, Adamax, AdamW, Lion, NAdam, RAdam
 from .base import Group, Optimizer, Rule, Schedule
+from .lbfgs import LBFGS
 from .plain import SGD, Adadelta, Adagrad, RMSprop
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -38,7 +40,7 @@ __all__ = [
 _KEPT_RATES = 4096
 
 _CLASSES: dict[str, type[Optimizer]] = {
-    known.name: known for known in (SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion)
+    one.name: one for one in (SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion, LBFGS)
 }
 
 

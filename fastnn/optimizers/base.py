@@ -162,9 +162,7 @@ def _rules(optimizer: Optimizer, places: Mapping[str, tuple[int, tuple[int, ...]
         found.append(Rule(offset, math.prod(shape), columns, lr, decay, l1, limit, fields["frozen"]))
     for group, was_used in zip(optimizer.groups, used, strict=True):
         if not was_used:
-            raise ValueError(
-                f"groups must each hold a weight, of {', '.join(places)}; {group!r} holds none"
-            )
+            raise ValueError(f"groups must each hold a weight, of {', '.join(places)}; {group!r} holds none")
     return tuple(found)
 
 
@@ -173,7 +171,8 @@ class _Own:
 
     name: ClassVar[str]
     lr: float | Schedule
-    weight_decay: float
+    weight_decay: float = 0.0
+    full_batch: ClassVar[bool] = False  # whether a step takes all rows
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -239,7 +238,8 @@ class Optimizer(_Own):
             raise TypeError(f"lr must be a number or a schedule, got the class {lr.__name__}")
         if not isinstance(lr, Schedule):
             _set(self, "lr", errors.real("lr", lr))
-        for field in (*fields, "weight_decay", "l1"):
+        own = ("weight_decay",) if "weight_decay" in self.__dataclass_fields__ else ()
+        for field in (*fields, *own, "l1"):
             _set(self, field, errors.real(field, getattr(self, field)))
         for field in ("clip_norm", "clip_value", "max_norm"):
             if getattr(self, field) is not None:

@@ -1,0 +1,148 @@
+"""What trainers are built on: a model, and the program that trains its parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from . import devices, errors, optimizers
+from .callbacks import Callback
+from .history import History
+from .samples import Judged, Task
+from .stepping import Gate
+
+if TYPE_CHECKING:
+    from .losses import Loss
+    from .network import Sequential
+    from .optimizers import Optimizer
+
+__all__ = ["Engine"]
+
+Array = NDArray[Any]
+
+
+class Engine:
+    """A model with loss, optimizer and device, and their program, made when it is first needed.
+
+    `fastnn.Trainer` sets the attributes and says what they are.
+    """
+
+    model: Sequential
+    loss: Loss
+    optimizer: Optimizer
+    metrics: tuple[Any, ...]
+    device: str
+    seed: int
+    epoch: int
+    history: History
+    _rate_factor: float
+    _callbacks: tuple[Callback, ...]
+    _running: bool
+    _interrupted: bool
+    _resumed_states: list[tuple[str, dict[str, Any]]]
+    _program: devices.Program | None
+    _block: Array | None
+    _gate: Gate | None
+    _saved: tuple[Array, Array, int, int] | None
+
+    # ------------------------------------------------------------ the program
+
+    @property
+    def _task(self) -> Task:
+        """What data must fit."""
+        return Task(self.model.layers, self.model.n_in, self.model.dtype, self.loss, self.metrics)
+
+    def _judged(self, x: object, y: object, sample_weight: object, order: object = None) -> Judged:
+        """x, y, sample_weight and order for one call of the program: at once where they are right already."""
+        gate = self._gate
+        if gate is not None and sample_weight is None and self._block is self.model._block:
+            passed = gate.passed(x, y, order)
+            if passed is not None:
+                return passed
+        return self._task.judged(x, y, sample_weight, order)
+
+    def _ready(self, n_in: int) -> devices.Program:
+        """The program; an unbuilt model is built for n_in columns."""
+        program = self._program
+        if program is not None and self._block is self.model._block:
+            return program
+        if not self.model.is_built:
+            self.model.build(n_in, seed=self.seed)
+        return self._current_program()
+
+    def _current_program(self) -> devices.Program:
+        """The program of the model's present parameters."""
+        block = self.model._block
+        assert block is not None
+        if self._program is None or self._block is not block:
+            stale = self._saved is not None and self._saved[3] != self.model._n_builds
+            if self._program is not None or stale:
+                # The model was built anew: what was learned about the old parameters is void.
+                self._interrupted, self._resumed_states, self._saved = False, [], None
+                self.epoch, self.history, self._rate_factor = 0, History(), 1.0
+            steps, loss = self.model.steps, self.loss
+            program = devices.make(
+                self.device, steps, block, loss=loss, optimizer=self.optimizer, seed=self.seed
+            )
+            if self._saved is not None:
+                devices.restore(program, *self._saved[:2])
+                program.step = self._saved[2]
+            self._program, self._block, self._saved = program, block, None
+            self._gate = Gate(steps, self.model.dtype, self.loss) if devices.judges_rows(program) else None
+        return self._program
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        if self._program is not None:
+            return self._program.step
+        return self._saved[2] if self._saved is not None else 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, with the schedule and `rate_factor`."""
+        return float(optimizers.rates(self.optimizer, 1, self._rate_factor, self.step, self.epoch)[0])
+
+    @property
+    def rate_factor(self) -> float:
+        """What every rate of the optimizer is multiplied by: 1 until you or `ReduceLROnPlateau` change it."""
+        return self._rate_factor
+
+    @rate_factor.setter
+    def rate_factor(self, value: float) -> None:
+        self._rate_factor = errors.real("rate_factor", value)
+
+    def averaged(self) -> Sequential:
+        """A copy of the model with the moving average of the weights that the optimizer's `ema` asks for.
+
+        Before the first update it is the model as it is. Buffers are those of the training.
+
+        Raises
+        ------
+        ValueError
+            The optimizer has no ema.
+        """
+        if self.optimizer.ema is None:
+            raise ValueError(f"averaged needs an optimizer with ema, got {self.optimizer!r}")
+        self.model._require()
+        found = copy.deepcopy(self.model)
+        program = self._current_program()
+        if program.step >= self.optimizer.accumulate:
+            found.parameters = program.state[-1]
+        return found
+
+    # ------------------------------------------------------------ copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle and copy take: all but the program, of which state and step are kept."""
+        state = self.__dict__.copy()
+        if self._program is not None:
+            fits = self._block is self.model._block
+            build = self.model._n_builds if fits else -1  # -1: the model was built anew since
+            program = self._program
+            state["_saved"] = program.state.copy(), program.numbers.copy(), program.step, build
+        state["_program"] = state["_block"] = state["_gate"] = None
+        state["_callbacks"], state["_running"] = (), False  # the fit runs here
+        return state

@@ -1,0 +1,197 @@
+"""Averages of weights, full batches, and the search for a learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn as fn
+from fastnn import schedules
+
+
+def rows() -> tuple[Any, Any]:
+    x = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
+    return x, (x[:, 0] > 0).astype(int)
+
+
+def make(optimizer: Any, device: str = "cpu") -> fn.Trainer:
+    model = fn.Sequential(fn.Dense(5, activation="tanh"), fn.Dense(2))
+    return fn.Trainer(model, "cross_entropy", optimizer, seed=0, device=device)
+
+
+class Seen(fn.Callback):
+    def __init__(self) -> None:
+        self.parameters: list[Any] = []
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: Any) -> None:
+        self.parameters.append(trainer.model.parameters.copy())
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_the_average_of_the_weights_follows_its_formula(device: str) -> None:
+    x, y = rows()
+    trainer, seen = make(fn.SGD(0.5, ema=0.8), device), Seen()
+    trainer.fit(x, y, epochs=1, batch_size=None, callbacks=[seen])
+    expected = trainer.model.parameters.astype(float)
+    np.testing.assert_array_equal(trainer.averaged().parameters, trainer.model.parameters)
+    trainer.fit(x, y, epochs=5, batch_size=None, callbacks=[seen])
+    for w in seen.parameters[1:]:
+        expected += 0.2 * (w - expected)
+    averaged = trainer.averaged()
+    np.testing.assert_allclose(averaged.parameters, expected, rtol=1e-5, atol=1e-7)
+    assert averaged.predict(x).shape == (70, 2)
+    assert not np.array_equal(averaged.parameters, trainer.model.parameters)
+
+
+def test_an_average_before_the_first_update_is_the_model() -> None:
+    x, y = rows()
+    trainer = make(fn.SGD(0.5, ema=0.8, accumulate=3))
+    trainer.partial_fit(x, y)
+    np.testing.assert_array_equal(trainer.averaged().parameters, trainer.model.parameters)
+    with pytest.raises(ValueError, match="averaged needs an optimizer with ema, got SGD"):
+        make(fn.SGD()).averaged()
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        fn.AdamW(0.01, accumulate=4, ema=0.9, clip_norm=0.5),
+        fn.RMSprop(centered=True, momentum=0.5),
+        fn.NAdam(groups=(fn.Group(weights="*.bias", lr_factor=0.1),)),
+        fn.Adagrad(schedules.Cosine(0.1, 30), initial_accumulator_value=0.1),
+    ],
+    ids=repr,
+)
+def test_a_resumed_training_ends_with_the_same_bits(optimizer: Any, device: str, tmp_path: Path) -> None:
+    x, y = rows()
+    whole, killed, resumed = (make(optimizer, device) for _ in range(3))
+    for _ in range(5):  # 7 batches an epoch: 4 do not divide them
+        whole.fit(x, y, batch_size=11)
+    for _ in range(2):
+        killed.fit(x, y, batch_size=11)
+    killed.save_checkpoint(tmp_path / "c")
+    resumed.resume(tmp_path / "c")
+    for _ in range(3):
+        resumed.fit(x, y, batch_size=11)
+    programs = [one._current_program() for one in (whole, resumed)]
+    np.testing.assert_array_equal(resumed.model.parameters, whole.model.parameters)
+    np.testing.assert_array_equal(programs[0].state, programs[1].state)
+    np.testing.assert_array_equal(programs[0].numbers, programs[1].numbers)
+
+
+def test_swa_is_the_mean_of_the_epochs_that_count() -> None:
+    x, y = rows()
+    average, seen = fn.WeightAverage(start=3), Seen()
+    trainer = make(fn.SGD(0.5))
+    trainer.fit(x, y, epochs=6, callbacks=[average, seen])
+    assert average.n_averaged == 4
+    expected = np.mean(seen.parameters[2:], axis=0, dtype=float)
+    np.testing.assert_allclose(trainer.model.parameters, expected, rtol=1e-5, atol=1e-7)
+    kept = fn.WeightAverage(replace=False)
+    trainer.fit(x, y, epochs=2, callbacks=[kept])
+    assert not np.array_equal(kept.parameters, trainer.model.parameters)
+    with pytest.raises(ValueError, match="start must be at least 1"):
+        fn.WeightAverage(start=0)
+
+
+def test_swa_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    class Kill(fn.Callback):
+        at = 0
+
+        def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
+            if epoch == self.at:
+                raise KeyboardInterrupt
+
+    x, y = rows()
+
+    def callbacks(at: int) -> list[Any]:
+        kill = Kill()
+        kill.at = at
+        return [fn.WeightAverage(start=2), fn.ModelCheckpoint(tmp_path / "c"), kill]
+
+    whole, killed, resumed = (make(fn.SGD(0.5)) for _ in range(3))
+    whole.fit(x, y, epochs=6, callbacks=callbacks(0))
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(x, y, epochs=6, callbacks=callbacks(4))
+    resumed.resume(tmp_path / "c")
+    resumed.fit(x, y, epochs=6, callbacks=callbacks(0))
+    np.testing.assert_array_equal(resumed.model.parameters, whole.model.parameters)
+
+
+def test_a_full_batch_is_one_step_on_all_rows_in_their_order() -> None:
+    x, y = rows()
+    full, by_hand = make(fn.SGD(0.5, momentum=0.9)), make(fn.SGD(0.5, momentum=0.9))
+    full.fit(x, y, epochs=3, batch_size=None)
+    by_hand.run(x, y, np.tile(np.arange(70), (3, 1)))
+    assert full.step == 3
+    np.testing.assert_array_equal(full.model.parameters, by_hand.model.parameters)
+
+
+# ---------------------------------------------------------------- the finder
+
+
+@pytest.mark.parametrize("optimizer", [fn.SGD(0.1, momentum=0.9), fn.AdamW(accumulate=2, ema=0.5)], ids=repr)
+def test_the_finder_leaves_the_trainer_as_it_was(optimizer: Any) -> None:
+    x, y = rows()
+    searched, other = make(optimizer), make(optimizer)
+    for trainer in (searched, other):
+        trainer.fit(x, y, batch_size=16)
+    found = fn.lr_find(searched, x, y, steps=40, batch_size=16)
+    assert found.rates[0] == 1e-7
+    assert len(found.rates) == len(found.losses) == len(found.smoothed) <= 40
+    assert (np.diff(found.rates) > 0).all()
+    for trainer in (searched, other):
+        trainer.fit(x, y, epochs=2, batch_size=16)
+    np.testing.assert_array_equal(searched.model.parameters, other.model.parameters)
+    assert searched.step == other.step
+
+
+def test_the_finder_suggests_a_rate_that_learns() -> None:
+    x, y = rows()
+    trainer = make(fn.SGD())
+    found = fn.lr_find(trainer, x, y, batch_size=16)
+    assert found.suggestion is not None
+    assert 1e-3 < found.suggestion < 10
+    history = make(replace(fn.SGD(), lr=found.suggestion)).fit(x, y, epochs=20, batch_size=16)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+
+def test_the_finder_ends_where_the_loss_explodes() -> None:
+    x = np.linspace(-1, 1, 64)[:, None]
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(1), dtype="float64"), "mse", fn.SGD(), seed=0)
+    found = fn.lr_find(trainer, x, 3 * x[:, 0], max_lr=1e6, smoothing=0.0, stop_factor=10.0)
+    assert len(found.rates) < 100
+    assert found.losses[-1] > 10 * found.losses.min()
+    assert np.isfinite(found.losses).all()
+
+
+def test_the_finder_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from fastnn import plots
+
+    x, y = rows()
+    figure = plots.learning_rates(fn.lr_find(make("sgd"), x, y), tmp_path / "f.png")
+    assert figure.axes[0].get_xscale() == "log"
+    assert (tmp_path / "f.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"min_lr": 0.0}, "min_lr must be above 0 and below max_lr"),
+        ({"min_lr": 1.0, "max_lr": 0.1}, "min_lr must be above 0 and below max_lr"),
+        ({"steps": 1}, "steps must be at least 2"),
+        ({"smoothing": 1.0}, "smoothing must be at least 0 and below 1"),
+        ({"stop_factor": 1.0}, "stop_factor must be above 1"),
+    ],
+)
+def test_bad_values_are_named(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fn.lr_find(make("sgd"), *rows(), **given)
+    with pytest.raises(ValueError, match="optimizer must take mini-batches"):
+        fn.lr_find(make("lbfgs"), *rows())
