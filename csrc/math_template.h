@@ -240,12 +240,13 @@ INLINE vec vec_log1p(vec x)
 INLINE vec FN(log1p_unit)(vec x)
 {
 #if REAL_IS_FLOAT
-    /* One chain of nine terms would be waited for: even and odd powers by themselves. */
+    /* One chain of nine terms would be waited for; pairs of them are all negative, so that nothing cancels. */
+    const REAL *c = FN(log1p_coefficients);
     const vec square = x * x;
-    vec even = vec_set(FN(log1p_coefficients)[8]), odd = vec_set(FN(log1p_coefficients)[7]);
-    UNROLL for (int i = 6; i >= 0; i -= 2) even = vec_fma(even, square, vec_set(FN(log1p_coefficients)[i]));
-    UNROLL for (int i = 5; i >= 0; i -= 2) odd = vec_fma(odd, square, vec_set(FN(log1p_coefficients)[i]));
-    return vec_fma(square, vec_fma(odd, x, even), x);
+    vec sum = vec_set(c[8]);
+    UNROLL for (int i = 6; i >= 0; i -= 2)
+        sum = vec_fma(sum, square, vec_fma(vec_set(c[i + 1]), x, vec_set(c[i])));
+    return vec_fma(square, sum, x);
 #else
     /* 1 + x is 1 + f, or 2 (1 + f) where x is above sqrt(2) - 1. */
     const vec edge = vec_set(2 * SQRT_HALF - 1), half = vec_set((REAL)0.5);

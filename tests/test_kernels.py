@@ -131,6 +131,54 @@ def test_nan_stays_nan(isa, name, dtype):
         assert np.isnan(ops.linear(z, w, activation=name)[0]).all()
 
 
+# Largest error over all float32 numbers in units of the last place (docs/activations.md; tests/c/accuracy.c
+# looks at every one); those that are not here are exact.
+ULP = {
+    "leaky_relu": 1,
+    "hard_sigmoid": 1.5,
+    "hard_swish": 2.5,
+    "softsign": 1.5,
+    "elu": 1,
+    "celu": 1,
+    "selu": 2,
+    "softplus": 2,
+    "silu": 3.7,
+    "mish": 4.6,
+    "gelu": 7.1,
+    "gelu_tanh": 3.6,
+    "sigmoid": 1.7,
+    "tanh": 1.6,
+}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in kernels.ACTIVATIONS.items() if kind != "rowwise"])
+def test_activations_of_every_65537th_float32_are_within_their_units_of_the_last_place(isa, name):
+    z = np.arange(0, 2**32, 65537, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    z = np.concatenate([z, np.array([np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45], np.float32)])
+    with np.errstate(all="ignore"):  # some NaN are signalling ones
+        exact = z.astype(float)[None]
+        array_activations.ACTIVATIONS[name][0](np, exact)
+        exact = exact[0]
+        found = ops.ACTIVATIONS[name][0](z)
+        unit = np.spacing(np.abs(exact).astype(np.float32)).astype(float)
+        error = np.abs(found - exact) / unit
+        infinite = np.isinf(exact.astype(np.float32))
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(z))
+    np.testing.assert_array_equal(found[infinite], np.copysign(np.inf, exact[infinite]))
+    right = ~infinite & ~np.isnan(z)
+    # a rounded result below a power of two counts in units half as large
+    assert error[right].max() <= ULP.get(name, 0) + 0.5
+
+
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("name", list(kernels.ACTIVATIONS))
+def test_derivatives_are_finite_beside_infinities(isa, name, dtype):
+    z = np.array([[1.0, np.inf, -np.inf, 3e38, -3e38, 0.5]], dtype)
+    if kernels.ACTIVATIONS[name] == "rowwise":
+        z = z[:, [0, 3, 4, 5]]
+    assert np.isfinite(getattr(ops, f"{name}_backward")(np.ones_like(z), z)).all()
+
+
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("name", list(kernels.LOSSES))
 def test_losses_equal_the_array_program(isa, rng, name, dtype):

@@ -62,6 +62,24 @@ def torch_loss(torch, steps, parameters, x, y, weight, loss, seed, dropout_step)
     return (rows * w).sum() / w.sum()
 
 
+@pytest.mark.parametrize("name", [name for name, kind in kernels.ACTIVATIONS.items() if kind != "rowwise"])
+def test_values_and_derivatives_at_kinks_equal_pytorchs(torch, isa, name):
+    kinks = [-20.0, -6.0, -3.0, -1.0, -0.0, 0.0, 1.0, 3.0, 6.0, 20.0]
+    z = np.array([*kinks, *np.nextafter(kinks, 99), *np.nextafter(kinks, -99), *np.linspace(-9, 9, 401)])
+    # beyond its threshold their softplus is z, which here stands for numbers up to 20 + 2e-9
+    z = z[z != np.nextafter(20.0, 99)] if name == "softplus" else z
+    theirs = torch.from_numpy(z.copy()).requires_grad_()
+    a = apply(torch, name, theirs)
+    a.sum().backward()
+    f, backward = fn.ops.ACTIVATIONS[name]
+    np.testing.assert_allclose(f(z), a.detach().numpy(), rtol=1e-13, atol=1e-15)
+    slopes = theirs.grad.numpy()
+    if name == "hard_sigmoid":  # relu6(z + 3) / 6 by their autograd, which takes z + 3 for its kinks too
+        np.testing.assert_allclose(backward(np.ones_like(z), z), slopes, rtol=1e-10)
+    else:
+        np.testing.assert_allclose(backward(np.ones_like(z), z), slopes, rtol=1e-10, atol=1e-14)
+
+
 CASES = list(itertools.product(LAYERS, kernels.ACTIVATIONS, kernels.LOSSES))
 
 

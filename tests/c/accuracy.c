@@ -1,12 +1,16 @@
-/* How many units in the last place (ULP) exp, log, log1p, tanh and sigmoid miss the true value by.
+/* How many units in the last place (ULP) exp, log, log1p, the activations of numbers and the slopes that some of them
+ * keep miss the true value by, and how far a monotone one steps back.
  *
- *   accuracy [stride]     float32: every stride-th of the 2^32 inputs (default 1021; 1: all of them)
- *                         float64: 2^27 / stride + 2^20 random inputs; both: special ones
+ *   accuracy [stride [name]]   all functions, or one
+ *                              float32: every stride-th of the 2^32 inputs (default 1021; 1: all of them)
+ *                              float64: 2^27 / stride + 2^20 random inputs; both: special ones
  *
  * Compiled once per instruction set, with its flags, -Icsrc and -DISA=avx512|avx2|generic|neon. Prints for
- * each function the largest error and where, how many NaN or signs of zero are wrong (an infinity that is
- * wrong counts as an error), and a hash of all results, which must be the same on every instruction set.
- * Exits with 1 beyond a bound. */
+ * each function the largest error and where, how far below the result of a smaller input another one lies (above,
+ * where the function falls), how many NaN or signs of zero are wrong (an infinity that is wrong counts as an error),
+ * and a hash of all results, which must be the same on every instruction set. Exits with 1 beyond a bound.
+ *
+ * The unit of a slope is the last place of numbers from 1/2 to 1: it passes through zero. */
 #define STRING_(text) #text
 #define STRING(text) STRING_(text)
 #define JOIN_(a, b) a##b
@@ -26,9 +30,35 @@
 
 typedef long double wide;
 
-/* The references: double libm for float, long double for double. */
-static double sigmoid_double(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
-static wide sigmoid_wide(wide x) { return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x)); }
+#define WIDE double
+#define M(name) name
+#define R(name) name##_double
+#include "references.h"
+#undef WIDE
+#undef M
+#undef R
+#define WIDE wide
+#define M(name) name##l
+#define R(name) name##_wide
+#include "references.h"
+
+/* An activation, or its slope, as a function of vectors. */
+#define ACTIVATION_N(name, suffix)                                                       \
+    static void name##_activation_##suffix(ptrdiff_t n, const void *x, void *out)        \
+    {                                                                                    \
+        activation_##suffix(FASTNN_##name, 1, n, x, n, out, n);                          \
+    }
+#define SLOPE_N(name, suffix, real)                                                      \
+    static void name##_slope_n_##suffix(ptrdiff_t n, const void *x, void *out)           \
+    {                                                                                    \
+        real unused[CHUNK];                                                              \
+        activation_and_slope_##suffix(FASTNN_##name, 1, n, x, n, unused, n, out, n);     \
+    }
+#define WRAP_elementwise(name) ACTIVATION_N(name, f32) ACTIVATION_N(name, f64)
+#define WRAP_from_input(name) WRAP_elementwise(name) SLOPE_N(name, f32, float) SLOPE_N(name, f64, double)
+#define WRAP_rowwise(name)
+#define WRAP(name, kind) WRAP_##kind(name)
+FASTNN_ACTIVATIONS(WRAP)
 
 typedef struct {
     const char *name;
@@ -37,21 +67,53 @@ typedef struct {
     double (*reference)(double);
     wide (*wide_reference)(wide);
     double bound_f32, bound_f64; /* ULP */
-    int from_zero;               /* defined for x >= 0 alone */
+    enum { ANY, FROM_ZERO, SLOPE } kind; /* FROM_ZERO: defined for x >= 0 alone */
+    double back_f32;             /* ULP that float32 may step back; -1: not monotone on either side */
+    double turn;                 /* falls below it, rises above */
 } function;
+
+#define NEVER (-INFINITY)
+#define ACTIVATION(name, ulp32, ulp64, back, turn)                                                               \
+    {#name, name##_activation_f32, name##_activation_f64, name##_double, name##_wide, ulp32, ulp64, ANY, back, turn}
+#define SLOPE_OF(name, ulp32, ulp64)                                                                                   \
+    {#name "'", name##_slope_n_f32, name##_slope_n_f64, name##_slope_double, name##_slope_wide, ulp32, ulp64, SLOPE, \
+     -1, NEVER}
 
 /* Bounds: for float32 what was measured over all inputs, rounded up; for float64 a little more than in
  * samples. */
 static const function functions[] = {
-    {"exp", exp_n_f32, exp_n_f64, exp, expl, 0.9, 1.0, 0},
-    {"log", log_n_f32, log_n_f64, log, logl, 0.9, 1.0, 0},
-    {"log1p", log1p_n_f32, log1p_n_f64, log1p, log1pl, 1.5, 1.4, 1},
-    {"tanh", tanh_n_f32, tanh_n_f64, tanh, tanhl, 1.6, 1.7, 0},
-    {"sigmoid", sigmoid_n_f32, sigmoid_n_f64, sigmoid_double, sigmoid_wide, 1.7, 1.8, 0},
+    {"exp", exp_n_f32, exp_n_f64, exp, expl, 0.9, 1.0, ANY, 1, NEVER},
+    {"log", log_n_f32, log_n_f64, log, logl, 0.9, 1.0, ANY, 1, NEVER},
+    {"log1p", log1p_n_f32, log1p_n_f64, log1p, log1pl, 1.5, 1.4, FROM_ZERO, 1, NEVER},
+    ACTIVATION(tanh, 1.6, 1.7, 2, NEVER),
+    ACTIVATION(sigmoid, 1.7, 1.8, 2, NEVER),
+    ACTIVATION(identity, 0, 0, 0, NEVER),
+    ACTIVATION(relu, 0, 0, 0, NEVER),
+    ACTIVATION(leaky_relu, 0.9, 0.7, 0, NEVER),
+    ACTIVATION(relu6, 0, 0, 0, NEVER),
+    ACTIVATION(hard_tanh, 0, 0, 0, NEVER),
+    ACTIVATION(hard_sigmoid, 1.4, 1.4, 0, NEVER),
+    ACTIVATION(hard_swish, 2.5, 2.5, 2, -1.5),
+    ACTIVATION(softsign, 1.5, 1.5, 2, NEVER),
+    ACTIVATION(elu, 1.0, 1.2, 1, NEVER),
+    ACTIVATION(selu, 2.0, 2.0, 1, NEVER),
+    ACTIVATION(celu, 1.0, 1.2, 1, NEVER),
+    ACTIVATION(softplus, 2.0, 1.8, 2, NEVER),
+    ACTIVATION(silu, 3.7, 3.6, 4, -1.2784645427610738),
+    ACTIVATION(mish, 4.6, 4.6, 4, -1.1924312145154186),
+    ACTIVATION(gelu, 7.1, 8.5, 5, -0.7517915246935644),
+    ACTIVATION(gelu_tanh, 3.6, 3.6, 4, -0.7524614220710162),
+    SLOPE_OF(hard_swish, 0.7, 0.7),
+    SLOPE_OF(silu, 2.1, 2.1),
+    SLOPE_OF(mish, 3.6, 3.6),
+    SLOPE_OF(gelu, 2.4, 2.4),
+    SLOPE_OF(gelu_tanh, 2.3, 2.3),
 };
 
 typedef struct {
     double worst_ulp, worst_x;
+    double worst_back;         /* ULP */
+    double last_x, extreme;    /* of the results since x went the other way */
     uint64_t wrong, inputs, hash;
 } tally;
 
@@ -72,7 +134,7 @@ static double ulps(wide got, wide expected, int digits, int lowest, int highest)
     return (double)ldexpl(fabsl(got - expected), digits - exponent);
 }
 
-static void compare(tally *t, double x, wide got, uint64_t bits, wide expected, int digits, int lowest,
+static void compare(tally *t, int kind, double x, wide got, uint64_t bits, wide expected, int digits, int lowest,
                     int highest)
 {
     const wide scale = digits == FLT_MANT_DIG ? FLT_EPSILON / 2 : DBL_EPSILON / 2; /* 2^-digits */
@@ -82,7 +144,7 @@ static void compare(tally *t, double x, wide got, uint64_t bits, wide expected, 
         t->wrong += !isnan(expected) || !isnan(got);
     } else {
         /* The sign of a result that underflowed counts as well. */
-        t->wrong += got == 0 && !signbit(got) != !signbit(expected);
+        t->wrong += kind != SLOPE && got == 0 && !signbit(got) != !signbit(expected);
         /* A unit is at least |expected| 2^-digits: most inputs need no closer look. */
         if (fabsl(got - expected) > t->worst_ulp * fabsl(expected) * scale) {
             const double error = ulps(got, expected, digits, lowest, highest);
@@ -94,6 +156,26 @@ static void compare(tally *t, double x, wide got, uint64_t bits, wide expected, 
     }
     t->hash = (t->hash ^ bits) * 0x9e3779b97f4a7c15u;
     t->hash ^= t->hash >> 29;
+}
+
+/* How far a result lies on the wrong side of those before it. Inputs run from 0 to +inf, then from -0 to -inf, with
+ * NaN between; specials come in no order. */
+static void step_back(tally *t, const function *f, double x, double got)
+{
+    /* Whether results rise in the direction that x goes. */
+    const int rises = (x > 0 || x < f->turn);
+    const int was = (t->last_x > 0 || t->last_x < f->turn);
+    if (isnan(x) || x == 0 || rises != was || signbit(x) != signbit(t->last_x) || fabs(x) < fabs(t->last_x) ||
+        isnan(t->last_x) || isinf(got)) {
+        t->extreme = got;
+    } else if (rises ? got < t->extreme : got > t->extreme) {
+        const double back = ulps(got, t->extreme, FLT_MANT_DIG, FLT_MIN_EXP, FLT_MAX_EXP);
+        if (back > t->worst_back)
+            t->worst_back = back;
+    } else {
+        t->extreme = got;
+    }
+    t->last_x = x;
 }
 
 static uint64_t scrambled(uint64_t i)
@@ -142,19 +224,22 @@ static double sample_f32(uint64_t i, uint64_t stride)
 static tally run_f32(const function *f, uint64_t stride)
 {
     static float x[CHUNK], out[CHUNK];
+    const int lowest = f->kind == SLOPE ? 0 : FLT_MIN_EXP;
     const uint64_t n = N_SPECIALS + (((uint64_t)1 << 32) + stride - 1) / stride;
     tally t = {0};
     for (uint64_t i = 0; i < n;) {
         ptrdiff_t count = 0;
         for (; count < CHUNK && i < n; i++) {
             x[count] = (float)sample_f32(i, stride);
-            count += !(f->from_zero && x[count] < 0);
+            count += !(f->kind == FROM_ZERO && x[count] < 0);
         }
         f->f32(count, x, out);
         for (ptrdiff_t j = 0; j < count; j++) {
             uint32_t bits;
             memcpy(&bits, &out[j], sizeof bits);
-            compare(&t, x[j], out[j], bits, f->reference(x[j]), FLT_MANT_DIG, FLT_MIN_EXP, FLT_MAX_EXP);
+            if (f->back_f32 >= 0)
+                step_back(&t, f, x[j], out[j]);
+            compare(&t, f->kind, x[j], out[j], bits, f->reference(x[j]), FLT_MANT_DIG, lowest, FLT_MAX_EXP);
         }
     }
     return t;
@@ -163,29 +248,34 @@ static tally run_f32(const function *f, uint64_t stride)
 static tally run_f64(const function *f, uint64_t n)
 {
     static double x[CHUNK], out[CHUNK];
+    const int lowest = f->kind == SLOPE ? 0 : DBL_MIN_EXP;
     tally t = {0};
     for (uint64_t i = 0; i < n;) {
         ptrdiff_t count = 0;
         for (; count < CHUNK && i < n; i++) {
             x[count] = sample_f64(i);
-            count += !(f->from_zero && x[count] < 0);
+            count += !(f->kind == FROM_ZERO && x[count] < 0);
         }
         f->f64(count, x, out);
         for (ptrdiff_t j = 0; j < count; j++) {
             uint64_t bits;
             memcpy(&bits, &out[j], sizeof bits);
             const wide expected = f->wide_reference(x[j]);
-            compare(&t, x[j], out[j], bits, expected, DBL_MANT_DIG, DBL_MIN_EXP, DBL_MAX_EXP);
+            compare(&t, f->kind, x[j], out[j], bits, expected, DBL_MANT_DIG, lowest, DBL_MAX_EXP);
         }
     }
     return t;
 }
 
-static int report(const char *type, const char *name, tally t, double bound)
+static int report(const char *type, const function *f, tally t, double bound, double bound_back)
 {
-    const int bad = t.wrong || !(t.worst_ulp <= bound);
-    printf("%-8s %-8s %-8s %11" PRIu64 " inputs  %6.3f ULP at %-24a %" PRIu64 " wrong  hash %016" PRIx64 "%s\n",
-           STRING(ISA), type, name, t.inputs, t.worst_ulp, t.worst_x, t.wrong, t.hash, bad ? "  FAILED" : "");
+    const int bad = t.wrong || !(t.worst_ulp <= bound) || (bound_back >= 0 && !(t.worst_back <= bound_back));
+    char back[16] = "-";
+    if (bound_back >= 0)
+        snprintf(back, sizeof back, "%.3g", t.worst_back);
+    printf("%-8s %-8s %-12s %11" PRIu64 " inputs  %6.3f ULP at %-24a back %-4s %" PRIu64
+           " wrong  hash %016" PRIx64 "%s\n",
+           STRING(ISA), type, f->name, t.inputs, t.worst_ulp, t.worst_x, back, t.wrong, t.hash, bad ? "  FAILED" : "");
     fflush(stdout);
     return bad;
 }
@@ -193,15 +283,18 @@ static int report(const char *type, const char *name, tally t, double bound)
 int main(int argc, char **argv)
 {
     const uint64_t stride = argc > 1 ? strtoull(argv[1], NULL, 10) : 1021;
-    if (stride < 1 || argc > 2) {
-        fprintf(stderr, "usage: accuracy [stride >= 1]\n");
+    if (stride < 1 || argc > 3) {
+        fprintf(stderr, "usage: accuracy [stride >= 1 [name]]\n");
         return 2;
     }
     int bad = 0;
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
         const function *f = &functions[i];
-        bad |= report("float32", f->name, run_f32(f, stride), f->bound_f32);
-        bad |= report("float64", f->name, run_f64(f, N_SPECIALS + ((uint64_t)1 << 27) / stride + (1 << 20)), f->bound_f64);
+        if (argc == 3 && strcmp(f->name, argv[2]))
+            continue;
+        bad |= report("float32", f, run_f32(f, stride), f->bound_f32, f->back_f32);
+        const uint64_t n = N_SPECIALS + ((uint64_t)1 << 27) / stride + (1 << 20);
+        bad |= report("float64", f, run_f64(f, n), f->bound_f64, -1);
     }
     return bad;
 }
