@@ -12,6 +12,7 @@ from typing import Any
 
 from . import schedules
 from .errors import FormatError
+from .initializers import Constant, Orthogonal, TruncatedNormal
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import (
     MAE,
@@ -67,9 +68,11 @@ LOSSES = _by_name(
     Quantile,
 )
 OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion, LBFGS)
-# What fields of the others may hold. A schedule's name has its module before it: others may be alike.
+# What fields of the others may hold. Schedules and initializers have their module before their name: some are
+# alike.
 PARTS = {
     "Group": Group,
+    **{f"initializers.{known.__name__}": known for known in (Constant, Orthogonal, TruncatedNormal)},
     **{f"schedules.{name}": getattr(schedules, name) for name in schedules.__all__ if name != "Function"},
 }
 _ALL = {**LAYERS, **LOSSES, **OPTIMIZERS, **PARTS}

@@ -1,4 +1,4 @@
-"""Initial weights: the named distributions and the right default for each activation.
+"""Initial weights: the named distributions, those with parameters, and the right default for each activation.
 
 Numbers are drawn in double precision from Philox, keyed by (seed, layer, parameter, index), and rounded
 to the model's dtype at the end: the same seed gives the same weights on every machine and device.
@@ -7,14 +7,26 @@ to the model's dtype at the end: the same seed gives the same weights on every m
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import errors, kernels
 
-__all__ = ["INITIALIZERS", "default_for", "draw", "normal_quantile"]
+__all__ = [
+    "INITIALIZERS",
+    "Constant",
+    "Initializer",
+    "Orthogonal",
+    "TruncatedNormal",
+    "default_for",
+    "draw",
+    "judged",
+    "normal_quantile",
+]
 
 Doubles = NDArray[np.float64]
 
@@ -153,14 +165,155 @@ def zeros(u: Doubles, fan_in: int, fan_out: int) -> Doubles:
     return np.zeros_like(u)
 
 
+def truncated_normal(u: Doubles, fan_in: int, fan_out: int) -> Doubles:
+    """``TruncatedNormal()``: deviation 0.02 before the tails beyond two deviations are cut off."""
+    return _truncated(TruncatedNormal(), u)
+
+
+def orthogonal(u: Doubles, fan_in: int, fan_out: int) -> Doubles:
+    """``Orthogonal()``: orthonormal columns, or rows where there are fewer: Saxe et al. (2014)."""
+    return _orthogonal(Orthogonal(), u, fan_in, fan_out)
+
+
 INITIALIZERS: dict[str, Callable[[Doubles, int, int], Doubles]] = {
     f.__name__: f
-    for f in (glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, zeros)
+    for f in (
+        glorot_uniform,
+        glorot_normal,
+        he_uniform,
+        he_normal,
+        lecun_uniform,
+        lecun_normal,
+        truncated_normal,
+        orthogonal,
+        zeros,
+    )
 }
+
+
+# ---------------------------------------------------------------- those with parameters
+
+
+class Initializer:
+    """What the descriptions of initial weights share; they compare, print and save themselves."""
+
+    def _judge(self, field: str, low: float, *, low_open: bool = False) -> None:
+        value = errors.real(field, getattr(self, field), low, sys.float_info.max)
+        if low_open and value == low:
+            raise ValueError(f"{field} must be greater than {low:g}, got {value:g}")
+        object.__setattr__(self, field, value)
+
+
+@dataclass(frozen=True)
+class Constant(Initializer):
+    """Every weight starts as `value`.
+
+    Parameters
+    ----------
+    value : float
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        self._judge("value", -sys.float_info.max)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Initializer):
+    """A normal distribution without its tails beyond two deviations, as vision transformers start.
+
+    What is left has 0.88 of the deviation `std`.
+
+    Parameters
+    ----------
+    std : float
+        Deviation before the tails are cut off, above 0.
+    mean : float
+    """
+
+    std: float = 0.02
+    mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._judge("std", 0.0, low_open=True)
+        self._judge("mean", -sys.float_info.max)
+
+
+@dataclass(frozen=True)
+class Orthogonal(Initializer):
+    """A random matrix with orthonormal columns, or rows where there are fewer of them (Saxe et al. 2014).
+
+    Of normal numbers the factor Q of their QR decomposition whose R has a positive diagonal.
+
+    Parameters
+    ----------
+    gain : float
+        Factor on all weights, above 0.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._judge("gain", 0.0, low_open=True)
+
+
+def judged(argument: str, value: object) -> str | Initializer:
+    """A name of `INITIALIZERS` or a description. Raises ValueError or TypeError for anything else."""
+    return value if isinstance(value, Initializer) else errors.choice(argument, value, INITIALIZERS)
+
+
+_TWO_DEVIATIONS = 0.022750131948179207  # of a normal distribution lie below -2
+
+
+def _truncated(o: TruncatedNormal, u: Doubles) -> Doubles:
+    """From uniform numbers by the quantiles between -2 and 2 deviations."""
+    return o.mean + o.std * normal_quantile(_TWO_DEVIATIONS + (1.0 - 2.0 * _TWO_DEVIATIONS) * u)
+
+
+# Rows made orthogonal to each other one by one, before the next so many are freed of them by products.
+_ROWS = 32
+
+
+def _orthogonal(o: Orthogonal, u: Doubles, n_in: int, n_out: int) -> Doubles:
+    """Q of normal numbers (n_in, n_out), by our own products: LAPACK's bits differ between machines.
+
+    Gram-Schmidt in blocks, everything twice, which leaves what is rounded (Giraud et al. 2005). It makes the
+    diagonal of R positive by itself.
+    """
+    numbers = normal_quantile(u).reshape(n_in, n_out)
+    rows = np.ascontiguousarray(numbers.T if n_in >= n_out else numbers)
+    for first in range(0, len(rows), _ROWS):
+        block, done = rows[first : first + _ROWS], rows[:first]
+        for _ in range(2):
+            _free(block, done)
+            for i in range(len(block)):
+                row = block[i : i + 1]
+                _free(row, block[:i])
+                square = np.empty((1, 1))
+                kernels.linear_input_gradient(row, row, square)
+                row /= math.sqrt(square[0, 0])
+    rows *= o.gain
+    return rows.T if n_in >= n_out else rows
+
+
+def _free(rows: Doubles, of: Doubles) -> None:
+    """Take from rows (m, n) their parts along orthonormal ones (k, n), in place."""
+    if len(of):
+        parts, along = np.empty((len(rows), len(of))), np.empty_like(rows)
+        kernels.linear_input_gradient(rows, of, parts)
+        kernels.matmul(parts, of, None, "identity", along)
+        rows -= along
+
 
 # Rectifiers lose half of the variance, which He's factor restores; self-normalizing units are derived for
 # LeCun's; all others take Glorot's compromise between the two directions.
-_RECTIFIERS = frozenset({"relu", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus", "hard_swish"})
+_RECTIFIERS = frozenset(
+    [
+        *("relu", "leaky_relu", "relu6", "elu", "celu", "gelu"),
+        *("gelu_tanh", "silu", "mish", "softplus", "hard_swish"),
+    ]
+)
 
 
 def default_for(activation: str) -> str:
@@ -175,8 +328,19 @@ def normal(n: int, *, seed: int, layer: int, parameter: int) -> Doubles:
     return normal_quantile(kernels.uniform(seed, layer, parameter, n))
 
 
-def draw(name: str, n_in: int, n_out: int, *, seed: int, layer: int, parameter: int = 0) -> Doubles:
+def draw(
+    init: str | Initializer, n_in: int, n_out: int, *, seed: int, layer: int, parameter: int = 0
+) -> Doubles:
     """Initial weights (n_in, n_out) in double precision, a function of the arguments alone."""
-    method = INITIALIZERS[errors.choice("weight_init", name, INITIALIZERS)]
+    init = judged("weight_init", init)
+    if isinstance(init, Constant):
+        return np.full((n_in, n_out), init.value)
     u = kernels.uniform(seed, layer, parameter, n_in * n_out)
-    return method(u, n_in, n_out).reshape(n_in, n_out)
+    if isinstance(init, TruncatedNormal):
+        numbers = _truncated(init, u)
+    elif isinstance(init, Orthogonal):
+        numbers = _orthogonal(init, u, n_in, n_out)
+    else:
+        assert isinstance(init, str), f"{init!r} is drawn by nobody"
+        numbers = INITIALIZERS[init](u, n_in, n_out)
+    return numbers.reshape(n_in, n_out)

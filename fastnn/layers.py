@@ -57,15 +57,16 @@ class Dense(Layer):
         Name of f; None is the identity.
     bias : bool
         Whether b is there.
-    weight_init : str, optional
-        Name of the distribution of the initial weights; None takes He's for rectifiers and Glorot's
-        for all others. Biases start at zero.
+    weight_init : str or Initializer, optional
+        The distribution of the initial weights: a name (``"he_normal"``, ``"orthogonal"``, ..) or one with
+        parameters (``initializers.TruncatedNormal(std=0.02)``). None takes He's for rectifiers, LeCun's for
+        selu and Glorot's for all others. Biases start at zero.
     """
 
     units: int
     activation: str | None = None
     bias: bool = True
-    weight_init: str | None = None
+    weight_init: str | initializers.Initializer | None = None
 
     def __post_init__(self) -> None:
         _set(self, "units", errors.integer("units", self.units))
@@ -73,7 +74,7 @@ class Dense(Layer):
             errors.choice("activation", self.activation, kernels.ACTIVATIONS)
         _set(self, "bias", errors.flag("bias", self.bias))
         if self.weight_init is not None:
-            errors.choice("weight_init", self.weight_init, initializers.INITIALIZERS)
+            initializers.judged("weight_init", self.weight_init)
 
     def lower(self, to: Lowering) -> None:
         """Weight, then bias."""

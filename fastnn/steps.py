@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from .initializers import Initializer
+
 __all__ = ["Lowering", "Step", "Table", "n_parameters", "places", "sources_of"]
 
 
@@ -56,8 +58,8 @@ class Step:
         Of the weight; () for (n_in, n_out).
     columns : tuple of int
         Of a columns step.
-    weight_init : str or None
-        Name of the distribution of a dense step's initial weights; None for that of its activation.
+    weight_init : str, Initializer or None
+        The distribution of a dense step's initial weights; None for that of its activation.
     """
 
     kind: str
@@ -76,7 +78,7 @@ class Step:
     key: int = -1
     shape: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
-    weight_init: str | None = None
+    weight_init: str | Initializer | None = None
 
     @property
     def n_parameters(self) -> int:

@@ -23,7 +23,8 @@ FLOORS = [
     {"inference"},
     {"phases", "prediction"},
     {"program"},
-    {"container", "initializers", "portable_math", "steps"},
+    {"container", "initializers", "portable_math"},
+    {"steps"},
     {
         "layers",
         "losses",

@@ -7,12 +7,21 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastnn as fn
-from fastnn.initializers import INITIALIZERS, default_for, draw, normal_quantile
+from fastnn.initializers import (
+    INITIALIZERS,
+    Constant,
+    Orthogonal,
+    TruncatedNormal,
+    default_for,
+    draw,
+    normal_quantile,
+)
 
 # The variance that each method's paper asks for.
 VARIANCE = {
@@ -37,7 +46,7 @@ def test_normal_quantile_of_known_points(p: float, quantile: float) -> None:
     assert normal_quantile(np.array([p]))[0] == pytest.approx(quantile, rel=1e-15, abs=1e-300)
 
 
-@pytest.mark.parametrize("name", [n for n in INITIALIZERS if n != "zeros"])
+@pytest.mark.parametrize("name", [n for n in INITIALIZERS if n.split("_")[0] in VARIANCE])
 def test_variance_is_that_of_the_paper(name: str) -> None:
     n_in, n_out = 300, 150
     w = draw(name, n_in, n_out, seed=1, layer=0)
@@ -50,6 +59,63 @@ def test_variance_is_that_of_the_paper(name: str) -> None:
         assert abs(w).max() < math.sqrt(3 * expected)
     else:
         assert 4 * math.sqrt(expected) < abs(w).max() < 6.5 * math.sqrt(expected)
+
+
+def test_truncated_normal_has_the_moments_of_what_is_left() -> None:
+    w = draw(TruncatedNormal(std=0.5, mean=3.0), 300, 150, seed=1, layer=0)
+    assert 2.0 < w.min() < 2.01
+    assert 3.99 < w.max() < 4.0
+    assert w.mean() == pytest.approx(3.0, abs=0.01)
+    # 1 - 2 * 2 * density(2) / (1 - 2 * Phi(-2)) of the variance
+    assert w.var() == pytest.approx(0.25 * 0.7737413, rel=0.02)
+    named = draw("truncated_normal", 4, 5, seed=1, layer=0)
+    np.testing.assert_array_equal(named, draw(TruncatedNormal(), 4, 5, seed=1, layer=0))
+
+
+@pytest.mark.parametrize(
+    ("n_in", "n_out"), [(1, 1), (1, 7), (7, 1), (5, 5), (33, 17), (17, 33), (64, 64), (130, 131)]
+)
+def test_orthogonal_is_the_q_of_normal_numbers(n_in: int, n_out: int) -> None:
+    w = draw("orthogonal", n_in, n_out, seed=4, layer=1)
+    few = min(n_in, n_out)
+    gram = w.T @ w if n_in >= n_out else w @ w.T
+    np.testing.assert_allclose(gram, np.eye(few), atol=1e-14)
+    numbers = normal_quantile(fn.kernels.uniform(4, 1, 0, n_in * n_out)).reshape(n_in, n_out)
+    q, r = np.linalg.qr(numbers if n_in >= n_out else numbers.T)
+    q *= np.sign(np.diag(r))
+    np.testing.assert_allclose(w, q if n_in >= n_out else q.T, atol=1e-9)  # Q is as well conditioned as R
+    scaled = draw(Orthogonal(gain=3.0), n_in, n_out, seed=4, layer=1)
+    np.testing.assert_array_equal(scaled, 3.0 * w)
+
+
+def test_initializers_with_parameters_reach_the_weights_and_files(tmp_path: Path) -> None:
+    layers = (
+        fn.Dense(5, "selu", weight_init=Constant(0.1)),
+        fn.Dense(4, weight_init=TruncatedNormal(std=0.1)),
+        fn.Dense(3, weight_init=Orthogonal(gain=2.0)),
+    )
+    model = fn.Sequential(*layers).build(6, seed=3)
+    assert (model.weights["0.weight"] == np.float32(0.1)).all()
+    assert 0 < abs(model.weights["1.weight"]).max() < 0.2
+    w = model.weights["2.weight"]
+    np.testing.assert_allclose(w.T @ w, 4 * np.eye(3), atol=1e-5)
+    model.save(tmp_path / "model.safetensors")
+    loaded = fn.load(tmp_path / "model.safetensors")
+    assert loaded.layers == layers
+    assert repr(loaded.layers[1]) == "Dense(units=4, weight_init=TruncatedNormal(std=0.1, mean=0.0))"
+
+
+def test_parameters_of_initializers_are_judged() -> None:
+    with pytest.raises(ValueError, match="std must be greater than 0"):
+        TruncatedNormal(std=0.0)
+    with pytest.raises(ValueError, match="gain must be at least 0"):
+        Orthogonal(gain=-1.0)
+    with pytest.raises(ValueError, match="value must be"):
+        Constant(math.nan)
+    with pytest.raises(TypeError, match="mean must be a number"):
+        TruncatedNormal(mean="0")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"weight_init must be a name \(glorot_uniform"):
+        fn.Dense(3, weight_init=0.1)  # type: ignore[arg-type]
 
 
 def test_weights_are_a_function_of_seed_and_layer() -> None:
@@ -103,6 +169,8 @@ def test_float32_weights_are_the_rounded_float64_weights() -> None:
 
 def test_default_suits_the_activation_that_follows() -> None:
     assert default_for("relu") == default_for("leaky_relu") == "he_normal"
+    assert {default_for(f) for f in ("relu6", "elu", "gelu_tanh", "mish", "softplus")} == {"he_normal"}
+    assert default_for("selu") == "lecun_normal"
     assert default_for("tanh") == default_for("softmax") == default_for("identity") == "glorot_uniform"
 
     def first_weight(*layers: fn.Dense | fn.Activation | fn.Dropout) -> object:
