@@ -341,6 +341,61 @@ typedef struct {
     void (*put_columns)(ptrdiff_t m, ptrdiff_t n, const int64_t *columns, const void *d, ptrdiff_t ld_d,
                         ptrdiff_t n_out, void *out, ptrdiff_t ld_out);
 
+    /* By rows: a = (x - mean) / sqrt(var + eps), times gamma (n,), plus beta (n,), where these are not NULL; not
+     * `centred`: without mean, and var is the mean square. stats (m, 2): mean and 1 / sqrt(var + eps), or NULL. */
+    void (*norm_rows)(ptrdiff_t m, ptrdiff_t n, int centred, double eps, const void *gamma, const void *beta,
+                      const void *x, ptrdiff_t ld_x, void *a, ptrdiff_t ld_a, void *stats);
+    void (*norm_rows_backward)(ptrdiff_t m, ptrdiff_t n, int centred, const void *gamma, const void *x,
+                               ptrdiff_t ld_x, const void *stats, const void *d, ptrdiff_t ld_d, void *dx,
+                               ptrdiff_t ld_dx);
+    /* dgamma (n,), summed over rows. */
+    void (*norm_rows_gradient)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, const void *stats,
+                               const void *d, ptrdiff_t ld_d, void *dgamma);
+    /* Mean and (biased) variance of each column of x (m, n). */
+    void (*column_moments)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, void *mean, void *var);
+    /* a = (x - mean) / sqrt(var + eps) by columns, times gamma plus beta where these are not NULL; then relu. */
+    void (*norm_columns)(ptrdiff_t m, ptrdiff_t n, double eps, const void *mean, const void *var, const void *gamma,
+                         const void *beta, int relu, const void *x, ptrdiff_t ld_x, void *a, ptrdiff_t ld_a);
+    /* By columns: sum = sums of d, dot = sums of d times the normalised x: gradients of beta and gamma. */
+    void (*norm_columns_sums)(ptrdiff_t m, ptrdiff_t n, double eps, const void *mean, const void *var, const void *x,
+                              ptrdiff_t ld_x, const void *d, ptrdiff_t ld_d, void *sum, void *dot);
+    /* From these sums over a batch to the gradient at m of its rows; dx may be d. */
+    void (*norm_columns_backward)(ptrdiff_t batch, ptrdiff_t m, ptrdiff_t n, double eps, const void *mean,
+                                  const void *var, const void *gamma, const void *sum, const void *dot, const void *x,
+                                  ptrdiff_t ld_x, const void *d, ptrdiff_t ld_d, void *dx, ptrdiff_t ld_dx);
+    /* out = (1 - momentum) out + momentum factor x. */
+    void (*running)(ptrdiff_t n, double momentum, double factor, const void *x, void *out);
+    /* a = z > 0 ? z : slope z; slope is one number (`shared`) or (n,). */
+    void (*prelu)(ptrdiff_t m, ptrdiff_t n, const void *slope, int shared, const void *z, ptrdiff_t ld_z, void *a,
+                  ptrdiff_t ld_a);
+    void (*prelu_backward)(ptrdiff_t m, ptrdiff_t n, const void *slope, int shared, const void *z, ptrdiff_t ld_z,
+                           const void *d, ptrdiff_t ld_d, void *dz, ptrdiff_t ld_dz);
+    /* dslope, (1,) or (n,), summed over rows. */
+    void (*prelu_gradient)(ptrdiff_t m, ptrdiff_t n, int shared, const void *z, ptrdiff_t ld_z, const void *d,
+                           ptrdiff_t ld_d, void *dslope);
+
+    /* a = a + deviation * normal numbers, in place, keyed as dropout's masks are. */
+    void (*gaussian_noise)(uint64_t seed, uint64_t step, uint32_t layer, double deviation, ptrdiff_t first_row,
+                           ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a);
+    /* From a mask of dropout on: a = mask ? scale a + shift : dropped, and mask = mask ? scale : 0, both in place. */
+    void (*alpha_dropout)(double scale, double shift, double dropped, ptrdiff_t m, ptrdiff_t n, void *a,
+                          ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask);
+    /* out (m, 2 n k): of each column of x (m, n) the k numbers sin(2 pi f x) and then the k cos(2 pi f x), for its
+     * frequencies f (n, k). */
+    void (*periodic)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *frequencies, const void *x, ptrdiff_t ld_x,
+                     void *out, ptrdiff_t ld_out);
+    /* Gradients at x, and of the frequencies, summed over rows; a: what periodic gave. */
+    void (*periodic_backward)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *frequencies, const void *a,
+                              ptrdiff_t ld_a, const void *d, ptrdiff_t ld_d, void *dx, ptrdiff_t ld_dx);
+    void (*periodic_gradient)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t ld_x, const void *a,
+                              ptrdiff_t ld_a, const void *d, ptrdiff_t ld_d, void *g);
+    /* Column j of x as n_edges[j] - 1 numbers: how much of each bin lies below x; the edges of all columns stand one
+     * after the other. */
+    void (*piecewise)(ptrdiff_t m, ptrdiff_t n, const int64_t *n_edges, const double *edges, const void *x,
+                      ptrdiff_t ld_x, void *out, ptrdiff_t ld_out);
+    void (*piecewise_backward)(ptrdiff_t m, ptrdiff_t n, const int64_t *n_edges, const double *edges, const void *x,
+                               ptrdiff_t ld_x, const void *d, ptrdiff_t ld_d, void *dx, ptrdiff_t ld_dx);
+
     /* Runs `turns` turns of a loop of FMAs in registers; gives its multiplications and additions. */
     double (*fma_loop)(ptrdiff_t turns);
 

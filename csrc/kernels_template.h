@@ -19,6 +19,9 @@
 #include "random_template.h"
 #include "inputs_template.h"
 #include "graph_template.h"
+#include "norms_template.h"
+#include "trig_template.h"
+#include "noise_template.h"
 #include "peak_template.h"
 #include "small_template.h"
 #include "small_steps_template.h"
@@ -55,6 +58,24 @@ const fastnn_kernels TABLE = {
     .add = FN(add),
     .take_columns = FN(take_columns),
     .put_columns = FN(put_columns),
+    .norm_rows = FN(norm_rows),
+    .norm_rows_backward = FN(norm_rows_backward),
+    .norm_rows_gradient = FN(norm_rows_gradient),
+    .column_moments = FN(column_moments),
+    .norm_columns = FN(norm_columns),
+    .norm_columns_sums = FN(norm_columns_sums),
+    .norm_columns_backward = FN(norm_columns_backward),
+    .running = FN(running),
+    .prelu = FN(prelu),
+    .prelu_backward = FN(prelu_backward),
+    .prelu_gradient = FN(prelu_gradient),
+    .gaussian_noise = FN(gaussian_noise),
+    .alpha_dropout = FN(alpha_dropout),
+    .periodic = FN(periodic),
+    .periodic_backward = FN(periodic_backward),
+    .periodic_gradient = FN(periodic_gradient),
+    .piecewise = FN(piecewise),
+    .piecewise_backward = FN(piecewise_backward),
     .fma_loop = FN(fma_loop),
     .small_bytes = FN(small_bytes),
     .small_steps = FN(small_steps),

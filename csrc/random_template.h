@@ -2,11 +2,10 @@
 
 #define BLOCKS 16 /* Philox blocks in flight, 4 columns each: one AVX-512 vector of each counter word */
 
-/* mask[4 b + q] = word q of block (first + b) kept or not, for all BLOCKS. */
-static void FN(mask_blocks)(uint32_t first, uint32_t row, uint32_t word2, uint32_t word3, uint64_t seed,
-                            uint32_t threshold, REAL scale, REAL mask[4 * BLOCKS])
+/* c0[b] .. c3[b] = the words of block (first + b), for all BLOCKS. */
+INLINE void FN(philox_blocks)(uint32_t first, uint32_t row, uint32_t word2, uint32_t word3, uint64_t seed,
+                              uint32_t c0[BLOCKS], uint32_t c1[BLOCKS], uint32_t c2[BLOCKS], uint32_t c3[BLOCKS])
 {
-    uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int b = 0; b < BLOCKS; b++) {
         c0[b] = first + (uint32_t)b;
@@ -25,6 +24,28 @@ static void FN(mask_blocks)(uint32_t first, uint32_t row, uint32_t word2, uint32
         k0 += PHILOX_W0;
         k1 += PHILOX_W1;
     }
+}
+
+/* The same words in their order. */
+static void FN(philox_words)(uint32_t first, uint32_t row, uint32_t word2, uint32_t word3, uint64_t seed,
+                             uint32_t words[4 * BLOCKS])
+{
+    uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
+    FN(philox_blocks)(first, row, word2, word3, seed, c0, c1, c2, c3);
+    for (int b = 0; b < BLOCKS; b++) {
+        words[4 * b] = c0[b];
+        words[4 * b + 1] = c1[b];
+        words[4 * b + 2] = c2[b];
+        words[4 * b + 3] = c3[b];
+    }
+}
+
+/* mask[4 b + q] = word q of block (first + b) kept or not, for all BLOCKS. */
+static void FN(mask_blocks)(uint32_t first, uint32_t row, uint32_t word2, uint32_t word3, uint64_t seed,
+                            uint32_t threshold, REAL scale, REAL mask[4 * BLOCKS])
+{
+    uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
+    FN(philox_blocks)(first, row, word2, word3, seed, c0, c1, c2, c3);
     for (int b = 0; b < BLOCKS; b++) {
         mask[4 * b] = c0[b] >= threshold ? scale : 0;
         mask[4 * b + 1] = c1[b] >= threshold ? scale : 0;

@@ -119,6 +119,8 @@
 /* Rows of a batch up to which a matrix that is kept in two layouts is summed and updated twice rather than
  * transposed: a sum is one FMA a row and vector, a transpose four to six shuffles. */
 #define SMALL_TWICE 4
+/* Bytes of rows that are normalised before the activation goes over them: they are in L1 then. */
+#define CHUNK_BYTES 16384
 /* Milliseconds between looks at signals (Ctrl-C). */
 #define SIGNAL_MILLISECONDS 20
 

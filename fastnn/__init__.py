@@ -24,6 +24,7 @@ from . import devices, errors, ops
 from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
 from .history import History
+from .input_layers import Flatten, Periodic, PiecewiseLinear
 from .kernels import COMPILER as _COMPILER
 from .kernels import get_num_threads, isa, isa_available, set_num_threads, threads_started
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
@@ -43,6 +44,8 @@ from .losses import (
     Quantile,
 )
 from .network import Sequential, load
+from .noise_layers import AlphaDropout, GaussianNoise
+from .norm_layers import BatchNorm, LayerNorm, PReLU, RMSNorm
 from .optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
 from .reports import CSVLogger, ProgressBar
 from .trainer import Trainer
@@ -65,6 +68,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "AlphaDropout",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "CSVLogger",
     "Callback",
@@ -76,25 +81,32 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Embedding",
+    "Flatten",
     "Focal",
     "FormatError",
     "GaussianNLL",
+    "GaussianNoise",
     "Group",
     "Hinge",
     "History",
     "Huber",
     "KLDivergence",
     "LRFinder",
+    "LayerNorm",
     "Lion",
     "LogCosh",
     "ModelCheckpoint",
     "MultiMargin",
     "NAdam",
     "NotFittedError",
+    "PReLU",
+    "Periodic",
+    "PiecewiseLinear",
     "Poisson",
     "ProgressBar",
     "Quantile",
     "RAdam",
+    "RMSNorm",
     "RMSprop",
     "ReduceLROnPlateau",
     "Residual",

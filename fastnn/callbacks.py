@@ -237,6 +237,7 @@ class EarlyStopping(_Monitor):
         super()._forget()
         self.wait = 0
         self._parameters: Any = None
+        self._buffers: Any = None
         self._trainer: Any = None
 
     def on_fit_begin(self, trainer: Any) -> None:
@@ -248,6 +249,7 @@ class EarlyStopping(_Monitor):
             self.wait = 0
             if self.restore_best:
                 self._parameters = trainer.model.parameters.copy()
+                self._buffers = trainer.model.buffers.copy()
             return
         self.wait += 1
         self._judge_patience(trainer)
@@ -260,15 +262,16 @@ class EarlyStopping(_Monitor):
 
     def on_fit_end(self, trainer: Any) -> None:
         if self._parameters is not None:
-            trainer.model.parameters = self._parameters
-        self._parameters = self._trainer = None
+            trainer.model.parameters, trainer.model.buffers = self._parameters, self._buffers
+        self._parameters = self._buffers = self._trainer = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "wait": self.wait, "parameters": self._parameters}
+        best = {"parameters": self._parameters, "buffers": self._buffers}
+        return {**super().state_dict(), "wait": self.wait, **best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.wait, self._parameters = state["wait"], state["parameters"]
+        self.wait, self._parameters, self._buffers = state["wait"], state["parameters"], state["buffers"]
         # The interrupted fit may have been killed after its last epoch.
         self._judge_patience(self._trainer)
 

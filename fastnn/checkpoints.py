@@ -96,7 +96,7 @@ def save(trainer: Any, path: str | os.PathLike[str]) -> None:
     """`Trainer.save_checkpoint`."""
     model = trainer.model
     description = model._description()
-    tensors = dict(model.weights)
+    tensors = {**model.weights, **model.running}
     program = trainer._current_program()
     tensors["optimizer.state"], tensors["optimizer.numbers"] = program.state, program.numbers
     history = trainer.history
@@ -153,7 +153,7 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
 
     if not model.is_built:
         model._allocate(description.n_in)
-    for name, view in model.weights.items():
+    for name, view in {**model.weights, **model.running}.items():
         view[...] = found.weights[name]
     model.recipe = recipe
     model.classes = model.classes if description.classes is None else description.classes
@@ -201,7 +201,8 @@ def _read(path: object) -> Checkpoint:
     contents = saving.read(path, "checkpoint", {"training"})
     where = f"the training of {contents.path}"
     description = Description.from_metadata(contents.path, contents.metadata)
-    weights = saving.take(contents, description.shapes(), description.dtype)
+    shapes = {**description.shapes(), **description.running_shapes()}
+    weights = saving.take(contents, shapes, description.dtype)
     n_parameters = sum(math.prod(shape) for shape in description.shapes().values())
     training = container.parse_json(where, contents.metadata["training"])
     if not isinstance(training, dict) or training.keys() != _FIELDS:

@@ -13,6 +13,7 @@ from typing import Any
 from . import schedules
 from .errors import FormatError
 from .initializers import Constant, Orthogonal, TruncatedNormal
+from .input_layers import Flatten, Periodic, PiecewiseLinear
 from .layers import Activation, Concat, Dense, Dropout, Embedding, Residual, Scale
 from .losses import (
     MAE,
@@ -29,6 +30,8 @@ from .losses import (
     Poisson,
     Quantile,
 )
+from .noise_layers import AlphaDropout, GaussianNoise
+from .norm_layers import BatchNorm, LayerNorm, PReLU, RMSNorm
 from .optimizers import (
     LBFGS,
     SGD,
@@ -51,7 +54,11 @@ def _by_name(*classes: type) -> dict[str, type]:
     return {known.__name__: known for known in classes}
 
 
-LAYERS = _by_name(Dense, Activation, Dropout, Scale, Embedding, Residual, Concat)
+LAYERS = _by_name(
+    *(Dense, Activation, Dropout, Scale, Embedding, Residual, Concat),
+    *(BatchNorm, LayerNorm, RMSNorm, PReLU, AlphaDropout, GaussianNoise),
+    *(Flatten, PiecewiseLinear, Periodic),
+)
 LOSSES = _by_name(
     MAE,
     MSE,

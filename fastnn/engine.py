@@ -84,7 +84,13 @@ class Engine:
                 self.epoch, self.history, self._rate_factor = 0, History(), 1.0
             steps, loss = self.model.steps, self.loss
             program = devices.make(
-                self.device, steps, block, loss=loss, optimizer=self.optimizer, seed=self.seed
+                self.device,
+                steps,
+                block,
+                loss=loss,
+                optimizer=self.optimizer,
+                seed=self.seed,
+                buffers=self.model.buffers,
             )
             if self._saved is not None:
                 devices.restore(program, *self._saved[:2])

@@ -30,6 +30,14 @@ cdef enum Kind:
     ADD
     COLUMNS
     JOIN
+    BATCH_NORM
+    LAYER_NORM
+    RMS_NORM
+    PRELU
+    ALPHA_DROPOUT
+    NOISE
+    PERIODIC
+    PIECEWISE
 
 cdef struct Layer:
     Kind kind
@@ -38,7 +46,19 @@ cdef struct Layer:
     bint from_input    # its derivative is kept in slope
     uint32_t layer     # in Dropout's counter
     double rate
-    double factor, shift       # scale
+    double factor, shift       # scale; of what alpha_dropout keeps; factor: deviation of noise
+    double dropped             # alpha_dropout: instead of zero
+    double eps, momentum       # norms
+    bint centred               # layer_norm, not rms_norm
+    bint shared                # prelu: one slope for all columns
+    ptrdiff_t running          # batch_norm: offset of its mean in the buffers; the variance follows
+    ptrdiff_t with_next        # batch_norm: number of the activation that is done with it, 0: none
+    bint is_done               # such an activation
+    char *stats                # batch_norm (4, n_out): mean, variance, sums of d, sums of d times the normalised
+                               # input; others (batch, 2): see norm_rows
+    ptrdiff_t k                # periodic: frequencies a column
+    int64_t *n_edges           # piecewise
+    double *edges
     ptrdiff_t n_tables         # embedding
     fastnn_table *tables
     ptrdiff_t n_in, n_out, ld  # ld: of a, d and mask
@@ -76,6 +96,7 @@ cdef struct Net:
     ptrdiff_t first_trained    # steps before it do not depend on parameters
     Layer *layers
     char *parameters
+    char *buffers              # or NULL
     char *states[FASTNN_STATES]
     fastnn_loss loss           # its loss is -1: a function of the user's, see Run
     ptrdiff_t n_y              # columns of targets
@@ -122,6 +143,7 @@ cdef struct Net:
 cdef struct Part:
     ptrdiff_t first, last      # rows of the batch
     int thread, n_threads
+    ptrdiff_t batch            # of all threads
 
 # What step i reads as its source number j on the last training batch, from row `first` on.
 cdef const char *source_of(const Net *net, const Layer *s, ptrdiff_t j, ptrdiff_t first,
@@ -144,7 +166,12 @@ cdef void take_row(const Net *net, const char *x, bint is_bytes, char *out) noex
 cdef ptrdiff_t first_not_finite(const Net *net, ptrdiff_t batch) noexcept
 # Whether prediction passes over a step: its result is its source's.
 cdef bint is_left_out(const Layer *s) noexcept nogil
-cdef int describe(Net *net, tuple steps, Array parameters) except -1
+cdef int describe(Net *net, tuple steps, Array parameters, Array buffers) except -1
+cdef Layer *end_of(const Net *net, Layer *s) noexcept nogil
+cdef void share_of_columns(const Part *part, ptrdiff_t n, ptrdiff_t size, ptrdiff_t *first,
+                           ptrdiff_t *last) noexcept nogil
+cdef void apply_layer(const Net *net, const Layer *s, ptrdiff_t rows, const char *x, ptrdiff_t ld, char *a,
+                      ptrdiff_t ld_a, char *stats) noexcept nogil
 # Whole 64-byte lines of a row of n, and never a multiple of 4096 bytes.
 cdef ptrdiff_t padded_ld(ptrdiff_t n, ptrdiff_t size) noexcept nogil
 # Zeroed bytes on a 64-byte boundary, and their end.

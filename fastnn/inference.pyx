@@ -7,7 +7,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from fastnn.kernels cimport FASTNN_identity, fastnn_epilogue, kernel_table, run_team, thread_limit
+from fastnn.kernels cimport (
+    FASTNN_identity, FASTNN_relu, fastnn_epilogue, fastnn_kernels, kernel_table, run_team, team_barrier, thread_limit,
+)
 
 import numpy as np
 
@@ -17,6 +19,7 @@ cdef extern from *:
     const char *FASTNN_BUILD
 
 cdef extern from "tuning.h" nogil:
+    enum: CHUNK_BYTES
     enum: SIGNAL_MILLISECONDS
 
 cdef extern from "Python.h":
@@ -29,6 +32,8 @@ BUILD = FASTNN_BUILD.decode()
 cdef dict KINDS = {
     "dense": DENSE, "activation": ACTIVATION, "dropout": DROPOUT, "scale": SCALE, "embedding": EMBEDDING,
     "add": ADD, "columns": COLUMNS, "join": JOIN,
+    "batch_norm": BATCH_NORM, "layer_norm": LAYER_NORM, "rms_norm": RMS_NORM, "prelu": PRELU,
+    "alpha_dropout": ALPHA_DROPOUT, "noise": NOISE, "periodic": PERIODIC, "piecewise": PIECEWISE,
 }
 
 
@@ -55,7 +60,7 @@ cdef void release(char **block) noexcept:
         block[0] = NULL
 
 
-cdef int describe(Net *net, tuple steps, Array parameters) except -1:
+cdef int describe(Net *net, tuple steps, Array parameters, Array buffers) except -1:
     """Fill a zeroed net from `fastnn.layers.Step` descriptions over a block of parameters."""
     cdef ptrdiff_t i
     cdef Layer *s
@@ -78,12 +83,18 @@ cdef int describe(Net *net, tuple steps, Array parameters) except -1:
         s.weight, s.bias, s.factor, s.shift = step.weight, step.bias, step.factor, step.shift
         net.n_parameters += step.n_parameters
         s.trained = step.n_parameters > 0
+        describe_layer(net, s, step)
         describe_sources(net, i, step.sources or (i - 1,), step.columns)
         if s.kind == DENSE:
             s.slack = parameters.columns - (s.weight + s.n_in * s.n_out)
         elif s.kind == EMBEDDING:
             # beyond these, neighbouring whole numbers are one and the same real
             describe_tables(s, step.tables, 2 ** (24 if net.size == 4 else 53))
+        elif s.kind == BATCH_NORM:
+            net.coupled = True
+            if buffers is None or buffers.itemsize != net.size or buffers.columns < s.running + 2 * s.n_out:
+                raise ValueError(f"buffers must have {8 * net.size}-bit numbers for the statistics of step {i}")
+            net.buffers = buffers.data
     describe_gradients(net)
     if parameters.rows != 1 or parameters.columns < net.n_parameters:
         raise ValueError(f"parameters must have {net.n_parameters} elements, got {parameters.columns}")
@@ -137,6 +148,9 @@ cdef int describe_gradients(Net *net) except -1:
         if s.kind == DENSE and s.needs_dx and n_readers[source + 1] == 1 and net.layers[source].kind == DENSE:
             if not net.layers[source].rowwise:
                 net.layers[source].gated = net.layers[source].activation != FASTNN_identity
+        elif s.kind == ACTIVATION and source >= 0 and net.layers[source].kind == BATCH_NORM and not s.rowwise:
+            if n_readers[source + 1] == 1:
+                net.layers[source].with_next, s.is_done = i, True
     s = &net.layers[0]
     net.scales_first = s.kind == SCALE and n_readers[0] == 1
     net.x_factor = s.factor if net.scales_first else 1.0
@@ -225,7 +239,7 @@ cdef int describe_slots(Net *net) except -1:
 
 
 cdef bint is_left_out(const Layer *s) noexcept nogil:
-    return s.kind == DROPOUT
+    return s.kind == DROPOUT or s.kind == ALPHA_DROPOUT or s.kind == NOISE
 
 
 cdef int describe_tables(Layer *s, tables, codes) except -1:
@@ -250,6 +264,8 @@ cdef void forget(Net *net) noexcept:
         free(net.layers[i].values)
         free(net.layers[i].adds)
         free(net.layers[i].columns)
+        free(net.layers[i].n_edges)
+        free(net.layers[i].edges)
     free(net.layers)
     free(net.dense)
     free(net.rules)
@@ -269,6 +285,7 @@ cdef void free_batch(Net *net) noexcept:
         release(&s.d)
         release(&s.slope)
         release(&s.mask)
+        release(&s.stats)
     release(&net.x)
     release(<char **>&net.labels)
     release(&net.y)
@@ -302,7 +319,11 @@ cdef int prepare_batch(Net *net, ptrdiff_t batch, int n_threads) except -1:
         for j in range(s.n_sources):
             if s.adds[j] and s.needs_dx:
                 net.ld_scratch = max(net.ld_scratch, net.layers[s.sources[j]].ld if s.sources[j] >= 0 else 0)
-        if s.kind == DROPOUT:
+        if s.kind == BATCH_NORM:
+            s.stats = allocate(4 * s.n_out * net.size)
+        elif s.kind == LAYER_NORM or s.kind == RMS_NORM:
+            s.stats = allocate(2 * batch * net.size)
+        if s.kind == DROPOUT or s.kind == ALPHA_DROPOUT:
             s.mask = allocate(batch * s.ld * net.size)
     net.ld_x = padded_ld(net.n_in, net.size)
     net.x = allocate(batch * net.ld_x * net.size)
@@ -379,6 +400,8 @@ cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, con
             if slopes and s.from_input:
                 t.activation_and_slope(s.activation, rows, s.n_out, a, s.ld, a, s.ld, s.slope + first * s.ld * size,
                                        s.ld)
+        elif s.is_done:
+            pass
         elif s.kind == ACTIVATION and slopes and s.from_input:
             t.activation_and_slope(s.activation, rows, s.n_out, x, ld, a, s.ld, s.slope + first * s.ld * size, s.ld)
         elif s.kind == ACTIVATION:
@@ -395,12 +418,18 @@ cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, con
             t.take_columns(rows, s.n_out, s.columns, x, ld, a, s.ld)
         elif s.kind == JOIN:
             join(net, s, part)
-        else:
+        elif is_left_out(s):
             memcpy(a, x, rows * s.ld * size)  # the step before has the same width, so the same ld
-            if training and s.rate > 0:
-                t.dropout(net.seed, step, s.layer, s.rate, first, rows, s.n_out, a, s.ld,
-                          s.mask + first * s.ld * size, s.ld)
+            if training:
+                add_noise(net, s, step, first, rows, a)
+        elif s.kind == BATCH_NORM:
+            batch_norm(net, s, slopes, slopes, part)
+        else:
+            apply_layer(net, s, rows, x, ld, a, s.ld, s.stats + 2 * first * size if s.stats != NULL else NULL)
         x, ld = a, s.ld
+
+
+include "inference_layers.pxi"
 
 
 cdef bint all_finite(const char *a, ptrdiff_t m, ptrdiff_t n, ptrdiff_t ld, ptrdiff_t size) noexcept:

@@ -13,6 +13,7 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_N_OPTIMIZERS
     enum: FASTNN_identity
     enum: FASTNN_cross_entropy
+    enum: FASTNN_relu
     enum: FASTNN_SMALL_LAYERS
     enum: FASTNN_STATES
     enum: FASTNN_DOT_BLOCK
@@ -201,6 +202,49 @@ cdef extern from "fastnn.h" nogil:
                              ptrdiff_t ld_out) noexcept nogil
         void (*put_columns)(ptrdiff_t m, ptrdiff_t n, const int64_t *columns, const void *d, ptrdiff_t ld_d,
                             ptrdiff_t n_out, void *out, ptrdiff_t ld_out) noexcept nogil
+        void (*norm_rows)(ptrdiff_t m, ptrdiff_t n, int centred, double eps, const void *gamma, const void *beta,
+                          const void *x, ptrdiff_t ld_x, void *a, ptrdiff_t ld_a, void *stats) noexcept nogil
+        void (*norm_rows_backward)(ptrdiff_t m, ptrdiff_t n, int centred, const void *gamma, const void *x,
+                                   ptrdiff_t ld_x, const void *stats, const void *d, ptrdiff_t ld_d, void *dx,
+                                   ptrdiff_t ld_dx) noexcept nogil
+        void (*norm_rows_gradient)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, const void *stats,
+                                   const void *d, ptrdiff_t ld_d, void *dgamma) noexcept nogil
+        void (*column_moments)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, void *mean,
+                               void *var) noexcept nogil
+        void (*norm_columns)(ptrdiff_t m, ptrdiff_t n, double eps, const void *mean, const void *var, const void *gamma,
+                             const void *beta, int relu, const void *x, ptrdiff_t ld_x, void *a,
+                                 ptrdiff_t ld_a) noexcept nogil
+        void (*norm_columns_sums)(ptrdiff_t m, ptrdiff_t n, double eps, const void *mean, const void *var,
+                                  const void *x,
+                                  ptrdiff_t ld_x, const void *d, ptrdiff_t ld_d, void *sum, void *dot) noexcept nogil
+        void (*norm_columns_backward)(ptrdiff_t batch, ptrdiff_t m, ptrdiff_t n, double eps, const void *mean,
+                                      const void *var, const void *gamma, const void *sum, const void *dot,
+                                          const void *x,
+                                      ptrdiff_t ld_x, const void *d, ptrdiff_t ld_d, void *dx,
+                                          ptrdiff_t ld_dx) noexcept nogil
+        void (*running)(ptrdiff_t n, double momentum, double factor, const void *x, void *out) noexcept nogil
+        void (*prelu)(ptrdiff_t m, ptrdiff_t n, const void *slope, int shared, const void *z, ptrdiff_t ld_z, void *a,
+                      ptrdiff_t ld_a) noexcept nogil
+        void (*prelu_backward)(ptrdiff_t m, ptrdiff_t n, const void *slope, int shared, const void *z, ptrdiff_t ld_z,
+                               const void *d, ptrdiff_t ld_d, void *dz, ptrdiff_t ld_dz) noexcept nogil
+        void (*prelu_gradient)(ptrdiff_t m, ptrdiff_t n, int shared, const void *z, ptrdiff_t ld_z, const void *d,
+                               ptrdiff_t ld_d, void *dslope) noexcept nogil
+        void (*gaussian_noise)(uint64_t seed, uint64_t step, uint32_t layer, double deviation, ptrdiff_t first_row,
+                               ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a) noexcept nogil
+        void (*alpha_dropout)(double scale, double shift, double dropped, ptrdiff_t m, ptrdiff_t n, void *a,
+                              ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask) noexcept nogil
+        void (*periodic)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *frequencies, const void *x, ptrdiff_t ld_x,
+                         void *out, ptrdiff_t ld_out) noexcept nogil
+        void (*periodic_backward)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *frequencies, const void *a,
+                                  ptrdiff_t ld_a, const void *d, ptrdiff_t ld_d, void *dx,
+                                      ptrdiff_t ld_dx) noexcept nogil
+        void (*periodic_gradient)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t ld_x, const void *a,
+                                  ptrdiff_t ld_a, const void *d, ptrdiff_t ld_d, void *g) noexcept nogil
+        void (*piecewise)(ptrdiff_t m, ptrdiff_t n, const int64_t *n_edges, const double *edges, const void *x,
+                          ptrdiff_t ld_x, void *out, ptrdiff_t ld_out) noexcept nogil
+        void (*piecewise_backward)(ptrdiff_t m, ptrdiff_t n, const int64_t *n_edges, const double *edges, const void *x,
+                                   ptrdiff_t ld_x, const void *d, ptrdiff_t ld_d, void *dx,
+                                       ptrdiff_t ld_dx) noexcept nogil
         ptrdiff_t (*small_steps)(fastnn_small *s) noexcept nogil
         ptrdiff_t (*small_bytes)(const fastnn_small *s) noexcept nogil
         void (*exp)(ptrdiff_t n, const void *x, void *out) noexcept nogil

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from . import errors, initializers, kernels
@@ -29,6 +29,7 @@ __all__ = [
     "lower",
     "n_parameters",
     "places",
+    "set_field",
 ]
 
 
@@ -69,10 +70,10 @@ class Dense(Layer):
     weight_init: str | initializers.Initializer | None = None
 
     def __post_init__(self) -> None:
-        _set(self, "units", errors.integer("units", self.units))
+        set_field(self, "units", errors.integer("units", self.units))
         if self.activation is not None:
             errors.choice("activation", self.activation, kernels.ACTIVATIONS)
-        _set(self, "bias", errors.flag("bias", self.bias))
+        set_field(self, "bias", errors.flag("bias", self.bias))
         if self.weight_init is not None:
             initializers.judged("weight_init", self.weight_init)
 
@@ -82,7 +83,7 @@ class Dense(Layer):
         bias = to.parameters(self.units) if self.bias else -1
         activation = self.activation or "identity"
         step = Step("dense", to.layer, to.width, self.units, activation, weight, bias)
-        to.add(replace(step, weight_init=self.weight_init))
+        to.add(step, weight_init=self.weight_init)
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,7 +115,7 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        _set(self, "rate", errors.real("rate", self.rate, 0.0, 1.0))
+        set_field(self, "rate", errors.real("rate", self.rate, 0.0, 1.0))
 
     def lower(self, to: Lowering) -> None:
         """One step."""
@@ -139,7 +140,7 @@ class Scale(Layer):
     def __post_init__(self) -> None:
         for field in ("factor", "shift"):
             value = getattr(self, field)
-            _set(self, field, errors.real(field, value, -sys.float_info.max))
+            set_field(self, field, errors.real(field, value, -sys.float_info.max))
 
     def lower(self, to: Lowering) -> None:
         """One step."""
@@ -183,7 +184,7 @@ class Embedding(Layer):
         names = [column for column, _, _ in judged]
         if len(set(names)) < len(names):
             raise ValueError(f"columns must name each column once, got {names}")
-        _set(self, "columns", tuple(sorted(judged)))
+        set_field(self, "columns", tuple(sorted(judged)))
 
     def lower(self, to: Lowering) -> None:
         """One step with a table for each column."""
@@ -242,8 +243,8 @@ class Residual(Layer):
             raise TypeError("layers must be given one by one: Residual(*layers)")
         if not layers:
             raise ValueError("layers must be at least one, got none")
-        _set(self, "layers", _inner("layers", layers))
-        _set(self, "projection", errors.flag("projection", projection))
+        set_field(self, "layers", _inner("layers", layers))
+        set_field(self, "projection", errors.flag("projection", projection))
 
     def __repr__(self) -> str:
         more = ["projection=True"] if self.projection else []
@@ -299,7 +300,7 @@ class Concat(Layer):
                 raise TypeError(f"branches[{i}] must be (columns, *layers), got {branch!r}")
             layers = _inner(f"branches[{i}]", tuple(branch[1:]))
             judged.append((_group(f"branches[{i}][0]", branch[0]), *layers))
-        _set(self, "branches", tuple(judged))
+        set_field(self, "branches", tuple(judged))
 
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(_branch_text, self.branches))})"
@@ -365,7 +366,7 @@ def _branch_text(branch: tuple[object, ...]) -> str:
     return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
 
 
-def _set(layer: Layer, field: str, value: object) -> None:
+def set_field(layer: Layer, field: str, value: object) -> None:
     """Store the judged form of a field of a frozen layer (np.int64(3) becomes 3)."""
     object.__setattr__(layer, field, value)
 
@@ -382,4 +383,6 @@ def lower(layers: tuple[AnyLayer, ...], n_in: int) -> tuple[Step, ...]:
     for i, layer in enumerate(layers):
         to.begin(i)
         layer.lower(to)
+    if not to.steps:
+        raise ValueError(f"layers must have one that computes something, got {layers!r}")
     return tuple(to.steps)

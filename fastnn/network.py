@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import devices, errors, initializers, ops
+from . import devices, errors, folding, initializers, ops
+from .input_layers import flattened
 from .layers import AnyLayer, Dense, Layer, Step, lower, n_parameters, places
 from .prediction import Predictor
-from .steps import sources_of
+from .steps import initial_buffers, running_places, sources_of
 
 if TYPE_CHECKING:
     from . import saving
@@ -28,7 +29,14 @@ _ALIGNMENT = 64
 _MOST_BYTES = 2**47  # of a block: what processors address
 # Rows converted at a time for a prediction: enough for all threads, few beside the data.
 _BLOCK_ROWS = 1024
-_NOT_COPIED = ("_block", "_steps", "_predictor", "_attempt")  # made anew with each copy
+_NOT_COPIED = (
+    "_block",
+    "_buffers",
+    "_steps",
+    "_predictor",
+    "_attempt",
+    "_folded",
+)  # made anew with each copy
 
 
 def _aligned_zeros(n: int, dtype: np.dtype[Any]) -> Array:
@@ -39,11 +47,11 @@ def _aligned_zeros(n: int, dtype: np.dtype[Any]) -> Array:
     return raw[start : start + n_bytes].view(dtype)
 
 
-def _views(steps: tuple[Step, ...], block: Array) -> dict[str, Array]:
-    """Each weight by its name, as a view of the block."""
+def _views(found: Mapping[str, tuple[int, tuple[int, ...]]], block: Array) -> dict[str, Array]:
+    """Each array by its name, as a view of the block."""
     return {
         name: block[offset : offset + math.prod(shape)].reshape(shape)
-        for name, (offset, shape) in places(steps).items()
+        for name, (offset, shape) in found.items()
     }
 
 
@@ -65,7 +73,7 @@ class Sequential:
 
     Parameters
     ----------
-    *layers : Dense, Activation, Dropout, Scale or Embedding
+    *layers : Dense, Activation, BatchNorm, Residual and others
         Descriptions, from the input to the output.
     dtype : "float32" or "float64"
         Of parameters and of all arithmetic.
@@ -114,6 +122,8 @@ class Sequential:
         self.classes: list[Any] | None = None
         self._steps: tuple[Step, ...] = ()
         self._block: Array | None = None  # the parameters and their room
+        self._buffers: Array = np.empty(0, self.dtype)
+        self._folded: Array | None = None  # what the predictor has, where it is not the block itself
         self._predictor: devices.Program | None = None
         self._attempt: Callable[[object], Array | None] | None = None
         self._n_builds = 0  # tells a trainer, across copies too, that parameters are not those it knew
@@ -127,13 +137,19 @@ class Sequential:
         """
         n_in, seed = errors.integer("n_in", n_in), errors.seed("seed", seed)
         steps, block = self._room(n_in)
-        views = _views(steps, block)
+        views = _views(places(steps), block)
         for i, step in enumerate(steps):
             try:
                 if step.kind == "dense":
                     name = step.weight_init or initializers.default_for(_activation_after(steps, i))
                     drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.draws)
                     views[f"{step.prefix}.weight"][...] = drawn
+                elif step.kind == "periodic":
+                    n = step.n_parameters
+                    drawn = initializers.normal(n, seed=seed, layer=step.draws, parameter=0)
+                    views[f"{step.prefix}.weight"][...] = step.initial * drawn.reshape(step.weight_shape)
+                elif step.weight >= 0:
+                    views[f"{step.prefix}.weight"][...] = step.initial
                 for table in step.tables:
                     shape = table.n_categories, table.width
                     numbers = initializers.normal(
@@ -171,6 +187,8 @@ class Sequential:
         """Take a block that is filled: all at once, so that an error or Ctrl-C before leaves the old one."""
         self.__dict__.update(
             _block=block,
+            _buffers=initial_buffers(steps, self.dtype),
+            _folded=None,
             _steps=steps,
             n_in=steps[0].n_in,
             n_out=steps[-1].n_out,
@@ -220,13 +238,31 @@ class Sequential:
 
         An embedding has "0.weight_3" (n_categories, width) for the category column 3.
         """
-        return _views(self._steps, self._require())
+        block = self._require()
+        return _views(places(self._steps), block)
 
     @property
     def buffers(self) -> Array:
-        """State that is not trained, as one vector; empty, as none of these layers has any."""
+        """State that is not trained, as one writable vector: the running statistics of each BatchNorm.
+
+        What is assigned is copied into it.
+        """
         self._require()
-        return np.empty(0, self.dtype)
+        return self._buffers
+
+    @buffers.setter
+    def buffers(self, value: ArrayLike) -> None:
+        buffers = self.buffers
+        given = errors.array("buffers", value)
+        if given.shape != buffers.shape:
+            raise ValueError(f"buffers must have shape {buffers.shape}, got {given.shape}")
+        buffers[...] = errors.cast("buffers", given, self.dtype)
+
+    @property
+    def running(self) -> dict[str, Array]:
+        """Writable views of the buffers: "1.running_mean" and "1.running_var" (n_out,) by layer position."""
+        self._require()
+        return _views(running_places(self._steps), self._buffers)
 
     # ------------------------------------------------------------ prediction
 
@@ -248,11 +284,7 @@ class Sequential:
                 return out
         self._require()
         table = self._table(x)
-        program = self._predictor
-        if program is None:
-            assert self._block is not None
-            program = self._predictor = devices.make("cpu", self._steps, self._block)
-            self._attempt = Predictor(self._steps, self._block).attempt  # reads the block that is trained
+        program = self._present_predictor()
         out = np.empty((len(table), self._steps[-1].n_out), self.dtype)
         probe = table[:1]
         if len(table) <= _BLOCK_ROWS or errors.inputs("x", probe, self.dtype) is probe:
@@ -263,6 +295,29 @@ class Sequential:
             part = slice(first, first + _BLOCK_ROWS)
             program.predict(errors.inputs("x", table[part], self.dtype), out[part])
         return out
+
+    def _present_predictor(self) -> devices.Program:
+        """A program of the present parameters; where norms are folded, of a copy, anew if they changed."""
+        block = self._require()
+        program = self._predictor
+        if program is not None and self._folded is None:
+            return program
+        if not folding.pairs(self._steps):
+            program = self._predictor = devices.make("cpu", self._steps, block, buffers=self._buffers)
+            self._attempt = Predictor(self._steps, block, self._buffers).attempt  # reads what is trained
+            return program
+        steps, folded = folding.fold(self._steps, block, self._buffers)
+        before = self._folded
+        if program is None or before is None or before.tobytes() != folded.tobytes():
+            program = devices.make("cpu", steps, self._padded(folded), buffers=self._buffers)
+            self._predictor, self._folded = program, folded
+        return program
+
+    def _padded(self, parameters: Array) -> Array:
+        """Parameters in a block of their own."""
+        block = _aligned_zeros(len(parameters), self.dtype)
+        block[: len(parameters)] = parameters
+        return block
 
     def _table(self, x: Any) -> Array:
         """The matrix of a matrix or table, not yet converted."""
@@ -278,7 +333,7 @@ class Sequential:
                 )
         elif isinstance(x, (Mapping, str, os.PathLike)):
             raise TypeError(f"x must be a matrix, as this model has no recipe; got {type(x).__name__}")
-        return errors.table("x", x, self.n_in)
+        return errors.table("x", flattened("x", x, self.layers), self.n_in)
 
     def predict_proba(self, x: Any) -> Array:
         """Probabilities (rows, n_classes) through the link of the loss that the model was trained with.
@@ -318,13 +373,10 @@ class Sequential:
 
     def compile(self) -> Predictor:
         """An immutable snapshot for the hot path: ``h(x, out=None)`` returns out (rows, n_out)."""
-        return Predictor(self._steps, self._copy_of_block())
-
-    def _copy_of_block(self) -> Array:
-        block = self._require()
-        copy = _aligned_zeros(n_parameters(self._steps), self.dtype)
-        copy[...] = block
-        return copy
+        steps, parameters = self.steps, self.parameters
+        if folding.pairs(steps):
+            steps, parameters = folding.fold(steps, parameters, self._buffers)
+        return Predictor(steps, self._padded(parameters), self._buffers.copy())
 
     # ------------------------------------------------------------ description
 
@@ -333,15 +385,19 @@ class Sequential:
         table = [("layer", "", "outputs", "parameters")]
         ends = {s.layer: s.n_out for s in self._steps}
         for i, layer in enumerate(self.layers):
-            n_out = str(ends.get(i, getattr(layer, "units", "?")))
+            before = ends.get(i - 1, self.n_in)  # of a layer without a step, as Flatten
+            ends.setdefault(i, before if self.is_built and before is not None else -1)
+            n_out = str(ends[i] if ends[i] >= 0 else getattr(layer, "units", "?"))
             n = sum(s.n_parameters for s in self._steps if s.layer == i)
-            table.append((str(i), repr(layer), n_out, f"{n:,}" if i in ends else "?"))
+            table.append((str(i), repr(layer), n_out, f"{n:,}" if self.is_built else "?"))
         w = [max(len(row[column]) for row in table) for column in range(4)]
         lines = [f"{i:<{w[0]}}  {name:<{w[1]}}  {n:>{w[2]}}  {count:>{w[3]}}" for i, name, n, count in table]
         if self.is_built:
             n = n_parameters(self._steps)
             size = f"{self.dtype}, {n * self.dtype.itemsize:,} bytes"
             lines.append(f"{n:,} parameters ({size}), inputs of {self.n_in} columns")
+            if len(self._buffers):
+                lines.append(f"{len(self._buffers):,} numbers of running statistics")
         else:
             lines.append(f"not built yet ({self.dtype})")
         return "\n".join(lines)
@@ -368,7 +424,7 @@ class Sequential:
         """
         from . import saving  # loaded with the first file
 
-        saving.write_model(path, self._description(), self.weights)
+        saving.write_model(path, self._description(), {**self.weights, **self.running})
 
     def _description(self) -> saving.Description:
         """All that a file says of the model but its numbers."""
@@ -384,17 +440,19 @@ class Sequential:
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and copy take: all attributes, a subclass's too, and a plain copy of the parameters."""
         state = {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
-        return {**state, "parameters": self.parameters.copy() if self.is_built else None}
+        parameters = self.parameters.copy() if self.is_built else None
+        return {**state, "parameters": parameters, "buffers": self._buffers.copy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A block of its own, aligned again."""
         attributes = dict(state)
-        parameters = attributes.pop("parameters")
+        parameters, buffers = attributes.pop("parameters"), attributes.pop("buffers")
         self.__dict__.update(attributes)
         self._block, self._steps, self._predictor, self._attempt = None, (), None, None
+        self._buffers, self._folded = buffers, None
         if parameters is not None:
             self._allocate(attributes["n_in"])
-            self.parameters = parameters
+            self.parameters, self.buffers = parameters, buffers
             self._n_builds = attributes["_n_builds"]
 
 
@@ -430,6 +488,6 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     if description.recipe is not None:
         model.recipe = recipe_from_json(os.fspath(path), description.recipe, description.n_in)
     model._allocate(description.n_in)
-    for name, view in model.weights.items():
+    for name, view in {**model.weights, **model.running}.items():
         view[...] = weights[name]
     return model

@@ -12,8 +12,9 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
-    ADD, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, SCALE, Layer, Net, Part, Rule, forward, keep_exception, source_of,
-    take_row, tells_slope,
+    ADD, ALPHA_DROPOUT, BATCH_NORM, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, LAYER_NORM, PERIODIC, PIECEWISE, PRELU,
+    RMS_NORM, SCALE, Layer, Net, Part, Rule, end_of, forward, is_left_out, keep_exception,
+    share_of_columns, source_of, take_row, tells_slope,
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_SMALL_LAYERS, FASTNN_STATES, Array, FASTNN_cross_entropy, FASTNN_identity, fastnn_ahead,
@@ -121,6 +122,9 @@ cdef void backward_several(const Net *net, const Layer *s, ptrdiff_t first, ptrd
             at += n
 
 
+include "phases_layers.pxi"
+
+
 cdef void backward(const Net *net, bint training, ptrdiff_t lowest, const Part *part) noexcept nogil:
     """From the gradient at the last output to the gradient at each z down to step `lowest`, rows of a part."""
     cdef const fastnn_kernels *t = net.table
@@ -132,10 +136,16 @@ cdef void backward(const Net *net, bint training, ptrdiff_t lowest, const Part *
     for i in range(net.n_steps - 1, max(net.first_trained, lowest) - 1, -1):
         s = &net.layers[i]
         at = first * s.ld * size
+        if not s.trained:
+            continue
         if not s.gated and s.activation != FASTNN_identity:
             t.activation_backward(s.activation, rows, s.n_out, tells_slope(s) + at, s.ld, s.d + at, s.ld, s.d + at,
                                   s.ld)
+        if s.is_done:  # what reads it next is the gradient at z, where it is
+            continue
         if not s.needs_dx or i <= lowest:
+            if s.kind == BATCH_NORM:
+                backward_batch_norm(net, s, part, NULL, 0)
             if net.chain:
                 return
             continue
@@ -157,9 +167,13 @@ cdef void backward(const Net *net, bint training, ptrdiff_t lowest, const Part *
             t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, dx, s.ld)
         elif s.kind == COLUMNS:
             t.put_columns(rows, s.n_out, s.columns, s.d + at, s.ld, s.n_in, dx, before.ld)
+        elif s.kind == BATCH_NORM:
+            backward_batch_norm(net, s, part, dx, before.ld)
+        elif s.kind > JOIN and not is_left_out(s):
+            backward_layer(net, s, first, rows, dx, before.ld)
         else:
             memcpy(dx, s.d + at, rows * s.ld * size)
-            if s.kind == DROPOUT and training and s.rate > 0:
+            if (s.kind == DROPOUT or s.kind == ALPHA_DROPOUT) and training and s.rate > 0:
                 t.multiply(rows, s.n_out, dx, s.ld, s.mask + at, s.ld)
         if s.adds[0]:
             at = first * before.ld * size
@@ -314,6 +328,8 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
             for row in range(s.n_tables):
                 if row % n_threads == thread:
                     table_phase(r, u, s, &s.tables[row], x, ld, g)
+        if s.kind > JOIN:
+            layer_phase(r, u, s, thread, n_threads, g)
         if s.kind != DENSE:
             continue
         first, last = share(s, thread, n_threads), share(s, thread + 1, n_threads)

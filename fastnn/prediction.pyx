@@ -10,8 +10,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
-    ACTIVATION, ADD, COLUMNS, DENSE, EMBEDDING, JOIN, SCALE, Layer, Net, Watch, begin_watch, describe, forget,
-    is_left_out, look, padded_ld, raise_again, seconds, take_row,
+    ACTIVATION, ADD, BATCH_NORM, COLUMNS, DENSE, EMBEDDING, JOIN, SCALE, Layer, Net, Watch, begin_watch, describe, forget,
+    apply_layer, is_left_out, look, padded_ld, raise_again, seconds, take_row,
 )
 from fastnn.kernels cimport (
     FASTNN_FEW_ROWS, Array, fastnn_dense, fastnn_epilogue, fastnn_is_rowwise, fastnn_kernels, kernel_table,
@@ -373,18 +373,19 @@ cdef tuple shape_of(Array array):
 cdef class _Careful:
     """What a handle stands on: it owns the network, and takes or refuses whatever the direct door does not know."""
     cdef Net net
-    cdef Array held_parameters
-    cdef object block
+    cdef Array held_parameters, held_buffers
+    cdef object block, buffers
     cdef readonly tuple steps
     cdef readonly object dtype
 
-    def __init__(self, steps, parameters):
+    def __init__(self, steps, parameters, buffers=None):
         if self.held_parameters is not None:
             raise TypeError("made once")
-        self.steps, self.block = tuple(steps), parameters
+        self.steps, self.block, self.buffers = tuple(steps), parameters, buffers
         self.held_parameters = Array(parameters)
         self.dtype = np.dtype(np.float32 if self.held_parameters.itemsize == 4 else np.float64)
-        describe(&self.net, self.steps, self.held_parameters)
+        self.held_buffers = Array(buffers, False, False, "buffers") if buffers is not None else None
+        describe(&self.net, self.steps, self.held_parameters, self.held_buffers)
 
     def __dealloc__(self):
         forget(&self.net)
@@ -408,7 +409,7 @@ cdef class _Careful:
     @property
     def arguments(self):
         """What another one is made of."""
-        return self.steps, np.array(self.block)
+        return self.steps, np.array(self.block), None if self.buffers is None else np.array(self.buffers)
 
     def __call__(self, x, out=None):
         cdef Array x_ = Array(x, False, True, "x")
@@ -422,7 +423,7 @@ cdef int run_direct(void *net, const char *x, Py_ssize_t ld_x, Py_ssize_t rows, 
     return predict_rows(<Net *>net, x, False, ld_x, rows, out)
 
 
-Predictor = handle_type(_Careful, run_direct, b"""Predictor(steps, parameters)
+Predictor = handle_type(_Careful, run_direct, b"""Predictor(steps, parameters, buffers=None)
 --
 
 An immutable snapshot of a network for the hot path: `h(x, out=None)` returns `out`.
@@ -433,6 +434,8 @@ else is a ValueError or TypeError, and nothing is converted.
 steps : tuple of `fastnn.layers.Step`
 parameters : array (n,) float32 or float64 that belongs to this object from now on; elements after the
     last parameter, if any, are room that kernels may read.
+buffers : array of that dtype, likewise, or None
+    The running statistics of batch normalisation.
 Safe to call from many threads at once.
 """)
 

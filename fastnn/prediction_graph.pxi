@@ -75,5 +75,13 @@ cdef void predict_graph(Prediction *p, int thread, ptrdiff_t first, ptrdiff_t ro
                 n = net.layers[s.values[j]].n_out if s.values[j] >= 0 else net.n_in
                 copy_rows(rows, n * size, from_.a, from_.ld * size, to.a + at * size, to.ld * size)
                 at += n
+        elif s.kind == BATCH_NORM:
+            t.norm_columns(rows, s.n_out, s.eps, net.buffers + s.running * size,
+                           net.buffers + (s.running + s.n_out) * size,
+                           net.parameters + s.weight * size if s.weight >= 0 else NULL,
+                           net.parameters + s.bias * size if s.bias >= 0 else NULL, False, from_.a, from_.ld, to.a,
+                           to.ld)
+        else:
+            apply_layer(net, s, rows, from_.a, from_.ld, to.a, to.ld, NULL)
     if net.final < 0:
         copy_rows(rows, net.n_out * size, x, ld * size, out, net.n_out * size)

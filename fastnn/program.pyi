@@ -25,6 +25,7 @@ class Program:
         loss: Any = None,
         optimizer: Any = None,
         seed: int = 0,
+        buffers: Real | None = None,
     ) -> None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...

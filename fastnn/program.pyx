@@ -80,7 +80,7 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
     cdef fastnn_update u = net.update
     cdef fastnn_ahead ahead
     part.first, part.last = r.batch * thread // n_threads, r.batch * (thread + 1) // n_threads
-    part.thread, part.n_threads = thread, n_threads
+    part.thread, part.n_threads, part.batch = thread, n_threads, r.batch
     for step in range(r.begin, r.end):
         if r.order != NULL:
             order = r.order + step * r.batch
@@ -255,11 +255,14 @@ cdef class Program:
     steps : tuple of `fastnn.layers.Step`
     parameters : array (n,) float32 or float64, changed in place. Elements after the last parameter, if any,
         are room that kernels may read.
-    loss : description, name where the loss has no numbers, or None; optimizer : description or None (then the program only predicts)
+    loss : description, name where the loss has no numbers, or None
+    optimizer : description or None (then the program only predicts)
     seed : of dropout
+    buffers : array of that dtype with the running statistics of batch normalisation, changed in place; see
+        `fastnn.steps.running_places`. None where no step has any.
     """
     cdef Net net
-    cdef Array held_parameters, held_state
+    cdef Array held_parameters, held_buffers, held_state
     cdef readonly tuple steps
     cdef readonly object state
     cdef readonly object numbers  # scalars of the state
@@ -274,12 +277,13 @@ cdef class Program:
     cdef object process  # that the lock is of
     cdef Pace pace
 
-    def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0):
+    def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0, buffers=None):
         self.lock, self.process = threading.Lock(), os.getpid()
         self.steps = tuple(steps)
         self.loss_name, self.optimizer = getattr(loss, "name", loss), optimizer
         self.held_parameters = Array(parameters, True)
-        describe(&self.net, self.steps, self.held_parameters)
+        self.held_buffers = Array(buffers, True, False, "buffers") if buffers is not None else None
+        describe(&self.net, self.steps, self.held_parameters, self.held_buffers)
         self.net.seed = seed
         self.state, self.numbers = np.zeros((0, self.net.n_parameters), self.dtype), np.zeros(0)
         if loss is not None:
@@ -389,6 +393,8 @@ cdef class Program:
             r.n_steps, r.batch = 1, x_.rows
         if r.batch == 0 or r.n_steps == 0:
             return 0
+        if net.coupled and r.batch == 1 and not r.loss_only:
+            raise ValueError("a batch of one row has no variance: BatchNorm must have 2 rows or more to train")
         if check_rows(r, x_.rows, net.n_out, self.ignored):
             y, sample_weight = without_ignored(y, sample_weight, self.ignored)
             labels, weight = y, sample_weight

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import devices, errors, targets
+from .input_layers import flattened
 from .layers import AnyLayer, Dense, Dropout, lower
 from .losses import Loss
 
@@ -108,12 +109,16 @@ class Task:
         """y as the loss takes it, a target for each row of x; with an order only its rows are looked at."""
         return targets.judged(self.loss, argument, y, len(x), self.n_out(x), self.dtype, order)
 
+    def matrix(self, argument: str, x: object) -> Array:
+        """x as programs take it."""
+        return errors.matrix(argument, flattened(argument, x, self.layers), self.n_in, self.dtype)
+
     def judged(self, x: object, y: object, weight: object, order: object = None) -> Judged:
         """x, y, sample_weight and order through the door; nothing has changed where they do not pass.
 
         With an order only the targets and weights that it names are looked at; without, there must be a row.
         """
-        matrix = errors.matrix("x", x, self.n_in, self.dtype)
+        matrix = self.matrix("x", x)
         if order is None:
             self.some_rows("x", matrix)
         rows = None if order is None else errors.row_order("order", order, len(matrix))
@@ -135,7 +140,7 @@ class Task:
 
     def sample(self, x: object, y: object, weight: object, names: Sequence[str]) -> Sample:
         """Rows to measure on, judged; x is not converted. `names` are those of the arguments."""
-        table = errors.table(names[0], x, self.n_in)
+        table = errors.table(names[0], flattened(names[0], x, self.layers), self.n_in)
         self.some_rows(names[0], table)
         return self.sample_of(table, y, weight, names)
 

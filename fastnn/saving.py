@@ -14,8 +14,9 @@ recipe                JSON: what turns a table into the matrix; absent for none
 classes               JSON: a list of labels; absent for none
 ====================  ==========================================================================
 
-Tensors of a model are its weights under the names of ``model.weights``, in the order of the flat block. A
-checkpoint has the same, ``training`` (JSON) and more tensors; see `checkpoints`.
+Tensors of a model are its weights under the names of ``model.weights``, in the order of the flat block, then
+its running statistics under those of ``model.running``. A checkpoint has the same, ``training`` (JSON) and
+more tensors; see `checkpoints`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from . import build_check, container, descriptions, errors
 from .container import Contents
 from .errors import FormatError
 from .layers import AnyLayer, lower, places
+from .steps import running_places
 
 __all__ = ["KINDS", "Description", "read", "read_model", "take", "write", "write_model"]
 
@@ -67,6 +69,11 @@ class Description:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each weight by its name, in the order of the flat block; nothing is allocated."""
         return {name: shape for name, (_, shape) in places(lower(self.layers, self.n_in)).items()}
+
+    def running_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The same of the running statistics."""
+        found = running_places(lower(self.layers, self.n_in))
+        return {name: shape for name, (_, shape) in found.items()}
 
     def to_metadata(self) -> dict[str, str]:
         """The texts that tell it."""
@@ -149,7 +156,8 @@ def read_model(path: object) -> tuple[Description, dict[str, Array]]:
     """
     found = read(path, "model", set())
     description = Description.from_metadata(found.path, found.metadata)
-    return description, take(found, description.shapes(), description.dtype, others=False)
+    shapes = {**description.shapes(), **description.running_shapes()}
+    return description, take(found, shapes, description.dtype, others=False)
 
 
 # ---------------------------------------------------------------- any kind

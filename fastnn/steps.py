@@ -8,10 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .initializers import Initializer
 
-__all__ = ["Lowering", "Step", "Table", "n_parameters", "places", "sources_of"]
+__all__ = [
+    "Lowering",
+    "Step",
+    "Table",
+    "initial_buffers",
+    "n_parameters",
+    "places",
+    "running_places",
+    "sources_of",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class Step:
     ----------
     kind : str
         "dense", "activation", "dropout", "scale", "embedding", "add" (the sum of its two sources), "columns"
-        (some columns of its source) or "join" (its sources side by side).
+        (some columns of its source), "join" (its sources side by side), "batch_norm", "layer_norm",
+        "rms_norm", "prelu", "alpha_dropout", "noise", "periodic" or "piecewise".
     layer : int
         Position of the layer in the model, or of the layer of the model that it is within.
     n_in, n_out : int
@@ -60,6 +74,19 @@ class Step:
         Of a columns step.
     weight_init : str, Initializer or None
         The distribution of a dense step's initial weights; None for that of its activation.
+    eps : float
+        Added to the variance by "batch_norm", "layer_norm" and "rms_norm".
+    momentum : float
+        Weight of a batch in the running statistics of "batch_norm".
+    running : int
+        Offset of its running mean in the flat block of buffers; the variance follows. -1 for none.
+    factor, shift, dropped : float
+        Of "alpha_dropout", while training: what is kept becomes ``factor * x + shift``, the rest `dropped`.
+        factor is the deviation of "noise", too.
+    edges : tuple of tuple of float
+        Of the bins of each column of "piecewise".
+    initial : float
+        What the weights of a norm or "prelu" begin with; the deviation of those of "periodic".
     """
 
     kind: str
@@ -79,6 +106,12 @@ class Step:
     shape: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
     weight_init: str | Initializer | None = None
+    eps: float = 0.0
+    momentum: float = 0.0
+    running: int = -1
+    dropped: float = 0.0
+    edges: tuple[tuple[float, ...], ...] = ()
+    initial: float = 0.0
 
     @property
     def n_parameters(self) -> int:
@@ -154,8 +187,13 @@ class Lowering:
         step = self.steps[at]
         return step.n_parameters > 0 or any(self.trains(i) for i in sources_of(at, step))
 
-    def add(self, step: Step, sources: tuple[int, ...] | None = None) -> int:
-        """Append a step that reads `sources`, or else where `at` is; gives its number, where `at` is then."""
+    def add(self, step: Step, sources: tuple[int, ...] | None = None, **fields: Any) -> int:
+        """Append a step that reads `sources`, or else where `at` is; gives its number, where `at` is then.
+
+        `fields` are more of its fields.
+        """
+        if fields:
+            step = replace(step, **fields)
         read = (self.at,) if sources is None else sources
         if read != (len(self.steps) - 1,):
             step = replace(step, sources=read)
@@ -203,3 +241,22 @@ def places(steps: tuple[Step, ...]) -> dict[str, tuple[int, tuple[int, ...]]]:
 def n_parameters(steps: tuple[Step, ...]) -> int:
     """Length of the flat block."""
     return sum(step.n_parameters for step in steps)
+
+
+def running_places(steps: tuple[Step, ...]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Offset and shape of running statistics by name: "1.running_mean" and "1.running_var" (n_out,)."""
+    found: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for s in steps:
+        if s.running >= 0:
+            found[f"{s.prefix}.running_mean"] = s.running, (s.n_out,)
+            found[f"{s.prefix}.running_var"] = s.running + s.n_out, (s.n_out,)
+    return found
+
+
+def initial_buffers(steps: tuple[Step, ...], dtype: Any) -> NDArray[Any]:
+    """The flat block of buffers of an untrained network: means of 0, variances of 1."""
+    block = np.zeros(sum(2 * s.n_out for s in steps if s.running >= 0), dtype)
+    for s in steps:
+        if s.running >= 0:
+            block[s.running + s.n_out : s.running + 2 * s.n_out] = 1
+    return block

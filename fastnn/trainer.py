@@ -185,7 +185,7 @@ class Trainer(Engine):
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
         task = self._task
-        matrix = errors.matrix("x", x, self.model.n_in, self.model.dtype)
+        matrix = task.matrix("x", x)
         task.some_rows("x", matrix)
         sample = task.sample_of(matrix, y, sample_weight, ("x", "y", "sample_weight"))
         trained, weights, measured = validation.share_out(
@@ -203,6 +203,7 @@ class Trainer(Engine):
             callbacks_.judge_resumed(given, self._resumed_states)
 
         program = self._ready(matrix.shape[1])
+        validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()

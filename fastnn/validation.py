@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import errors, kernels
 from .losses import Loss
 from .samples import Sample, Task
+from .steps import Step
 
 __all__ = ["class_weights", "classes_of", "share_out", "split"]
 
@@ -195,3 +196,12 @@ def class_weights(value: object, loss: Loss, classes: Array | None, n_classes: i
             f"class_weight must be a dict or list of weights by label, or 'balanced', got {value!r}"
         )
     return table[classes]
+
+
+def judge_batches(steps: Sequence[Step], n_rows: int, batch_size: int) -> None:
+    """Refuse a batch of one row, be it the last, where batch normalisation is to train."""
+    if any(step.running >= 0 for step in steps) and (batch_size == 1 or n_rows % batch_size == 1):
+        raise ValueError(
+            "batch_size must leave no batch of one row, which has no variance for BatchNorm to train on: "
+            f"{n_rows} rows in batches of {batch_size} do"
+        )

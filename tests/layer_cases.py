@@ -36,4 +36,65 @@ NETWORKS = {
         fn.Dense(3),
         fn.Dropout(0.2),
     ),
+    "batch norm": lambda f: (
+        fn.BatchNorm(),
+        fn.Dense(17),
+        fn.BatchNorm(momentum=0.3, eps=1e-3),
+        fn.Activation(f),
+        fn.Dense(9, activation=f),
+        fn.BatchNorm(affine=False),
+        fn.Dense(3),
+    ),
+    "batch norm in branches": lambda f: (
+        fn.Residual(fn.BatchNorm(), fn.Activation(f), fn.Dense(6)),
+        fn.Concat(((0, 3), fn.BatchNorm()), (None, fn.Dense(4, bias=False), fn.BatchNorm())),
+        fn.Dense(3),
+        fn.BatchNorm(),
+    ),
+    "layer norm": lambda f: (
+        fn.LayerNorm(),
+        fn.Dense(17, activation=f),
+        fn.LayerNorm(eps=1e-3, affine=False),
+        fn.Dense(33),
+        fn.LayerNorm(),
+        fn.Dense(3),
+    ),
+    "rms norm": lambda f: (
+        fn.RMSNorm(affine=False),
+        fn.Dense(19, activation=f),
+        fn.RMSNorm(),
+        fn.Dense(7),
+        fn.RMSNorm(eps=1e-2),
+        fn.Dense(3),
+    ),
+    "prelu": lambda f: (
+        fn.PReLU(),
+        fn.Dense(18, activation=f),
+        fn.PReLU(18, init=-0.5),
+        fn.Dense(3),
+        fn.PReLU(),
+    ),
+    "noise": lambda f: (
+        fn.GaussianNoise(0.3),
+        fn.Dense(34, activation=f),
+        fn.AlphaDropout(0.3),
+        fn.Residual(fn.GaussianNoise(0.1), fn.Dense(34)),
+        fn.Dense(3),
+    ),
+    "numerical embeddings": lambda f: (
+        fn.Flatten(),
+        fn.Concat(
+            ((0, 1, 2), fn.PiecewiseLinear(((-1.0, 0.0, 0.3), (-0.5, 0.5), (-2.0, -1.0, 0.1, 1.0)))),
+            ((3, 4, 5), fn.Dense(3), fn.Periodic(19, sigma=0.5)),
+        ),
+        fn.Dense(3, activation=f),
+    ),
+    "piecewise of trained": lambda f: (
+        fn.Dense(2, activation=f),
+        fn.PiecewiseLinear(((-0.51, 0.02, 0.57), (-1.03, -0.52, 0.53, 1.04))),
+        fn.Periodic(3),
+        fn.Dense(3),
+    ),
 }
+# Those that a batch of one row cannot train.
+COUPLED = {"batch norm", "batch norm in branches"}

@@ -36,7 +36,8 @@ FLOORS = [
         "metrics",
     },
     {"schedules"},
-    {"descriptions", "devices"},
+    {"input_layers", "noise_layers", "norm_layers"},
+    {"descriptions", "devices", "folding"},
     {"ops", "saving"},
     {"data", "samples"},
     {"network", "stepping", "validation"},
@@ -123,6 +124,7 @@ def test_the_reader_of_imports_sees_cython() -> None:
 # name costs 0.1 to 5 ms of every process: a longer list is a decision, not an accident.
 EAGER = {
     "fastnn", "build_check", "callbacks", "cores", "devices", "devices.array_activations",
+    "devices.array_context", "devices.array_norms", "folding", "input_layers", "noise_layers", "norm_layers",
     "devices.array_layers", "devices.array_losses", "devices.array_optimizers", "devices.array_random",
     "devices.arrays", "devices.cpu", "engine", "errors", "history", "inference", "initializers",
     "kernels", "layers",

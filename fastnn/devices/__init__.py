@@ -17,6 +17,7 @@ from .. import program as program_
 from ..layers import Step
 from ..losses import Loss
 from ..optimizers import LBFGS, Optimizer
+from ..steps import initial_buffers
 from . import arrays, cpu
 
 __all__ = ["Program", "available", "check", "make"]
@@ -97,12 +98,20 @@ def make(
     loss: str | Loss | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
+    buffers: Array | None = None,
 ) -> Program:
-    """The program of a network on a device; it trains the flat block `parameters` in place."""
+    """The program of a network on a device; it trains the flat block `parameters` in place.
+
+    buffers: the running statistics, changed in place; None: those of an untrained network.
+    """
     loss = None if loss is None else losses.get(loss)
+    if buffers is None:
+        buffers = initial_buffers(steps, parameters.dtype)
     maker = _MAKERS[check(device)]
     if not isinstance(optimizer, LBFGS):
-        return maker(steps, parameters, loss=loss, optimizer=optimizer, seed=seed)
+        return maker(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
+    if len(buffers):
+        raise ValueError("LBFGS keeps no running statistics: it must have a network without BatchNorm")
     from .lbfgs import LBFGSProgram  # 1 ms that only its users pay
 
     return LBFGSProgram(maker(steps, parameters, loss=loss, seed=seed), parameters, optimizer)

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from ..steps import Step, Table
+from . import array_norms
 from .array_activations import ACTIVATIONS, SLOPES
+from .array_context import Context
 from .array_random import dropout_mask
 
-__all__ = ["BACKWARD", "FORWARD", "Context"]
+__all__ = ["BACKWARD", "FORWARD"]
 
 Array = NDArray[Any]
-
-
-@dataclass
-class Context:
-    """What a step works with.
-
-    Parameters
-    ----------
-    xp : module
-    parameters, gradient : ndarray (n_parameters,)
-        Flat blocks; a step that owns parameters fills its part of the gradient.
-    weight, bias, weight_gradient, bias_gradient : ndarray or None
-        Views of them that are this step's.
-    kept : dict
-        What forward leaves for backward.
-    n_in : list of int
-        Widths of the sources.
-    seed, dropout_step : int
-        Of the masks; dropout_step None: off.
-    """
-
-    xp: Any
-    parameters: Array
-    gradient: Array
-    weight: Any
-    bias: Any
-    weight_gradient: Any
-    bias_gradient: Any
-    kept: dict[str, Any]
-    n_in: list[int]
-    seed: int
-    dropout_step: int | None = None
 
 
 # ---------------------------------------------------------------- one after the other
@@ -215,6 +184,7 @@ FORWARD: dict[str, Callable[[Context, Step, list[Array], Array], None]] = {
     "add": _add,
     "columns": _columns,
     "join": _join,
+    **array_norms.FORWARD,
 }
 # kind -> f(context, step, sources, out, da, wanted): fills the gradients of the step's parameters, and gives
 # that at each source, or None where it is not wanted. May change da, the gradient at out, and give it back.
@@ -227,4 +197,5 @@ BACKWARD: dict[str, Callable[[Context, Step, list[Array], Array, Array, list[boo
     "add": _add_backward,
     "columns": _columns_backward,
     "join": _join_backward,
+    **array_norms.BACKWARD,
 }

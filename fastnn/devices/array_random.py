@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dropout_mask", "philox"]
+__all__ = ["dropout_mask", "normal_numbers", "philox"]
 
 Array = NDArray[Any]
 
@@ -43,3 +44,21 @@ def dropout_mask(
     words = words.reshape(n_rows, 4 * len(blocks))[:, :n_columns]
     threshold = min(int(rate * 2**32 + 0.5), _LOW)
     xp.multiply(words >= threshold, mask.dtype.type(1 / (1 - rate)), out=mask)
+
+
+def normal_numbers(xp: Any, seed: int, step: int, layer: int, like: Array) -> Array:
+    """Normal numbers of the shape and dtype of `like` (rows, columns), keyed as `dropout_mask` is.
+
+    Box and Muller (1958): two from two words, whose lowest bits are left out.
+    """
+    n_rows, n_columns = like.shape
+    rows = xp.arange(n_rows, dtype=xp.uint64)[:, None]
+    blocks = xp.arange(-(-n_columns // 4), dtype=xp.uint64)
+    tag = (layer & 0xFFFF) | (step >> 32 & 0xFFF) << 16
+    words = xp.stack(philox(xp, (blocks, rows, step & _LOW, tag), seed), axis=-1).reshape(n_rows, -1, 2)
+    first = ((words[:, :, 0] >> 9) + 0.5) * 2.0**-23
+    second = (words[:, :, 1] >> 8) * 2.0**-24 * (2 * np.pi)
+    radius = xp.sqrt(-2 * xp.log(first))
+    both = xp.stack([radius * xp.cos(second), radius * xp.sin(second)], axis=-1)
+    numbers: Array = both.reshape(n_rows, -1)[:, :n_columns].astype(like.dtype)
+    return numbers

@@ -16,10 +16,12 @@ from .. import losses, targets
 from ..errors import DivergenceError
 from ..losses import Custom, Loss
 from ..optimizers import Optimizer
-from ..steps import Step, n_parameters, sources_of
+from ..steps import Step, initial_buffers, n_parameters, sources_of
 from . import array_optimizers
-from .array_layers import BACKWARD, FORWARD, Context
+from .array_context import Context
+from .array_layers import BACKWARD, FORWARD
 from .array_losses import LOSSES
+from .array_norms import store_statistics
 
 __all__ = ["ArrayProgram", "make"]
 
@@ -57,6 +59,8 @@ class ArrayProgram:
     optimizer : Optimizer, optional
     seed : int
         Key of the dropout masks.
+    buffers : ndarray, optional
+        Running statistics, changed in place.
     xp : module
         NumPy, or a module with its face.
     """
@@ -69,6 +73,7 @@ class ArrayProgram:
         loss: str | Loss | None = None,
         optimizer: Optimizer | None = None,
         seed: int = 0,
+        buffers: Array | None = None,
         xp: Any = np,
     ) -> None:
         self.xp = xp
@@ -79,6 +84,7 @@ class ArrayProgram:
         self._numbers = self._loss.numbers(steps[-1].n_out) if self._loss is not None else {}
         self._optimizer = optimizer
         self._seed = seed
+        self._buffers: Array = initial_buffers(steps, parameters.dtype) if buffers is None else buffers
         self._rules = optimizer.rules(steps) if optimizer is not None else ()
         n_rows, self.numbers = 0, np.zeros(0)
         if optimizer is not None:
@@ -107,7 +113,7 @@ class ArrayProgram:
             views.append((w, block[s.bias : s.bias + s.n_out] if s.bias >= 0 else None))
         return views
 
-    def _context(self, i: int, space: _Workspace, dropout_step: int | None) -> Context:
+    def _context(self, i: int, space: _Workspace, dropout_step: int | None, statistics: bool) -> Context:
         """What step i works with."""
         steps = self.steps
         widths = [steps[j].n_out if j >= 0 else steps[0].n_in for j in sources_of(i, steps[i])]
@@ -119,6 +125,8 @@ class ArrayProgram:
             *self._gradient_views[i],
             space.kept[i],
             widths,
+            self._buffers,
+            statistics,
             self._seed,
             dropout_step,
         )
@@ -133,7 +141,9 @@ class ArrayProgram:
         self._spaces[n_rows] = space
         return space
 
-    def _forward(self, x: Array, space: _Workspace, dropout_step: int | None) -> Array:
+    def _forward(
+        self, x: Array, space: _Workspace, dropout_step: int | None, statistics: bool = False
+    ) -> Array:
         """What the last step gives; all outputs stay in the workspace. Dropout is off for None."""
         if x.dtype != self._parameters.dtype and not (
             self.steps[0].kind == "scale" and all(-1 not in s.sources for s in self.steps)
@@ -141,7 +151,7 @@ class ArrayProgram:
             space.x[...] = x  # bytes
             x = space.x
         for i, s in enumerate(self.steps):
-            context = self._context(i, space, dropout_step)
+            context = self._context(i, space, dropout_step, statistics)
             FORWARD[s.kind](context, s, space.sources(i, s, x), space.outputs[i])
         result: Array = space.outputs[-1]
         return result
@@ -156,7 +166,7 @@ class ArrayProgram:
                 continue
             numbers = sources_of(i, s)
             wanted = [j >= 0 and self._trained[j] for j in numbers]
-            context = self._context(i, space, dropout_step)
+            context = self._context(i, space, dropout_step, True)
             given = BACKWARD[s.kind](context, s, space.sources(i, s, x), space.outputs[i], at[i], wanted)
             at[i] = None
             for j, is_wanted, gradient in zip(numbers, wanted, given, strict=True):
@@ -166,7 +176,13 @@ class ArrayProgram:
                     at[j] += gradient
 
     def _losses(
-        self, x: Array, y: Array, weight: Array | None, space: _Workspace, dropout_step: int | None
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        space: _Workspace,
+        dropout_step: int | None,
+        statistics: bool = True,
     ) -> tuple[float, float]:
         """Sums of weight * loss and of weights; space.dz is the gradient of the mean at the last output."""
         loss = self._loss
@@ -176,7 +192,7 @@ class ArrayProgram:
             raise DivergenceError(layer=-1)
         if y.ndim == 1 and loss.ignore_index is not None and bool((y == loss.ignore_index).any()):
             y, weight = targets.without_ignored(y, weight, loss.ignore_index)
-        z = self._forward(x, space, dropout_step)
+        z = self._forward(x, space, dropout_step, statistics)
         total = float(len(x) if weight is None else weight.sum())
         if isinstance(loss, Custom):
             if total == 0.0:
@@ -211,6 +227,10 @@ class ArrayProgram:
     ) -> tuple[float, float]:
         """Forward, loss and backward of one batch: sums of weight * loss and of weights."""
         space = self._space(len(x))
+        if len(x) == 1 and any(s.running >= 0 for s in self.steps):
+            raise ValueError(
+                "a batch of one row has no variance: BatchNorm must have 2 rows or more to train"
+            )
         loss_sum, total = self._losses(x, y, weight, space, dropout_step)
         self._backward(x, space, dropout_step)
         return loss_sum, total
@@ -237,6 +257,9 @@ class ArrayProgram:
                 except DivergenceError as error:
                     error.step_in_call, error.loss_sum, error.weight_sum = i, loss_sum, weight_sum
                     raise
+                for s, kept in zip(self.steps, self._space(len(batch)).kept, strict=True):
+                    if s.running >= 0:
+                        store_statistics(s, kept, self._buffers, len(batch))
                 self._update(o, float(rates[i]), total)
                 self.step += 1
                 loss_sum += loss
@@ -283,7 +306,7 @@ class ArrayProgram:
     def loss(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """Mean loss of all rows without dropout."""
         with np.errstate(all="ignore"):
-            loss_sum, total = self._losses(x, y, sample_weight, self._space(len(x)), None)
+            loss_sum, total = self._losses(x, y, sample_weight, self._space(len(x)), None, False)
         self._spaces.clear()
         return loss_sum / total if total else 0.0
 
@@ -303,6 +326,7 @@ def make(
     loss: str | Loss | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
+    buffers: Array | None = None,
 ) -> ArrayProgram:
     """The array program of a network with NumPy."""
-    return ArrayProgram(steps, parameters, loss=loss, optimizer=optimizer, seed=seed)
+    return ArrayProgram(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)

@@ -21,6 +21,7 @@ def make(
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
+    buffers: NDArray[Any] | None = None,
 ) -> Program:
     """The compiled program of a network."""
-    return Program(steps, parameters, loss=loss, optimizer=optimizer, seed=seed)
+    return Program(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
