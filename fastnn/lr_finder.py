@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LRFinder", "lr_find"]
 
+_REACH = 3.0
 _LEFT_OUT = 5  # rates at the begin, where a mean of losses is not yet one
 
 
@@ -133,11 +134,18 @@ def _buffers(trainer: Trainer) -> Any:
 
 
 def _steepest(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float | None:
-    """The rate where the loss falls fastest over the logarithm of the rate, before its minimum."""
+    """The rate where the loss falls fastest over the logarithm of the rate, before its minimum.
+
+    The slope is that between rates _REACH apart on either side: batches differ by more than one step at a
+    small rate changes.
+    """
     last = int(np.argmin(smoothed)) + 1
     first = min(_LEFT_OUT, max(0, last - 2))
-    if last - first < 2:
+    reach = int(np.searchsorted(rates, rates[0] * _REACH))
+    reach = max(1, min(reach, (last - first - 1) // 2))
+    if last - first < 2 * reach + 1:
         return None
-    slopes = np.gradient(smoothed[first:last], np.log(rates[first:last]))
+    part, logs = smoothed[first:last], np.log(rates[first:last])
+    slopes = (part[2 * reach :] - part[: -2 * reach]) / (logs[2 * reach :] - logs[: -2 * reach])
     steepest = int(np.argmin(slopes))
-    return float(rates[first + steepest]) if slopes[steepest] < 0 else None
+    return float(rates[first + reach + steepest]) if slopes[steepest] < 0 else None
