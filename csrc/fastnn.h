@@ -122,8 +122,8 @@ typedef struct {
     ptrdiff_t ld_gate;
 } fastnn_epilogue;
 
-/* A loss and its numbers; fields that a loss does not name in FASTNN_LOSSES are not read. All zero but `loss`: the plain
- * form of cross_entropy, binary_cross_entropy and of those that name none. */
+/* A loss and its numbers; fields that a loss does not name in FASTNN_LOSSES are not read. All zero but `loss`: the
+ * plain form of cross_entropy, binary_cross_entropy and of those that name none. */
 typedef struct {
     int32_t loss;          /* FASTNN_cross_entropy, .. */
     int32_t full;          /* with the terms that have no gradient */
@@ -274,8 +274,8 @@ typedef struct {
     void (*activation_backward)(int activation, ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a,
                                 const void *da, ptrdiff_t ld_da, void *dz, ptrdiff_t ld_dz);
 
-    /* loss_rows[i] = loss of row i; dz = weight[i] * scale * its gradient. Targets: labels (m,) or y (m, ld_y), the other
-     * NULL; y has n columns, n / repeat for quantile, n / 2 for gaussian_nll. Losses of values that are sums over
+    /* loss_rows[i] = loss of row i; dz = weight[i] * scale * its gradient. Targets: labels (m,) or y (m, ld_y), the
+     * other NULL; y has n columns, n / repeat for quantile, n / 2 for gaussian_nll. Losses of values that are sums over
      * outputs are means over them. weight: (m,) doubles or NULL for ones. dz may be z itself, or NULL. loss_rows is
      * not weighted. A label outside 0 .. n-1 must not reach this. */
     void (*loss)(const fastnn_loss *loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z,

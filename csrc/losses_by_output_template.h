@@ -63,7 +63,8 @@ INLINE vec FN(poisson_terms)(const fastnn_loss *p, vec z, vec y, vec each, vec *
     }
     if (p->full) {
         const vec one = vec_set(1), large = vec_where(one, less, y, y, one);
-        const vec stirling = (large * vec_log(large) - large) + (REAL)0.5 * vec_log((REAL)6.28318530717958647693 * large);
+        const vec half_log = (REAL)0.5 * vec_log((REAL)6.28318530717958647693 * large);
+        const vec stirling = (large * vec_log(large) - large) + half_log;
         loss += vec_where(one, less, y, stirling, vec_set(0));
     }
     return loss;

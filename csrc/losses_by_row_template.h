@@ -77,11 +77,12 @@ static void FN(multi_margin_loss)(const FN(loss_call) *c)
             FN(load_block)(z + j, n - j, 0, zs);
             UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
                 const ptrdiff_t first = j + v * LANES;
-                const ivec others = FN(lanes_before)(n, first) & (LANE_NUMBERS != (ivec){0} + (REAL_BITS)(label - first));
+                const ivec others = LANE_NUMBERS != (ivec){0} + (REAL_BITS)(label - first);
                 const vec over = vec_max(zero, (margin - chosen) + zs[v]); /* a NaN is the second and stays */
                 const vec slope = squared ? over + over : vec_where(zero, less, over, one, zero);
-                sum[v] += vec_select(others, squared ? over * over : over, zero);
-                zs[v] = vec_select(others, slope, zero);
+                const ivec counted = others & FN(lanes_before)(n, first);
+                sum[v] += vec_select(counted, squared ? over * over : over, zero);
+                zs[v] = vec_select(counted, slope, zero);
                 slopes[v] += zs[v];
                 zs[v] *= factor;
             }
@@ -101,7 +102,8 @@ static void FN(multi_margin_loss)(const FN(loss_call) *c)
 static void FN(gaussian_nll_loss)(const FN(loss_call) *c)
 {
     const ptrdiff_t n = c->n / 2;
-    const vec half = vec_set((REAL)0.5), zero = vec_set(0), least = vec_set((REAL)c->of->eps), log_least = vec_log(least);
+    const vec half = vec_set((REAL)0.5), zero = vec_set(0);
+    const vec least = vec_set((REAL)c->of->eps), log_least = vec_log(least);
     const REAL constant = c->of->full ? (REAL)0.918938533204672741780 : 0; /* log(2 pi) / 2 */
     vec zs[BLOCK_VECTORS], ys[BLOCK_VECTORS], ss[BLOCK_VECTORS], sum[BLOCK_VECTORS];
     for (ptrdiff_t i = 0; i < c->m; i++) {

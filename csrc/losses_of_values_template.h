@@ -111,7 +111,8 @@ INLINE vec FN(mse_terms)(vec z, vec y, vec *gradient)
         return FN(short_tree_sum)(n, sum) / (REAL)n;                                                            \
     }
 
-#define DEFINE_LOSS(name) DEFINE_VALUES_COLUMNS(name) DEFINE_VALUES_SHORT(name) DEFINE_ONE_OUTPUT(name) DEFINE_VALUES_LOSS(name)
+#define DEFINE_LOSS(name) \
+    DEFINE_VALUES_COLUMNS(name) DEFINE_VALUES_SHORT(name) DEFINE_ONE_OUTPUT(name) DEFINE_VALUES_LOSS(name)
 DEFINE_LOSS(binary_cross_entropy)
 DEFINE_LOSS(mse)
 #undef DEFINE_LOSS

@@ -8,7 +8,9 @@ cdef class Loss:
     def __cinit__(self, str name, numbers, ptrdiff_t n_out, int itemsize):
         """The loss `name` of n_out outputs; numbers: {field of fastnn_loss: number, or array (n_out,)} or None."""
         memset(&self.of, 0, sizeof(self.of))
-        self.of.loss = _LOSS_ID[name]
+        self.of.loss, self.of.repeat = _LOSS_ID[name], 1
+        if not numbers and (name in _PLAIN or not LOSS_NUMBERS[name]):
+            return
         numbers = {} if numbers is None else dict(numbers)
         wanted = LOSS_NUMBERS[name]
         if not set(numbers) <= set(wanted) or (name not in _PLAIN and len(numbers) < len(wanted)):

@@ -3,8 +3,8 @@
 
 In the first, each thread takes its own rows of the batch through gather, forward, loss and backward. Rows never
 meet, so nothing is waited for; but for coupled runs (batch normalisation, a loss of the user's), where the team
-waits in the middle, always all of it or none. In the second, the rows of each weight matrix are split: a thread sums the
-gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
+waits in the middle, always all of it or none. In the second, the rows of each weight matrix are split: a thread sums
+the gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
 the bits do not depend on the number of threads.
 """
 from libc.math cimport isfinite, sqrt

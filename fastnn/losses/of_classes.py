@@ -51,8 +51,8 @@ class CrossEntropy(Loss):
         object.__setattr__(self, "ignore_index", index)
 
     def numbers(self, n_out: int) -> Mapping[str, Any]:
-        """The smoothing; ignored rows do not reach the kernels."""
-        return {"smoothing": self.label_smoothing}
+        """The smoothing, if any; ignored rows do not reach the kernels."""
+        return {"smoothing": self.label_smoothing} if self.label_smoothing else {}
 
 
 @dataclass(frozen=True)
