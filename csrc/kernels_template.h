@@ -6,6 +6,7 @@
  * VECTOR_BYTES. All else is static: an inline function compiled for a wide instruction set must not become
  * the copy that the linker keeps for everybody. */
 #include "vector_template.h"
+#include "slim_template.h"
 #include "math_template.h"
 #include "activations_template.h"
 #include "matmul_template.h"
