@@ -3,7 +3,9 @@
  *
  * A group is as many rows as a slim vector has lanes. Several groups run side by side: their sums are chains that wait
  * for the latency of an FMA, and w is read once for all of them. To turn panels of x through memory first took two to
- * three times as long. */
+ * three times as long. What lost on Zen 4, in AVX2 and AVX-512 alike: rows loaded 32 bytes at a time (half the loads,
+ * but shuffles across halves), 5-15 % slower; two groups rather than four where AVX2 runs out of registers for the sums
+ * (n = 3, 4), up to 40 % slower. */
 
 #undef CHUNK
 #define CHUNK (16 / (ptrdiff_t)sizeof(REAL))
@@ -105,11 +107,10 @@ static void FN(product_narrow)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
     REAL sums[NARROW_COLUMNS * NARROW_ROWS] __attribute__((aligned(64)));
     const ptrdiff_t size = sizeof(REAL);
     const int activation = e ? e->activation : FASTNN_identity;
-    const int most = n > NARROW_WIDE ? 1 : 2;
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {
         /* The fewest groups that hold what is left; where that is fewer rows than they have, some are summed again. */
         int log_groups = 0;
-        while (log_groups < most && (SLIM_LANES << log_groups) < m - i && (SLIM_LANES << (log_groups + 1)) <= m)
+        while (log_groups < 2 && (SLIM_LANES << log_groups) < m - i && (SLIM_LANES << (log_groups + 1)) <= m)
             log_groups++;
         const ptrdiff_t height = SLIM_LANES << log_groups;
         rows = m - i < height ? m - i : height;

@@ -46,13 +46,6 @@
 /* Columns of w up to which x w has kernels of its own, which turn x in registers. More would be more code; in place,
  * the lanes of a vector that w does not fill are idle. */
 #define NARROW_COLUMNS 4
-/* Of these, up to which four groups of rows run side by side, two from there on: sums of four groups and so many
- * columns must fit into the registers beside a group that is being turned. */
-#if ISA_AVX2 || ISA_GENERIC
-#define NARROW_WIDE 2
-#else
-#define NARROW_WIDE 4
-#endif
 /* Columns of dz below which dw is computed as its transpose: dz of 10 columns then fills all lanes. */
 #define TURN_NARROW_IN_PLACE 16
 

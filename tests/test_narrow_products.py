@@ -9,8 +9,8 @@ import pytest
 from fastnn import kernels, ops
 
 REALS = [np.float32, np.float64]
-# Groups of rows and chunks of columns (2 to 8 numbers), several groups side by side, plus and minus one; 0 and less
-# than one group go other ways.
+# Groups of rows and chunks of columns (2 to 8 numbers), several groups side by side, plus and minus one; less
+# than one of either goes another way.
 ROWS = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 40, 63, 65, 100)
 DEPTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64, 127, 300)
 COLUMNS = (1, 2, 3, 4, 5)
