@@ -75,8 +75,8 @@ extern "C" {
     X(lion, 1)
 
 /* X(name): the ways of a product: b read in place (or its panels copied, where the stride is a bad one); w^T
- * panel by panel; all of it turned, c^T = b^T a^T. */
-#define FASTNN_PATHS(X) X(in_place) X(panels) X(turned)
+ * panel by panel; all of it turned, c^T = b^T a^T; b of a few columns, a turned in registers. */
+#define FASTNN_PATHS(X) X(in_place) X(panels) X(turned) X(narrow)
 
 /* X(name): instruction sets, best last; which of them a build holds depends on the machine. */
 #define FASTNN_ISAS(X) X(generic) X(neon) X(avx2) X(avx512)

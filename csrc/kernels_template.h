@@ -7,6 +7,7 @@
  * the copy that the linker keeps for everybody. */
 #include "update_steps.h"
 #include "vector_template.h"
+#include "slim_template.h"
 #include "math_template.h"
 #include "curves_template.h"
 #include "activations_template.h"

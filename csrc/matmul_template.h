@@ -7,6 +7,7 @@
  * nothing; and a b is b a, so that the product may be computed as c^T = b^T a^T, lanes along m, where that
  * fills the lanes better or turns less. */
 #include "tiles_template.h"
+#include "narrow_template.h"
 
 /* ---------------------------------------------------------------- across the diagonal */
 
@@ -271,8 +272,13 @@ static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrd
         return a_turns && k * block >= m * (k + block) ? FASTNN_PATH_turned : FASTNN_PATH_panels;
     }
     /* Lanes along n would be idle. Along m they need no turning in dw; else they pay where n is a few. */
-    if (a_turns && (a_row == 1 ? n < TURN_NARROW_IN_PLACE : n <= TURN_NARROW && k >= LANES))
+    if (a_turns && a_row == 1 && n < TURN_NARROW_IN_PLACE)
         return FASTNN_PATH_turned;
+    /* Four columns fill so many lanes in place that few rows, or a short k, are faster there (float64 with AVX2, 15
+     * rows, k = 300: 1.8 and 2.2 us). */
+    if (n <= NARROW_COLUMNS && a_col == 1 && m >= SLIM_LANES && k >= CHUNK &&
+        (n < NARROW_COLUMNS || (m >= 16 && k >= LANES)))
+        return FASTNN_PATH_narrow;
     return FASTNN_PATH_in_place;
 }
 
@@ -282,6 +288,9 @@ static void FN(product_by_path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REA
                                 REAL *c, ptrdiff_t ld_c, const fastnn_epilogue *e)
 {
     switch (FN(path)(m, n, k, a_row, a_col, b_turned, ld_b)) {
+    case FASTNN_PATH_narrow:
+        FN(product_narrow)(m, n, k, a, a_row, b, ld_b, c, ld_c, e);
+        return;
     case FASTNN_PATH_turned:
         FN(product_turned)(m, n, k, a, a_row, a_col, b, b_turned ? 1 : ld_b, b_turned ? ld_b : 1, c, ld_c, e);
         return;

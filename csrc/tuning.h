@@ -43,8 +43,9 @@
  * TURN_COLUMNS columns of c at a time: fewer turn a more often, more leave no lanes for its rows. */
 #define TURN_ELEMENTS 8192
 #define TURN_COLUMNS 256
-/* Columns of w up to which x w is computed as its transpose, although x must be turned for it. */
-#define TURN_NARROW 4
+/* Columns of w up to which x w has kernels of its own, which turn x in registers. More would be more code; in place,
+ * the lanes of a vector that w does not fill are idle. */
+#define NARROW_COLUMNS 4
 /* Columns of dz below which dw is computed as its transpose: dz of 10 columns then fills all lanes. */
 #define TURN_NARROW_IN_PLACE 16
 

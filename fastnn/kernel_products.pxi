@@ -83,7 +83,7 @@ def linear_input_gradient(dz, w, out):
 
 
 def product_path(m, n, k, *, itemsize=4, a_is_transposed=False, b_is_transposed=False):
-    """Name of the way that a product (m, k) @ (k, n) of contiguous arrays goes: in_place, panels or turned."""
+    """Way of a product (m, k) @ (k, n) of contiguous arrays: in_place, panels, turned or narrow."""
     return fastnn_path_name(kernel_table(itemsize).path(
         m, n, k, 1 if a_is_transposed else k, m if a_is_transposed else 1, b_is_transposed,
         k if b_is_transposed else n)).decode()
