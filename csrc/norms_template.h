@@ -19,6 +19,15 @@ INLINE REAL FN(root)(REAL x)
     return vec_sqrt(vec_set(x))[0];
 }
 
+/* body for each row i, q being i % 4 and known to the compiler: partial sums stay in registers. */
+#define BY_FOUR_ROWS(m, i, q, body)                                       \
+    for (ptrdiff_t block_ = 0; block_ < (m); block_ += 4)                 \
+        UNROLL for (int q = 0; q < 4; q++) {                              \
+            const ptrdiff_t i = block_ + q;                               \
+            if (i < (m))                                                  \
+                body                                                      \
+        }
+
 /* ---------------------------------------------------------------- by rows: LayerNorm, RMSNorm */
 
 /* Sum of (x - mean)^2 of a row. */
@@ -103,10 +112,10 @@ static void FN(norm_rows_gradient)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptr
     REAL *dgamma = dgamma_;
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         vec s[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
-        for (ptrdiff_t i = 0; i < m; i++) {
+        BY_FOUR_ROWS(m, i, q, {
             const vec h = (FN(load_up_to)(x + i * ld_x + j, n - j) - stats[2 * i]) * stats[2 * i + 1];
-            s[i % 4] = vec_fma(FN(load_up_to)(d + i * ld_d + j, n - j), h, s[i % 4]);
-        }
+            s[q] = vec_fma(FN(load_up_to)(d + i * ld_d + j, n - j), h, s[q]);
+        })
         FN(store_up_to)(dgamma + j, (s[0] + s[1]) + (s[2] + s[3]), n - j);
     }
 }
@@ -119,21 +128,13 @@ static void FN(column_moments)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff
     REAL *mean = mean_, *var = var_;
     for (ptrdiff_t j = 0; j < n; j += LANES) {
         vec s[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
-        ptrdiff_t i = 0;
-        for (; i + 4 <= m; i += 4)
-            UNROLL for (int q = 0; q < 4; q++) s[q] += FN(load_up_to)(x + (i + q) * ld_x + j, n - j);
-        for (; i < m; i++) s[i % 4] += FN(load_up_to)(x + i * ld_x + j, n - j);
+        BY_FOUR_ROWS(m, i, q, { s[q] += FN(load_up_to)(x + i * ld_x + j, n - j); })
         const vec centre = ((s[0] + s[1]) + (s[2] + s[3])) / (REAL)m;
         UNROLL for (int q = 0; q < 4; q++) s[q] = vec_set(0);
-        for (i = 0; i + 4 <= m; i += 4)
-            UNROLL for (int q = 0; q < 4; q++) {
-                const vec v = FN(load_up_to)(x + (i + q) * ld_x + j, n - j) - centre;
-                s[q] = vec_fma(v, v, s[q]);
-            }
-        for (; i < m; i++) {
+        BY_FOUR_ROWS(m, i, q, {
             const vec v = FN(load_up_to)(x + i * ld_x + j, n - j) - centre;
-            s[i % 4] = vec_fma(v, v, s[i % 4]);
-        }
+            s[q] = vec_fma(v, v, s[q]);
+        })
         FN(store_up_to)(mean + j, centre, n - j);
         FN(store_up_to)(var + j, ((s[0] + s[1]) + (s[2] + s[3])) / (REAL)m, n - j);
     }
@@ -194,20 +195,12 @@ static void FN(norm_columns_sums)(ptrdiff_t m, ptrdiff_t n, double eps, const vo
         const vec scale = 1 / vec_sqrt(FN(load_up_to)(var + j, rest) + (REAL)eps);
         vec s[4], p[4];
         UNROLL for (int q = 0; q < 4; q++) s[q] = p[q] = vec_set(0);
-        ptrdiff_t i = 0;
-        for (; i + 4 <= m; i += 4)
-            UNROLL for (int q = 0; q < 4; q++) {
-                const vec g = FN(load_up_to)(d + (i + q) * ld_d + j, rest);
-                const vec h = (FN(load_up_to)(x + (i + q) * ld_x + j, rest) - centre) * scale;
-                s[q] += g;
-                p[q] = vec_fma(g, h, p[q]);
-            }
-        for (; i < m; i++) {
+        BY_FOUR_ROWS(m, i, q, {
             const vec g = FN(load_up_to)(d + i * ld_d + j, rest);
             const vec h = (FN(load_up_to)(x + i * ld_x + j, rest) - centre) * scale;
-            s[i % 4] += g;
-            p[i % 4] = vec_fma(g, h, p[i % 4]);
-        }
+            s[q] += g;
+            p[q] = vec_fma(g, h, p[q]);
+        })
         FN(store_up_to)(sum + j, (s[0] + s[1]) + (s[2] + s[3]), rest);
         FN(store_up_to)(dot + j, (p[0] + p[1]) + (p[2] + p[3]), rest);
     }
@@ -293,10 +286,11 @@ static void FN(prelu_gradient)(ptrdiff_t m, ptrdiff_t n, int shared, const void 
             if (rest <= 0)
                 break;
             vec s[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
-            for (ptrdiff_t i = 0; i < m; i++) {
-                const vec v = FN(load_up_to)(z + i * ld_z + j, rest), g = FN(load_up_to)(d + i * ld_d + j, rest);
-                s[i % 4] += vec_where(vec_set(0), less, v, vec_set(0), v * g);
-            }
+            BY_FOUR_ROWS(m, i, q, {
+                const vec v = FN(load_up_to)(z + i * ld_z + j, rest);
+                const vec g = FN(load_up_to)(d + i * ld_d + j, rest);
+                s[q] += vec_where(vec_set(0), less, v, vec_set(0), v * g);
+            })
             const vec column = (s[0] + s[1]) + (s[2] + s[3]);
             if (shared)
                 total[q] += column;
@@ -306,3 +300,4 @@ static void FN(prelu_gradient)(ptrdiff_t m, ptrdiff_t n, int shared, const void 
     if (shared)
         dslope[0] = FN(tree_sum)(total);
 }
+#undef BY_FOUR_ROWS

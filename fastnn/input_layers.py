@@ -105,11 +105,22 @@ class Periodic(Layer):
     Gorishniy et al. (2022): of each column its `n_frequencies` sines, then its cosines. The frequencies,
     "0.weight" (n_columns, n_frequencies), begin with normal numbers of deviation sigma, which is to be tuned.
 
+    The authors' PLR gives each column a linear layer and ReLU of its own: one group a column does that.
+
     Parameters
     ----------
     n_frequencies : int
         Of each column.
     sigma : float
+
+    Examples
+    --------
+    Three columns, each as 8 numbers behind 16 frequencies:
+
+    >>> import fastnn as fn
+    >>> groups = [((j,), fn.Periodic(16), fn.Dense(8, activation="relu")) for j in range(3)]
+    >>> fn.Sequential(fn.Concat(*groups), fn.Dense(1)).build(3).weights["1.weight"].shape
+    (24, 1)
     """
 
     n_frequencies: int = 16

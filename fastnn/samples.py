@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import devices, errors, targets
-from .input_layers import flattened
+from .input_layers import Flatten, flattened
 from .layers import AnyLayer, Dense, Dropout, lower
 from .losses import Loss
+from .noise_layers import AlphaDropout, GaussianNoise
 
 if TYPE_CHECKING:
     from .metrics import Metric
@@ -198,7 +199,8 @@ def described(metrics: Any, link: str | None) -> tuple[Metric, ...]:
 
 def judge_end(layers: tuple[AnyLayer, ...], loss: Loss) -> None:
     """Refuse a softmax, log_softmax or sigmoid before a loss that takes logits and applies one itself."""
-    last = next((layer for layer in reversed(layers) if not isinstance(layer, Dropout)), None)
+    silent = Dropout, AlphaDropout, GaussianNoise, Flatten  # predictions pass by them
+    last = next((layer for layer in reversed(layers) if not isinstance(layer, silent)), None)
     activation = getattr(last, "activation" if isinstance(last, Dense) else "name", None)
     if loss.link is not None and activation in {loss.link, "softmax", "log_softmax"}:
         why = (
