@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -182,9 +181,14 @@ def central_differences(program: Any, parameters: Array, x: Array, y: Array, wei
     return found
 
 
+# Every activation with one loss, every loss with one activation.
+PAIRS = [(f, OF_THREE_OUTPUTS[i % len(OF_THREE_OUTPUTS)]) for i, f in enumerate(ACTIVATIONS)]
+PAIRS += [("tanh", loss) for loss in OF_THREE_OUTPUTS if ("tanh", loss) not in PAIRS]
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "sample_weight"])
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
-@pytest.mark.parametrize(("activation", "loss"), list(itertools.product(ACTIVATIONS, OF_THREE_OUTPUTS)))
+@pytest.mark.parametrize(("activation", "loss"), PAIRS)
 def test_gradients_agree_with_central_differences(
     activation: str, loss: str, dropout: bool, weighted: bool
 ) -> None:
