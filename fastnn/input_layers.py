@@ -78,6 +78,8 @@ class PiecewiseLinear(Layer):
         """
         table = errors.table("x", x, None).astype(np.float64)
         n_bins = errors.integer("n_bins", n_bins)
+        if len(table) == 0:
+            raise ValueError("x must have at least one row, got none")
         if not np.isfinite(table).all():
             raise ValueError("x must be finite to have quantiles")
         bins = []

@@ -31,7 +31,7 @@ class LRFinder:
     rates : ndarray (n,)
         Tried, each larger than the one before.
     losses : ndarray (n,)
-        Of the batch that was then trained at that rate, before its step.
+        Of the batch that was then trained at that rate, before its step; NaN for one without weight.
     smoothed : ndarray (n,)
         Exponential mean of the losses, corrected for its beginning.
     suggestion : float or None
@@ -84,6 +84,8 @@ def lr_find(
     DivergenceError
         The very first loss is not finite.
     """
+    if not hasattr(trainer, "optimizer"):
+        raise TypeError(f"trainer must be a Trainer, got {type(trainer).__name__}")
     low, high = errors.real("min_lr", min_lr), errors.real("max_lr", max_lr)
     if not 0.0 < low < high:
         raise ValueError(f"min_lr must be above 0 and below max_lr, got {min_lr!r} and {max_lr!r}")
@@ -100,7 +102,7 @@ def lr_find(
     rates = np.array([low * math.exp(i / (steps - 1) * math.log(high / low)) for i in range(steps)])
     losses: list[float] = []
     smoothed: list[float] = []
-    mean, order = 0.0, np.empty((0, 0), np.int64)
+    mean, counted, order = 0.0, 0, np.empty((0, 0), np.int64)
     try:
         for i in range(steps):
             turn, at = divmod(i, len(order)) if len(order) else (0, 0)
@@ -112,10 +114,15 @@ def lr_find(
                 if not losses:
                     raise trainer._explained(error, "in the first batch of lr_find") from None
                 break
-            losses.append(loss / weight if weight else math.nan)
+            if not weight:  # a batch without weight has no mean
+                losses.append(math.nan)
+                smoothed.append(smoothed[-1] if counted else math.nan)
+                continue
+            losses.append(loss / weight)
+            counted += 1
             mean = smoothing * mean + (1 - smoothing) * losses[-1]
-            smoothed.append(mean / (1 - smoothing ** (i + 1)))
-            if smoothed[-1] > stop_factor * min(smoothed):
+            smoothed.append(mean / (1 - smoothing**counted))
+            if smoothed[-1] > stop_factor * np.nanmin(smoothed):
                 break
     finally:
         trainer.model.parameters = kept[0]
@@ -139,7 +146,9 @@ def _steepest(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> floa
     The slope is that between rates _REACH apart on either side: batches differ by more than one step at a
     small rate changes.
     """
-    last = int(np.argmin(smoothed)) + 1
+    if np.isnan(smoothed).all():
+        return None
+    last = int(np.nanargmin(smoothed)) + 1
     first = min(_LEFT_OUT, max(0, last - 2))
     reach = int(np.searchsorted(rates, rates[0] * _REACH))
     reach = max(1, min(reach, (last - first - 1) // 2))
@@ -147,5 +156,7 @@ def _steepest(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> floa
         return None
     part, logs = smoothed[first:last], np.log(rates[first:last])
     slopes = (part[2 * reach :] - part[: -2 * reach]) / (logs[2 * reach :] - logs[: -2 * reach])
-    steepest = int(np.argmin(slopes))
+    if np.isnan(slopes).all():
+        return None
+    steepest = int(np.nanargmin(slopes))
     return float(rates[first + reach + steepest]) if slopes[steepest] < 0 else None

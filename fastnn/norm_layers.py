@@ -12,7 +12,7 @@ from .steps import Lowering, Step
 __all__ = ["BatchNorm", "LayerNorm", "PReLU", "RMSNorm"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class BatchNorm(Layer):
     """``(x - mean) / sqrt(var + eps) * weight + bias``, mean and variance by column (Ioffe and Szegedy 2015).
 
@@ -67,7 +67,7 @@ class BatchNorm(Layer):
         )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class LayerNorm(Layer):
     """``(x - mean) / sqrt(var + eps) * weight + bias``, mean and biased variance of a row (Ba et al. 2016).
 
@@ -95,7 +95,7 @@ class LayerNorm(Layer):
         to.add(step, eps=self.eps, initial=1.0)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class RMSNorm(Layer):
     """``x / sqrt(mean(x**2) + eps) * weight`` of each row (Zhang and Sennrich 2019).
 

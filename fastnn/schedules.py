@@ -243,7 +243,7 @@ class OneCycle(_By):
     def __post_init__(self) -> None:
         self._judge(total_steps=1)
         errors.choice("anneal_strategy", self.anneal_strategy, ["cos", "linear"])
-        errors.flag("three_phase", self.three_phase)
+        object.__setattr__(self, "three_phase", errors.flag("three_phase", self.three_phase))
         if self.pct_start > 1:
             raise ValueError(f"pct_start must be from 0 to 1, got {self.pct_start!r}")
         for field in ("div_factor", "final_div_factor"):

@@ -195,3 +195,41 @@ def test_bad_values_are_named(given: Any, message: str) -> None:
         fn.lr_find(make("sgd"), *rows(), **given)
     with pytest.raises(ValueError, match="optimizer must take mini-batches"):
         fn.lr_find(make("lbfgs"), *rows())
+
+
+def test_a_batch_without_weight_is_left_out_of_the_finders_mean() -> None:
+    rng = np.random.default_rng(0)
+    x, y, weight = rng.normal(size=(64, 3)), rng.integers(0, 2, 64), np.ones(64)
+    weight[5:30] = 0
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(2)), loss="cross_entropy", optimizer="sgd", seed=0)
+    found = fn.lr_find(trainer, x, y, sample_weight=weight, batch_size=2)
+    counted = np.isfinite(found.losses)
+    assert 0 < counted.sum() < len(counted)
+    assert np.isfinite(found.smoothed[np.argmax(counted) :]).all()
+
+
+def test_the_finder_wants_a_trainer() -> None:
+    with pytest.raises(TypeError, match="trainer must be a Trainer, got Sequential"):
+        fn.lr_find(fn.Sequential(fn.Dense(2)), [[1.0]], [0])  # type: ignore[arg-type]
+
+
+def test_a_straight_line_has_no_least_place() -> None:
+    model = fn.Sequential(fn.Dense(1, bias=False), dtype="float64").build(1)
+    model.parameters = [0.0]
+    trainer = fn.Trainer(model, loss="mae", optimizer=fn.LBFGS(line_search="strong_wolfe"), seed=0)
+    trainer.fit(np.ones((4, 1)), np.full(4, 1024.0), epochs=3, batch_size=None)
+    assert trainer.history["loss"][-1] < trainer.history["loss"][0]
+
+
+def test_max_norm_leaves_frequencies_alone() -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32), np.zeros(20, np.float32)
+    model = fn.Sequential(fn.Periodic(8, sigma=5.0), fn.Dense(1))
+    trainer = fn.Trainer(model, loss="mse", optimizer=fn.SGD(lr=1e-12, max_norm=1.0), seed=0)
+    trainer.partial_fit(x, y)
+    assert (np.linalg.norm(model.weights["0.weight"], axis=0) > 1.5).any()
+    assert (np.linalg.norm(model.weights["1.weight"], axis=0) <= 1 + 1e-6).all()
+
+
+def test_flags_of_numpy_are_kept_as_pythons() -> None:
+    assert fn.Adam(amsgrad=np.bool_(True)).amsgrad is True
+    assert fn.SGD(momentum=0.9, nesterov=np.bool_(True)).nesterov is True

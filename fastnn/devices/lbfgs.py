@@ -292,11 +292,17 @@ class _Line:
 
 def _between(one: _Point, other: _Point, bounds: tuple[float, float]) -> float:
     """Where the cubic through two places with their slopes is least, within bounds; their middle for none."""
+    middle = (bounds[0] + bounds[1]) / 2
+    if one.t == other.t:
+        return middle
     a = one.slope + other.slope - 3 * (one.loss - other.loss) / (one.t - other.t)
     square = a * a - one.slope * other.slope
     if not square >= 0:
-        return (bounds[0] + bounds[1]) / 2
+        return middle
     root = math.sqrt(square)
     left, right = (one, other) if one.t <= other.t else (other, one)
-    found = right.t - (right.t - left.t) * ((right.slope + root - a) / (right.slope - left.slope + 2 * root))
-    return min(max(found, bounds[0]), bounds[1])
+    bend = right.slope - left.slope + 2 * root
+    if bend == 0:  # a straight line has no least place
+        return middle
+    found = right.t - (right.t - left.t) * ((right.slope + root - a) / bend)
+    return min(max(found, bounds[0]), bounds[1]) if math.isfinite(found) else middle

@@ -29,7 +29,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps")
         self.judge_betas()
-        errors.flag("amsgrad", self.amsgrad)
+        object.__setattr__(self, "amsgrad", errors.flag("amsgrad", self.amsgrad))
 
     @property
     def n_states(self) -> int:
@@ -90,7 +90,9 @@ class NAdam(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps", "momentum_decay")
         self.judge_betas()
-        errors.flag("decoupled_weight_decay", self.decoupled_weight_decay)
+        object.__setattr__(
+            self, "decoupled_weight_decay", errors.flag("decoupled_weight_decay", self.decoupled_weight_decay)
+        )
 
     @property
     def n_states(self) -> int:
@@ -116,7 +118,9 @@ class RAdam(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps")
         self.judge_betas()
-        errors.flag("decoupled_weight_decay", self.decoupled_weight_decay)
+        object.__setattr__(
+            self, "decoupled_weight_decay", errors.flag("decoupled_weight_decay", self.decoupled_weight_decay)
+        )
 
     @property
     def n_states(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -139,7 +139,9 @@ class Rule:
     frozen: bool
 
 
-def _rules(optimizer: Optimizer, places: Mapping[str, tuple[int, tuple[int, ...]]]) -> tuple[Rule, ...]:
+def _rules(
+    optimizer: Optimizer, places: Mapping[str, tuple[int, tuple[int, ...]]], matrices: Set[int]
+) -> tuple[Rule, ...]:
     """The rule of each weight, from offset and shape by name."""
     used = [False] * len(optimizer.groups)
     found = []
@@ -156,8 +158,10 @@ def _rules(optimizer: Optimizer, places: Mapping[str, tuple[int, tuple[int, ...]
                 used[i] = True
                 given = {field: getattr(group, field) for field in fields}
                 fields |= {field: value for field, value in given.items() if value is not None}
-        is_matrix = len(shape) == 2 and name.endswith(".weight")  # a table of categories is none
-        columns, limit = (shape[1], fields["max_norm"]) if is_matrix else (0, 0.0)
+        # tables of categories and frequencies are none
+        columns, limit = (
+            (shape[1], fields["max_norm"]) if offset in matrices and len(shape) == 2 else (0, 0.0)
+        )
         lr, decay, l1 = fields["lr_factor"], fields["weight_decay"], fields["l1"]
         found.append(Rule(offset, math.prod(shape), columns, lr, decay, l1, limit, fields["frozen"]))
     for group, was_used in zip(optimizer.groups, used, strict=True):
@@ -227,7 +231,8 @@ class Optimizer(_Own):
             A group holds no weight.
         """
         if self.groups or self.max_norm is not None:
-            return _rules(self, places(steps))
+            matrices = {step.weight for step in steps if step.kind == "dense"}
+            return _rules(self, places(steps), matrices)
         n = n_parameters(steps)
         return (Rule(0, n, 0, 1.0, self.weight_decay, self.l1, 0.0, False),)
 
