@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .. import errors
 from .base import Optimizer, Schedule
 
 __all__ = ["Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam"]
@@ -29,7 +28,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps")
         self.judge_betas()
-        object.__setattr__(self, "amsgrad", errors.flag("amsgrad", self.amsgrad))
+        self.judge_flag("amsgrad")
 
     @property
     def n_states(self) -> int:
@@ -90,9 +89,7 @@ class NAdam(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps", "momentum_decay")
         self.judge_betas()
-        object.__setattr__(
-            self, "decoupled_weight_decay", errors.flag("decoupled_weight_decay", self.decoupled_weight_decay)
-        )
+        self.judge_flag("decoupled_weight_decay")
 
     @property
     def n_states(self) -> int:
@@ -118,9 +115,7 @@ class RAdam(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps")
         self.judge_betas()
-        object.__setattr__(
-            self, "decoupled_weight_decay", errors.flag("decoupled_weight_decay", self.decoupled_weight_decay)
-        )
+        self.judge_flag("decoupled_weight_decay")
 
     @property
     def n_states(self) -> int:

@@ -159,9 +159,7 @@ def _rules(
                 given = {field: getattr(group, field) for field in fields}
                 fields |= {field: value for field, value in given.items() if value is not None}
         # tables of categories and frequencies are none
-        columns, limit = (
-            (shape[1], fields["max_norm"]) if offset in matrices and len(shape) == 2 else (0, 0.0)
-        )
+        columns, limit = (shape[1], fields["max_norm"]) if offset in matrices else (0, 0.0)
         lr, decay, l1 = fields["lr_factor"], fields["weight_decay"], fields["l1"]
         found.append(Rule(offset, math.prod(shape), columns, lr, decay, l1, limit, fields["frozen"]))
     for group, was_used in zip(optimizer.groups, used, strict=True):
@@ -235,6 +233,10 @@ class Optimizer(_Own):
             return _rules(self, places(steps), matrices)
         n = n_parameters(steps)
         return (Rule(0, n, 0, 1.0, self.weight_decay, self.l1, 0.0, False),)
+
+    def judge_flag(self, field: str) -> None:
+        """Make the field a bool."""
+        object.__setattr__(self, field, errors.flag(field, getattr(self, field)))
 
     def judge(self, *fields: str) -> None:
         """Judge the rate, the shared fields, and fields that must be finite and not negative."""

@@ -29,7 +29,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         self.judge("momentum", "dampening")
-        object.__setattr__(self, "nesterov", errors.flag("nesterov", self.nesterov))
+        self.judge_flag("nesterov")
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs momentum above 0, got momentum=0.0")
         if self.nesterov and self.dampening != 0.0:
@@ -61,7 +61,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         self.judge("eps", "momentum")
         object.__setattr__(self, "alpha", errors.real("alpha", self.alpha, 0.0, 1.0))
-        object.__setattr__(self, "centered", errors.flag("centered", self.centered))
+        self.judge_flag("centered")
 
     @property
     def n_states(self) -> int:
