@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import errors, kernels
+from .late_dataclass import dataclass
 
 __all__ = [
     "INITIALIZERS",

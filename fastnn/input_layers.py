@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import errors
+from .late_dataclass import dataclass
 from .layers import Layer, set_field
 from .steps import Lowering, Step
 

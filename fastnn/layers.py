@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from . import errors, initializers, kernels
+from .late_dataclass import dataclass
 from .steps import Lowering, Step, Table, n_parameters, places
 
 __all__ = [

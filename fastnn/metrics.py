@@ -22,13 +22,13 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import errors
+from .late_dataclass import dataclass
 
 __all__ = [
     "AUC",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
 from . import errors
+from .late_dataclass import dataclass
 from .layers import Layer, set_field
 from .steps import Lowering, Step
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import devices, errors, targets
 from .input_layers import Flatten, flattened
+from .late_dataclass import dataclass
 from .layers import AnyLayer, Dense, Dropout, lower
 from .losses import Loss
 from .noise_layers import AlphaDropout, GaussianNoise

@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import errors
+from .late_dataclass import dataclass
 from .optimizers import Schedule
 from .portable_math import cosine, geometric, power
 

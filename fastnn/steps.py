@@ -7,13 +7,14 @@ of the flat block of buffers. A device compiles a tuple of them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .initializers import Initializer
+from .late_dataclass import dataclass
 
 __all__ = [
     "Lowering",

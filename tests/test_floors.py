@@ -18,7 +18,7 @@ PACKAGE = Path(fastnn.__file__).parent
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
-    {"build_check", "cores", "demo_data", "errors"},
+    {"build_check", "cores", "demo_data", "errors", "late_dataclass"},
     {"kernels", "replacing", "targets"},
     {"inference"},
     {"phases", "prediction"},
@@ -127,7 +127,7 @@ EAGER = {
     "devices.array_context", "devices.array_norms", "folding", "input_layers", "noise_layers", "norm_layers",
     "devices.array_layers", "devices.array_losses", "devices.array_optimizers", "devices.array_random",
     "devices.arrays", "devices.cpu", "engine", "errors", "history", "inference", "initializers",
-    "kernels", "layers",
+    "kernels", "late_dataclass", "layers",
     "losses", "losses.base", "losses.of_classes", "losses.of_values", "losses.own",
     "network", "ops", "ops.activations", "ops.losses", "ops.products", "ops.shapes", "ops.updates",
     "optimizers", "optimizers.adam", "optimizers.base", "optimizers.lbfgs", "optimizers.plain",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import errors, kernels
+from ..late_dataclass import dataclass
 from .base import Array, Loss, one_or_more
 
 __all__ = [

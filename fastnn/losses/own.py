@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import errors, kernels, targets
+from ..late_dataclass import dataclass
 from .base import Array, Loss
 from .of_classes import BinaryCrossEntropy, CrossEntropy, Focal, Hinge, KLDivergence, MultiMargin
 from .of_values import MAE, MSE, GaussianNLL, Huber, LogCosh, Poisson, Quantile

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from ..late_dataclass import dataclass
 from .base import Optimizer, Schedule
 
 __all__ = ["Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
+from ..late_dataclass import dataclass
 from ..steps import Step, n_parameters, places
 
 __all__ = ["Group", "Optimizer", "Rule", "Schedule", "positive"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import errors
+from ..late_dataclass import dataclass
 from .base import Optimizer, Schedule
 
 __all__ = ["LBFGS"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import errors
+from ..late_dataclass import dataclass
 from .base import Optimizer, Schedule
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "RMSprop"]
