@@ -318,7 +318,9 @@ class Trainer(Engine):
         """One optimizer step for each row of order; first_batch is None outside of fit."""
         if order.size == 0:
             return 0.0, 0.0
-        rates = optimizers.rates(self.optimizer, len(order), self._rate_factor, program.step, self.epoch)
+        rates = optimizers.rates(
+            self.optimizer, len(order), self._rate_factor, program.step, self.epoch, self.model.dtype
+        )
         try:
             return program.run(x, y, order, rates, weights)
         except DivergenceError as error:

@@ -27,7 +27,7 @@ class Schedule:
         raise NotImplementedError
 
     def largest(self) -> float:
-        """No rate is above it."""
+        """A rate that it gives, or may give: none is above it, unless they grow without end."""
         raise NotImplementedError
 
 
