@@ -176,7 +176,7 @@ def test_rates_beyond_the_models_numbers_are_refused_before_the_step(lr: Any) ->
     for _ in range(first_bad):
         one.run(x, y, order, sample_weight=np.zeros(70))  # without weight the weights stay
     before = one.model.parameters.copy()
-    with pytest.raises(ValueError, match=rf"lr must be at most 3.40282e\+38 at .* at step {first_bad} of"):
+    with pytest.raises(ValueError, match=rf"lr must be at most 3.40282e\+38, got .* at step {first_bad} of"):
         one.run(x, y, order)
     np.testing.assert_array_equal(one.model.parameters, before)
     assert one.step == first_bad > 0

@@ -97,7 +97,7 @@ def rates(
         if not legal.all():
             at = int((~legal).argmax())
             raise ValueError(
-                f"lr must be at most {most:g} at all times, got {found[at]:g} at {lr.by} {times[at]} of {lr!r}"
+                f"lr must be at most {most:g}, got {found[at]:g} at {lr.by} {times[at]} of {lr!r}"
             )
         return np.full(n_steps, found[0]) if lr.by == "epoch" else found
     lr *= factor
