@@ -115,7 +115,16 @@ def to_json(value: Any) -> Any:
         raise TypeError(
             f"a file can keep descriptions of fastnn, got {value!r} of type {type(value).__name__}"
         )
-    fields = {name: to_json(getattr(value, name)) for name in _kept(type(value))}
+    later = {
+        field.name: field.default
+        for field in dataclasses.fields(value)
+        if field.name in getattr(value, "later", ())
+    }
+    fields = {
+        name: to_json(getattr(value, name))
+        for name in _kept(type(value))
+        if name not in later or getattr(value, name) != later[name]
+    }
     return {"class": _NAMES[type(value)], **fields}
 
 
@@ -139,13 +148,17 @@ def from_json(where: str, value: Any, classes: Mapping[str, type]) -> Any:
     name = value["class"]
     if name not in classes:
         raise FormatError(f"class of {where} must be one of {', '.join(classes)}, got {name!r:.200}")
-    names = set(_kept(classes[name]))
+    # Fields that a class got after files of the format were written are kept where they are not the default.
+    names, later = set(_kept(classes[name])), set(getattr(classes[name], "later", ()))
     given = {
         field: _field(f"{where}, {name}", item, classes) for field, item in value.items() if field != "class"
     }
     faults = [
         f"{fault} {', '.join(sorted(found))}"
-        for fault, found in (("misses", names - given.keys()), ("must not have", given.keys() - names))
+        for fault, found in (
+            ("misses", names - later - given.keys()),
+            ("must not have", given.keys() - names),
+        )
         if found
     ]
     if faults:

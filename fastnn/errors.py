@@ -164,6 +164,13 @@ def _shown(value: object) -> str:
     return repr(value)
 
 
+def listed(value: Any) -> Any:
+    """A range, or the numbers of an array, as a tuple (of tuples); anything else as it is."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return tuple(listed(one) for one in value)
+    return tuple(value) if isinstance(value, range) else value
+
+
 def flag(argument: str, value: object) -> bool:
     """True or False; numbers and strings are none."""
     if not isinstance(value, (bool, np.bool_)):

@@ -51,11 +51,13 @@ class PiecewiseLinear(Layer):
     bins: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bins, (tuple, list)) or not self.bins:
+        bins = errors.listed(self.bins)
+        if not isinstance(bins, (tuple, list)) or not bins:
             raise TypeError(f"bins must be a tuple of edges for each column, got {self.bins!r}")
         judged = []
-        for j, edges in enumerate(self.bins):
-            if not isinstance(edges, (tuple, list, np.ndarray)) or len(edges) < 2:
+        for j, edges in enumerate(bins):
+            edges = errors.listed(edges)
+            if not isinstance(edges, (tuple, list)) or len(edges) < 2:
                 raise TypeError(f"bins[{j}] must be two edges or more, got {edges!r}")
             numbers = tuple(
                 errors.real(f"bins[{j}][{i}]", e, -sys.float_info.max) for i, e in enumerate(edges)

@@ -144,6 +144,11 @@ class Sequential:
                     name = step.weight_init or initializers.default_for(_activation_after(steps, i))
                     drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.draws)
                     views[f"{step.prefix}.weight"][...] = drawn
+                    if step.bias_init is not None:
+                        biases = initializers.draw_bias(
+                            step.bias_init, step.n_in, step.n_out, seed=seed, layer=step.draws
+                        )
+                        views[f"{step.prefix}.bias"][...] = biases
                 elif step.kind == "periodic":
                     n = step.n_parameters
                     drawn = initializers.normal(n, seed=seed, layer=step.draws, parameter=0)

@@ -121,6 +121,7 @@ class MultiStep(_By):
 
 def _milestones(given: Any) -> tuple[int, ...]:
     """Whole numbers that do not fall."""
+    given = errors.listed(given)
     if not isinstance(given, (tuple, list)):
         raise TypeError(f"milestones must be a tuple of integers, got {given!r}")
     found = tuple(errors.integer("milestones", one, 0, 2**62) for one in given)

@@ -154,7 +154,8 @@ class Trainer(Engine):
         class_weight : dict, sequence or "balanced", optional
             Weights by label (of one output: by target), 1 for others, multiplied with sample_weight in
             training; what is measured on validation rows, and all metrics, are without them. "balanced" gives
-            each class the same sum. Rows of several questions have no class: see BinaryCrossEntropy.
+            each class the same sum. A row of probabilities has the mean of the weights by them. Rows of
+            several questions have no class: see BinaryCrossEntropy.
         callbacks : list of Callback
             Called between epochs.
         progress : bool, optional
