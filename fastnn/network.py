@@ -307,7 +307,7 @@ class Sequential:
         program = self._predictor
         if program is not None and self._folded is None:
             return program
-        if not folding.pairs(self._steps):
+        if not folding.can_fold(self._steps):
             program = self._predictor = devices.make("cpu", self._steps, block, buffers=self._buffers)
             self._attempt = Predictor(self._steps, block, self._buffers).attempt  # reads what is trained
             return program
@@ -379,7 +379,7 @@ class Sequential:
     def compile(self) -> Predictor:
         """An immutable snapshot for the hot path: ``h(x, out=None)`` returns out (rows, n_out)."""
         steps, parameters = self.steps, self.parameters
-        if folding.pairs(steps):
+        if folding.can_fold(steps):
             steps, parameters = folding.fold(steps, parameters, self._buffers)
         return Predictor(steps, self._padded(parameters), self._buffers.copy())
 
