@@ -266,6 +266,8 @@ def table(argument: str, value: Any, n_columns: int | None) -> Array:
         hint = (
             f"; {argument}.reshape(1, -1) makes one row of it, .reshape(-1, 1) one column"
             if found.ndim == 1
+            else "; a model that begins with Flatten() takes rows of any shape"
+            if found.ndim > 2
             else ""
         )
         raise ValueError(f"{argument} must be 2-D (rows, {want}), got shape {found.shape}{hint}")

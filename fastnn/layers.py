@@ -34,7 +34,15 @@ __all__ = [
 
 
 class Layer:
-    """What all layers share: a short repr, with the fields that differ from their defaults."""
+    """What all layers share: a short repr, with the fields that differ from their defaults.
+
+    Attributes
+    ----------
+    by_number : bool
+        Whether each number is taken by itself, wherever it stands.
+    """
+
+    by_number: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
@@ -122,6 +130,7 @@ class Dropout(Layer):
         From 0 to below 1.
     """
 
+    by_number: ClassVar[bool] = True
     rate: float
 
     def __post_init__(self) -> None:
@@ -144,6 +153,7 @@ class Scale(Layer):
     factor, shift : float
     """
 
+    by_number: ClassVar[bool] = True
     factor: float
     shift: float = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from . import errors
 from .layers import Layer, set_field
@@ -26,6 +27,7 @@ class AlphaDropout(Layer):
         From 0 to below 1.
     """
 
+    by_number: ClassVar[bool] = True
     rate: float
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class GaussianNoise(Layer):
         Their standard deviation.
     """
 
+    by_number: ClassVar[bool] = True
     std: float
 
     def __post_init__(self) -> None:

@@ -347,7 +347,15 @@ class Trainer(Engine):
         lr = self.lr
         layers, step = self.model.layers, self.step
         return explained(
-            error, where, layers=layers, lr=lr, step=step, x_name=x_name, epoch=epoch, batch=batch
+            error,
+            where,
+            layers=layers,
+            loss=self.loss,
+            lr=lr,
+            step=step,
+            x_name=x_name,
+            epoch=epoch,
+            batch=batch,
         )
 
     def run(
