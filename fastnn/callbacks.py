@@ -179,12 +179,16 @@ class _Monitor(Callback):
             )
         self._sign = -1.0 if mode == "min" else 1.0
 
+    def _least(self) -> float:
+        """How much better than the best an improvement is at least."""
+        return self.min_delta
+
     def _improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
-        """Whether the epoch is better than the best by more than min_delta; it is the best then."""
+        """Whether the epoch is better than the best by more than `_least`; it is the best then."""
         value = logs[self.monitor]
         if math.isnan(value):
             return False
-        if self.best is not None and not self._sign * (value - self.best) > self.min_delta:
+        if self.best is not None and not self._sign * (value - self.best) > self._least():
             return False
         self.best, self.best_epoch = value, epoch
         return True
@@ -277,9 +281,10 @@ class EarlyStopping(_Monitor):
 
 
 class ReduceLROnPlateau(_Monitor):
-    """Multiplies the learning rate by `factor` when the quantity has not become better for `patience` epochs.
+    """Multiplies the learning rate by `factor` when a quantity no longer becomes better, as PyTorch's.
 
-    It changes `trainer.rate_factor`, which stays as it is after the fit.
+    `patience` epochs without improvement are borne; the next one reduces. It changes `trainer.rate_factor`,
+    which stays as it is after the fit.
 
     Parameters
     ----------
@@ -288,13 +293,18 @@ class ReduceLROnPlateau(_Monitor):
     factor : float
         From above 0 to below 1.
     patience : int
-        Epochs without improvement before a reduction.
-    min_delta : float
-        An improvement is larger than this.
+        At least 0. Keras counts one less: its ``patience=3`` is 2 here.
+    threshold : float
+        An improvement is larger than this: of the best value in size, or by itself.
+    threshold_mode : "rel" or "abs"
+        Where the best value is negative, "rel" goes by its size; PyTorch's takes a value as good, or a
+        little worse, for better there.
     cooldown : int
         Epochs after a reduction that are not counted.
     min_lr : float
         The rate is not made smaller than this.
+    eps : float
+        A reduction by no more than this is left out.
     mode : "min", "max" or None
         Which way is better; None: as the loss or metric says.
     """
@@ -304,18 +314,23 @@ class ReduceLROnPlateau(_Monitor):
         monitor: str = "val_loss",
         factor: float = 0.1,
         patience: int = 10,
-        min_delta: float = 1e-4,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
         cooldown: int = 0,
         min_lr: float = 0.0,
+        eps: float = 1e-8,
         mode: str | None = None,
     ) -> None:
         self.factor = errors.real("factor", factor, 0.0, 1.0)
         if self.factor == 0.0:
             raise ValueError("factor must be above 0, got 0.0")
-        self.patience = errors.integer("patience", patience)
+        self.patience = errors.integer("patience", patience, 0)
+        self.threshold = errors.real("threshold", threshold)
+        self.threshold_mode = errors.choice("threshold_mode", threshold_mode, ["rel", "abs"])
         self.cooldown = errors.integer("cooldown", cooldown, 0)
         self.min_lr = errors.real("min_lr", min_lr)
-        super().__init__(monitor, mode, min_delta)
+        self.eps = errors.real("eps", eps)
+        super().__init__(monitor, mode, 0.0)
 
     def _forget(self) -> None:
         super()._forget()
@@ -327,17 +342,22 @@ class ReduceLROnPlateau(_Monitor):
         self._forget()
         self._trainer = trainer
 
+    def _least(self) -> float:
+        if self.threshold_mode == "abs" or self.best is None:
+            return self.threshold
+        return self.threshold * abs(self.best) if math.isfinite(self.best) else 0.0
+
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        if self._improved(epoch, logs):
+        self.wait = 0 if self._improved(epoch, logs) else self.wait + 1
+        if self._cooling > 0:
+            self._cooling -= 1
             self.wait = 0
-        elif self._cooling == 0:
-            self.wait += 1
-        self._cooling = max(0, self._cooling - 1)
-        if self.wait >= self.patience:
+        if self.wait > self.patience:
             self.wait, self._cooling = 0, self.cooldown
-            factor, lr = trainer.rate_factor, trainer.lr  # with the factor
-            lowest = min(factor, factor * self.min_lr / lr) if lr > 0 else factor
-            trainer.rate_factor = max(factor * self.factor, lowest)
+            lr = trainer.lr  # with the factor
+            factor = self.factor if lr * self.factor >= self.min_lr or lr == 0 else self.min_lr / lr
+            if lr - lr * factor > self.eps:
+                trainer.rate_factor *= factor
 
     def on_fit_end(self, trainer: Any) -> None:
         self._trainer = None

@@ -80,10 +80,23 @@ OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAda
 PARTS = {
     "Group": Group,
     **{f"initializers.{known.__name__}": known for known in (Constant, Orthogonal, TruncatedNormal)},
-    **{f"schedules.{name}": getattr(schedules, name) for name in schedules.__all__ if name != "Function"},
+    **{f"schedules.{name}": getattr(schedules, name) for name in schedules.__all__},
 }
 _ALL = {**LAYERS, **LOSSES, **OPTIMIZERS, **PARTS}
 _NAMES = {known: name for name, known in _ALL.items()}
+
+
+def _kept(known: type) -> list[str]:
+    """Fields that a file keeps: all but a user's function, which resume finds in the trainer."""
+    return [
+        field.name
+        for field in dataclasses.fields(known)
+        if not (known is schedules.Function and field.name == "function")
+    ]
+
+
+def _no_function(*_: Any) -> Any:
+    raise RuntimeError("a file holds no functions")
 
 
 def to_json(value: Any) -> Any:
@@ -102,7 +115,16 @@ def to_json(value: Any) -> Any:
         raise TypeError(
             f"a file can keep descriptions of fastnn, got {value!r} of type {type(value).__name__}"
         )
-    fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    later = {
+        field.name: field.default
+        for field in dataclasses.fields(value)
+        if field.name in getattr(value, "later", ())
+    }
+    fields = {
+        name: to_json(getattr(value, name))
+        for name in _kept(type(value))
+        if name not in later or getattr(value, name) != later[name]
+    }
     return {"class": _NAMES[type(value)], **fields}
 
 
@@ -126,17 +148,23 @@ def from_json(where: str, value: Any, classes: Mapping[str, type]) -> Any:
     name = value["class"]
     if name not in classes:
         raise FormatError(f"class of {where} must be one of {', '.join(classes)}, got {name!r:.200}")
-    names = {field.name for field in dataclasses.fields(classes[name])}
+    # Fields that a class got after files of the format were written are kept where they are not the default.
+    names, later = set(_kept(classes[name])), set(getattr(classes[name], "later", ()))
     given = {
         field: _field(f"{where}, {name}", item, classes) for field, item in value.items() if field != "class"
     }
     faults = [
         f"{fault} {', '.join(sorted(found))}"
-        for fault, found in (("misses", names - given.keys()), ("must not have", given.keys() - names))
+        for fault, found in (
+            ("misses", names - later - given.keys()),
+            ("must not have", given.keys() - names),
+        )
         if found
     ]
     if faults:
         raise FormatError(f"{where}, {name}, {' and '.join(faults)}")
+    if classes[name] is schedules.Function:
+        given["function"] = _no_function
     several = getattr(classes[name], "several", None)  # the field that is given as arguments one by one
     try:
         return classes[name](*given.pop(several), **given) if several else classes[name](**given)

@@ -164,6 +164,13 @@ def _shown(value: object) -> str:
     return repr(value)
 
 
+def listed(value: Any) -> Any:
+    """A range, or the numbers of an array, as a tuple (of tuples); anything else as it is."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return tuple(listed(one) for one in value)
+    return tuple(value) if isinstance(value, range) else value
+
+
 def flag(argument: str, value: object) -> bool:
     """True or False; numbers and strings are none."""
     if not isinstance(value, (bool, np.bool_)):
@@ -259,6 +266,8 @@ def table(argument: str, value: Any, n_columns: int | None) -> Array:
         hint = (
             f"; {argument}.reshape(1, -1) makes one row of it, .reshape(-1, 1) one column"
             if found.ndim == 1
+            else "; a model that begins with Flatten() takes rows of any shape"
+            if found.ndim > 2
             else ""
         )
         raise ValueError(f"{argument} must be 2-D (rows, {want}), got shape {found.shape}{hint}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,6 +264,20 @@ def judged(argument: str, value: object) -> str | Initializer:
     return value if isinstance(value, Initializer) else errors.choice(argument, value, INITIALIZERS)
 
 
+def judged_bias(argument: str, value: Any, n: int) -> float | tuple[float, ...] | str | Initializer:
+    """What n biases start with: a number, n numbers, or a distribution that draws each by itself."""
+    if isinstance(value, (str, Initializer)):
+        if value == "orthogonal" or isinstance(value, Orthogonal):
+            raise ValueError(f"{argument} must be no distribution of matrices, got {value!r}")
+        return judged(argument, value)
+    value = errors.listed(value)
+    if not isinstance(value, (tuple, list)):
+        return errors.real(argument, value, -sys.float_info.max)
+    if len(value) != n:
+        raise ValueError(f"{argument} must be one number or {n}, one a unit, got {len(value)}")
+    return tuple(errors.real(f"{argument}[{i}]", one, -sys.float_info.max) for i, one in enumerate(value))
+
+
 _TWO_DEVIATIONS = 0.022750131948179207  # of a normal distribution lie below -2
 
 
@@ -344,3 +359,18 @@ def draw(
         assert isinstance(init, str), f"{init!r} is drawn by nobody"
         numbers = INITIALIZERS[init](u, n_in, n_out)
     return numbers.reshape(n_in, n_out)
+
+
+def draw_bias(
+    init: float | tuple[float, ...] | str | Initializer, n_in: int, n_out: int, *, seed: int, layer: int
+) -> Doubles:
+    """Initial biases (n_out,) of a layer of those widths: parameter 1 of its layer, where weights are 0."""
+    if isinstance(init, (float, tuple)):
+        return np.broadcast_to(np.asarray(init, np.float64), n_out)
+    if isinstance(init, Constant):
+        return np.full(n_out, init.value)
+    u = kernels.uniform(seed, layer, 1, n_out)
+    if isinstance(init, TruncatedNormal):
+        return _truncated(init, u)
+    assert isinstance(init, str), f"{init!r} is drawn by nobody"
+    return INITIALIZERS[init](u, n_in, n_out)

@@ -21,6 +21,8 @@ __all__ = ["Flatten", "Periodic", "PiecewiseLinear", "flattened"]
 class Flatten(Layer):
     """Rows of any shape as vectors: a model that begins with it takes x of shape (n, a, b, ..).
 
+    Scale, Dropout and noise may come before it.
+
     Each row is read as C order has it, so images of (28, 28) become 784 columns. Nothing is computed.
     """
 
@@ -51,11 +53,13 @@ class PiecewiseLinear(Layer):
     bins: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bins, (tuple, list)) or not self.bins:
+        bins = errors.listed(self.bins)
+        if not isinstance(bins, (tuple, list)) or not bins:
             raise TypeError(f"bins must be a tuple of edges for each column, got {self.bins!r}")
         judged = []
-        for j, edges in enumerate(self.bins):
-            if not isinstance(edges, (tuple, list, np.ndarray)) or len(edges) < 2:
+        for j, edges in enumerate(bins):
+            edges = errors.listed(edges)
+            if not isinstance(edges, (tuple, list)) or len(edges) < 2:
                 raise TypeError(f"bins[{j}] must be two edges or more, got {edges!r}")
             numbers = tuple(
                 errors.real(f"bins[{j}][{i}]", e, -sys.float_info.max) for i, e in enumerate(edges)
@@ -145,7 +149,14 @@ def flattened(argument: str, x: Any, layers: Sequence[Layer]) -> Any:
 
     Not copied where it can be read so. What is no array of three or more dimensions is judged by others.
     """
-    if not isinstance(layers[0], Flatten) or np.ndim(x) < 3:
+    if not any(isinstance(layer, Flatten) for layer in layers) or np.ndim(x) < 3:
         return x
+    # What takes each number by itself may stand before it: Scale(1 / 255), Flatten(), ...
+    first = next(layer for layer in layers if not layer.by_number)
+    if not isinstance(first, Flatten):
+        raise ValueError(
+            f"{argument} must be 2-D, as Flatten comes after {first!r}, which takes rows of columns; "
+            f"got shape {np.shape(x)}; begin the model with Flatten"
+        )
     found = errors.array(argument, x)
     return found.reshape(len(found), math.prod(found.shape[1:]))

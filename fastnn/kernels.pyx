@@ -7,7 +7,7 @@ Arrays come through the buffer protocol: float32 or float64, one type in a call.
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import os
 
@@ -239,4 +239,5 @@ cdef int check_shape(Array array, ptrdiff_t rows, ptrdiff_t columns, str name) e
 include "kernel_products.pxi"
 include "kernel_losses.pxi"
 include "kernel_calls.pxi"
+include "kernel_layers.pxi"
 include "kernel_updates.pxi"

@@ -34,7 +34,15 @@ __all__ = [
 
 
 class Layer:
-    """What all layers share: a short repr, with the fields that differ from their defaults."""
+    """What all layers share: a short repr, with the fields that differ from their defaults.
+
+    Attributes
+    ----------
+    by_number : bool
+        Whether each number is taken by itself, wherever it stands.
+    """
+
+    by_number: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
@@ -61,13 +69,19 @@ class Dense(Layer):
     weight_init : str or Initializer, optional
         The distribution of the initial weights: a name (``"he_normal"``, ``"orthogonal"``, ..) or one with
         parameters (``initializers.TruncatedNormal(std=0.02)``). None takes He's for rectifiers, LeCun's for
-        selu and Glorot's for all others. Biases start at zero.
+        selu and Glorot's for all others.
+    bias_init : float, sequence of floats, str or Initializer, optional
+        What biases start with: one number, or one a unit (the logarithm of its odds, say), or a distribution
+        as that of the weights. None: 0.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("bias_init",)
 
     units: int
     activation: str | None = None
     bias: bool = True
     weight_init: str | initializers.Initializer | None = None
+    bias_init: float | tuple[float, ...] | str | initializers.Initializer | None = None
 
     def __post_init__(self) -> None:
         set_field(self, "units", errors.integer("units", self.units))
@@ -76,6 +90,10 @@ class Dense(Layer):
         set_field(self, "bias", errors.flag("bias", self.bias))
         if self.weight_init is not None:
             initializers.judged("weight_init", self.weight_init)
+        if self.bias_init is not None:
+            if not self.bias:
+                raise ValueError(f"bias_init must be None with bias=False, got {self.bias_init!r}")
+            set_field(self, "bias_init", initializers.judged_bias("bias_init", self.bias_init, self.units))
 
     def lower(self, to: Lowering) -> None:
         """Weight, then bias."""
@@ -83,7 +101,7 @@ class Dense(Layer):
         bias = to.parameters(self.units) if self.bias else -1
         activation = self.activation or "identity"
         step = Step("dense", to.layer, to.width, self.units, activation, weight, bias)
-        to.add(step, weight_init=self.weight_init)
+        to.add(step, weight_init=self.weight_init, bias_init=self.bias_init)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +130,7 @@ class Dropout(Layer):
         From 0 to below 1.
     """
 
+    by_number: ClassVar[bool] = True
     rate: float
 
     def __post_init__(self) -> None:
@@ -134,6 +153,7 @@ class Scale(Layer):
     factor, shift : float
     """
 
+    by_number: ClassVar[bool] = True
     factor: float
     shift: float = 0.0
 
@@ -173,10 +193,12 @@ class Embedding(Layer):
     columns: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.columns, (tuple, list)) or not self.columns:
+        columns = errors.listed(self.columns)
+        if not isinstance(columns, (tuple, list)) or not columns:
             raise TypeError(f"columns must be a tuple of (column, n_categories, width), got {self.columns!r}")
         judged = []
-        for i, entry in enumerate(self.columns):
+        for i, entry in enumerate(columns):
+            entry = errors.listed(entry)
             if not isinstance(entry, (tuple, list)) or len(entry) != 3:
                 raise TypeError(f"columns[{i}] must be (column, n_categories, width), got {entry!r}")
             column = errors.integer(f"columns[{i}][0]", entry[0], 0)
@@ -336,6 +358,7 @@ def _group(name: str, columns: object) -> Group:
             raise ValueError(f"{name} must say where it ends, as slice({start}, 10), got {columns!r}")
         stop = errors.integer(f"{name}.stop", columns.stop, start + 1)
         return ("slice", start, stop, step)
+    columns = errors.listed(columns)
     if isinstance(columns, (tuple, list)) and len(columns) == 4 and columns[0] == "slice":
         return _group(name, slice(*columns[1:]))
     if not isinstance(columns, (tuple, list)):

@@ -144,6 +144,11 @@ class Sequential:
                     name = step.weight_init or initializers.default_for(_activation_after(steps, i))
                     drawn = initializers.draw(name, step.n_in, step.n_out, seed=seed, layer=step.draws)
                     views[f"{step.prefix}.weight"][...] = drawn
+                    if step.bias_init is not None:
+                        biases = initializers.draw_bias(
+                            step.bias_init, step.n_in, step.n_out, seed=seed, layer=step.draws
+                        )
+                        views[f"{step.prefix}.bias"][...] = biases
                 elif step.kind == "periodic":
                     n = step.n_parameters
                     drawn = initializers.normal(n, seed=seed, layer=step.draws, parameter=0)
@@ -302,7 +307,7 @@ class Sequential:
         program = self._predictor
         if program is not None and self._folded is None:
             return program
-        if not folding.pairs(self._steps):
+        if not folding.can_fold(self._steps):
             program = self._predictor = devices.make("cpu", self._steps, block, buffers=self._buffers)
             self._attempt = Predictor(self._steps, block, self._buffers).attempt  # reads what is trained
             return program
@@ -374,7 +379,7 @@ class Sequential:
     def compile(self) -> Predictor:
         """An immutable snapshot for the hot path: ``h(x, out=None)`` returns out (rows, n_out)."""
         steps, parameters = self.steps, self.parameters
-        if folding.pairs(steps):
+        if folding.can_fold(steps):
             steps, parameters = folding.fold(steps, parameters, self._buffers)
         return Predictor(steps, self._padded(parameters), self._buffers.copy())
 

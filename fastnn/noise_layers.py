@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from . import errors
 from .late_dataclass import dataclass
@@ -26,17 +27,23 @@ class AlphaDropout(Layer):
         From 0 to below 1.
     """
 
+    by_number: ClassVar[bool] = True
     rate: float
 
     def __post_init__(self) -> None:
         set_field(self, "rate", errors.real("rate", self.rate, 0.0, 1.0))
 
-    def lower(self, to: Lowering) -> None:
-        """One step."""
+    def numbers(self) -> tuple[float, float, float]:
+        """factor and shift: what is kept becomes ``factor * x + shift``; and what the others become."""
         scale = 1 / math.sqrt((_ALPHA * _ALPHA * self.rate + 1) * (1 - self.rate))
         shift = _ALPHA * scale * self.rate
+        return scale, shift, shift - _ALPHA * scale
+
+    def lower(self, to: Lowering) -> None:
+        """One step."""
+        scale, shift, dropped = self.numbers()
         step = Step("alpha_dropout", to.layer, to.width, to.width, rate=self.rate, factor=scale, shift=shift)
-        to.add(step, dropped=shift - _ALPHA * scale)
+        to.add(step, dropped=dropped)
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +56,7 @@ class GaussianNoise(Layer):
         Their standard deviation.
     """
 
+    by_number: ClassVar[bool] = True
     std: float
 
     def __post_init__(self) -> None:

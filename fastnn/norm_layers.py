@@ -23,7 +23,7 @@ class BatchNorm(Layer):
 
     Weights begin with 1 ("0.weight") and 0 ("0.bias"); running statistics, "0.running_mean" and
     "0.running_var", are part of ``model.buffers``. Predictions by a model fold this layer into a Dense
-    before it that has no activation.
+    before it that has no activation, or into one after it where columns lie near 0.
 
     Parameters
     ----------

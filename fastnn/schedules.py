@@ -121,6 +121,7 @@ class MultiStep(_By):
 
 def _milestones(given: Any) -> tuple[int, ...]:
     """Whole numbers that do not fall."""
+    given = errors.listed(given)
     if not isinstance(given, (tuple, list)):
         raise TypeError(f"milestones must be a tuple of integers, got {given!r}")
     found = tuple(errors.integer("milestones", one, 0, 2**62) for one in given)
@@ -461,17 +462,33 @@ class Chained(Schedule):
 
 @dataclass(frozen=True)
 class Function(_By):
-    """Your own function of the step or epoch, ``function(t) -> rate``; a file cannot keep it."""
+    """Your own function of the step or epoch, ``function(t) -> rate``.
 
-    function: Callable[[int], float]
+    Checkpoints keep its name and not the function: resume with a trainer that has it.
+
+    Parameters
+    ----------
+    function : callable
+        Of one int, counted from 0.
+    name : str, optional
+        For messages and checkpoints; None takes the function's own.
+    """
+
+    function: Callable[[int], float] = dataclasses.field(compare=False)
+    name: str = ""
 
     def __post_init__(self) -> None:
         self._judge()
         if not callable(self.function):
             raise TypeError(f"function must be a function of the step, got {self.function!r}")
+        name = self.name or getattr(self.function, "__name__", type(self.function).__name__)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a text, got {name!r}")
+        object.__setattr__(self, "name", name)
 
     def at(self, t: Times) -> Rates:
-        return np.array([errors.real(f"function({i})", self.function(i)) for i in t.tolist()], np.float64)
+        named = f"{self.name} of {self.by}"
+        return np.array([errors.real(f"{named} {i}", self.function(i)) for i in t.tolist()], np.float64)
 
     def largest(self) -> float:
         return 0.0  # not known before it is asked

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import errors, kernels
-from .layers import Step
+from .layers import Embedding, Step
 from .losses import Loss
 from .samples import Judged
 
@@ -118,6 +118,7 @@ def explained(
     where: str,
     *,
     layers: Sequence[object],
+    loss: Loss,
     lr: float,
     step: int,
     x_name: str = "x",
@@ -129,12 +130,19 @@ def explained(
     if error.layer == -1:
         reason = f"{x_name} itself has a value that is not finite"
         advice = f"look for it with np.isfinite({x_name}).all(axis=1)"
+    elif error.layer is None and (fault := loss.fault()):
+        reason, advice = f"the outputs of all layers are finite, but {fault[0]}", fault[1]
     elif error.layer is None:
         reason = "the outputs of all layers are finite, so the loss itself overflowed"
         advice = f"scale the targets, or {smaller}"
     else:
         reason = f"layer {error.layer}, {layers[error.layer]!r}, is the first whose output is not finite"
         advice = smaller
+        layer = layers[error.layer]
+        if isinstance(layer, Embedding):
+            columns = [column for column, _, _ in layer.columns]
+            reason += f": a code in the columns {columns} of {x_name} is no whole number, or a table diverged"
+            advice = f"look for it with {x_name}[:, {columns}] % 1 != 0, or {smaller}"
     return errors.DivergenceError(
         f"the loss is not finite {where} (step {step}): {reason}. "
         f"Parameters are as before that step; {advice}",

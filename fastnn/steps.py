@@ -75,6 +75,8 @@ class Step:
         Of a columns step.
     weight_init : str, Initializer or None
         The distribution of a dense step's initial weights; None for that of its activation.
+    bias_init : float, tuple, str, Initializer or None
+        What its biases start with, 0 for None.
     eps : float
         Added to the variance by "batch_norm", "layer_norm" and "rms_norm".
     momentum : float
@@ -107,6 +109,7 @@ class Step:
     shape: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
     weight_init: str | Initializer | None = None
+    bias_init: float | tuple[float, ...] | str | Initializer | None = None
     eps: float = 0.0
     momentum: float = 0.0
     running: int = -1

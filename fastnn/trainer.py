@@ -154,7 +154,8 @@ class Trainer(Engine):
         class_weight : dict, sequence or "balanced", optional
             Weights by label (of one output: by target), 1 for others, multiplied with sample_weight in
             training; what is measured on validation rows, and all metrics, are without them. "balanced" gives
-            each class the same sum. Rows of several questions have no class: see BinaryCrossEntropy.
+            each class the same sum. A row of probabilities has the mean of the weights by them. Rows of
+            several questions have no class: see BinaryCrossEntropy.
         callbacks : list of Callback
             Called between epochs.
         progress : bool, optional
@@ -318,7 +319,9 @@ class Trainer(Engine):
         """One optimizer step for each row of order; first_batch is None outside of fit."""
         if order.size == 0:
             return 0.0, 0.0
-        rates = optimizers.rates(self.optimizer, len(order), self._rate_factor, program.step, self.epoch)
+        rates = optimizers.rates(
+            self.optimizer, len(order), self._rate_factor, program.step, self.epoch, self.model.dtype
+        )
         try:
             return program.run(x, y, order, rates, weights)
         except DivergenceError as error:
@@ -344,7 +347,15 @@ class Trainer(Engine):
         lr = self.lr
         layers, step = self.model.layers, self.step
         return explained(
-            error, where, layers=layers, lr=lr, step=step, x_name=x_name, epoch=epoch, batch=batch
+            error,
+            where,
+            layers=layers,
+            loss=self.loss,
+            lr=lr,
+            step=step,
+            x_name=x_name,
+            epoch=epoch,
+            batch=batch,
         )
 
     def run(

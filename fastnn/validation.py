@@ -53,8 +53,13 @@ def share_out(
             which = "sample_weight" if given.ignored is None else "the weight of labels that are not ignored"
             raise ValueError(f"{which} must not be all zero in the rows of validation_split")
     if class_weight is not None:
+        soft = None if classes is not None else shares_of(task.loss, given.y)
         weighted = class_weights(
-            class_weight, task.loss, None if classes is None else trained.of(classes), n_classes
+            class_weight,
+            task.loss,
+            None if classes is None else trained.of(classes),
+            n_classes,
+            None if soft is None else trained.of(soft),
         )
         of_class = np.zeros(len(given))
         of_class[slice(None) if trained.rows is None else trained.rows] = weighted
@@ -93,6 +98,15 @@ def classes_of(loss: Loss, y: Array, ignored: Array | None = None, n_classes: in
         return np.asarray(y[:, 0] > 0, np.int64)
     if loss.link == "sigmoid" and y.shape[1] == 1 and bool(((y == 0) | (y == 1)).all()):
         return np.asarray(y[:, 0], np.int64)
+    return None
+
+
+def shares_of(loss: Loss, y: Array) -> Array | None:
+    """How much of each class each row of judged soft targets is, (n, n_classes); None where they are none."""
+    if loss.takes_soft and y.ndim == 2:
+        return y
+    if loss.link == "sigmoid" and y.shape[1] == 1:
+        return np.concatenate([1 - y, y], axis=1)
     return None
 
 
@@ -149,7 +163,9 @@ def _apportion(share: float, counts: Array, n_validation: int) -> Array:
     return taken
 
 
-def class_weights(value: object, loss: Loss, classes: Array | None, n_classes: int) -> Array:
+def class_weights(
+    value: object, loss: Loss, classes: Array | None, n_classes: int, shares: Array | None = None
+) -> Array:
     """A weight for each row from its class.
 
     Parameters
@@ -161,18 +177,33 @@ def class_weights(value: object, loss: Loss, classes: Array | None, n_classes: i
         Of the rows to train on, as `classes_of` gives them.
     n_classes : int
         Labels are 0 .. n_classes-1, but for losses with `levels`, of which the lower is class 0.
+    shares : ndarray (n_rows, n_classes), optional
+        In place of classes, probabilities of them: a row has the mean of the weights, and "balanced" counts
+        the sums of the columns.
     """
-    if classes is None:
+    if shares is not None:
+        shares, n_classes = shares.astype(np.float64), shares.shape[1]
+    elif classes is None:
+        several = loss.link == "sigmoid"
+        hint = (
+            "BinaryCrossEntropy(pos_weight=) weighs the ones of each column, sample_weight rows"
+            if several
+            else "use sample_weight"
+        )
         raise ValueError(
-            f"class_weight needs targets that are classes, got loss {loss.name!r} with other ones; "
-            "use sample_weight"
+            f"class_weight needs targets that are classes, got loss {loss.name!r} with "
+            f"{'several questions a row' if several else 'other ones'}; {hint}"
         )
     table = np.ones(n_classes + 1)  # the last of ignored rows, whose weight is 0
     labels = list(range(n_classes)) if loss.levels is None else [int(level) for level in loss.levels]
     if isinstance(value, str):
         errors.choice("class_weight", value, ["balanced"])
-        counts = np.bincount(classes, minlength=n_classes + 1)
-        counts[n_classes] = 0
+        if classes is not None:
+            counts = np.bincount(classes, minlength=n_classes + 1).astype(np.float64)
+            counts[n_classes] = 0
+        else:
+            assert shares is not None
+            counts = np.append(shares.sum(axis=0), 0.0)
         there = counts > 0
         table[there] = counts.sum() / (there.sum() * counts[there])
     elif isinstance(value, Mapping):
@@ -195,7 +226,14 @@ def class_weights(value: object, loss: Loss, classes: Array | None, n_classes: i
         raise TypeError(
             f"class_weight must be a dict or list of weights by label, or 'balanced', got {value!r}"
         )
-    return table[classes]
+    if classes is not None:
+        return table[classes]
+    assert shares is not None
+    # column by column: a product of NumPy's has other bits on other machines
+    found = np.zeros(len(shares))
+    for j in range(n_classes):
+        found += shares[:, j] * table[j]
+    return found
 
 
 def judge_batches(steps: Sequence[Step], n_rows: int, batch_size: int) -> None:

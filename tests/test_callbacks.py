@@ -178,6 +178,7 @@ def test_wrong_callbacks_are_named_before_anything_happens(
         (lambda: fn.ReduceLROnPlateau(factor=1), ValueError, "factor must be at least 0 and below 1"),
         (lambda: fn.ReduceLROnPlateau(factor=0), ValueError, "factor must be above 0"),
         (lambda: fn.ReduceLROnPlateau(cooldown=-1), ValueError, "cooldown must be at least 0"),
+        (lambda: fn.ReduceLROnPlateau(threshold_mode="x"), ValueError, "threshold_mode must be one of"),
         (lambda: fn.ModelCheckpoint(3), TypeError, "path must be a path, got 3"),
         (lambda: fn.ModelCheckpoint(""), ValueError, "path must be a text that is not empty"),
         (lambda: fn.CSVLogger("a", append="yes"), TypeError, "append must be True or False"),
@@ -283,10 +284,10 @@ def test_the_rate_is_reduced_on_a_plateau() -> None:
             factors.append(trainer.rate_factor)
 
     values = [1, 1, 1, 1, 1, 1, 1, 2, 2]
-    plateau = fn.ReduceLROnPlateau("score", factor=0.5, patience=2, cooldown=1)
+    plateau = fn.ReduceLROnPlateau("score", factor=0.5, patience=1, cooldown=1)
     trainer = make([scripted(values)])
     trainer.fit(x, y, epochs=9, callbacks=[Watch(), plateau])
-    # By hand: epoch 1 is the best; 3 reduces; 4 cools; 5 and 6 wait, 6 reduces; 7 cools; 8 is better.
+    # By hand: 1 is the best; 2 is borne, 3 reduces; 4 cools; 5 is borne, 6 reduces; 7 cools; 8 is better.
     assert factors == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
     assert trainer.rate_factor == 0.25
 
@@ -294,12 +295,69 @@ def test_the_rate_is_reduced_on_a_plateau() -> None:
 def test_the_rate_does_not_fall_below_its_least() -> None:
     x, y = data()
     trainer = make([scripted([1] * 20)], optimizer=fn.SGD(lr=0.1))
-    trainer.fit(x, y, epochs=20, callbacks=[fn.ReduceLROnPlateau("score", 0.5, 1, min_lr=0.03)])
+    trainer.fit(x, y, epochs=20, callbacks=[fn.ReduceLROnPlateau("score", 0.5, 0, min_lr=0.03)])
     assert trainer.rate_factor * 0.1 == pytest.approx(0.03)
     trainer.rate_factor = 0.1  # below the least already: left alone
     trainer.metrics = (scripted([1] * 5),)
-    trainer.fit(x, y, epochs=5, callbacks=[fn.ReduceLROnPlateau("score", 0.5, 1, min_lr=0.03)])
+    trainer.fit(x, y, epochs=5, callbacks=[fn.ReduceLROnPlateau("score", 0.5, 0, min_lr=0.03)])
     assert trainer.rate_factor == 0.1
+
+
+def steered(values: list[float], mode: str, **given: Any) -> list[float]:
+    """The rates of a ReduceLROnPlateau alone that sees these values."""
+
+    class Plain:
+        rate_factor = 1.0
+
+        @property
+        def lr(self) -> float:
+            return 0.1 * self.rate_factor
+
+    trainer = Plain()
+    plateau = fn.ReduceLROnPlateau("score", mode=mode, **given)
+    plateau.judge({"score": None})
+    plateau.on_fit_begin(trainer)
+    rates = []
+    for epoch, value in enumerate(values, 1):
+        plateau.on_epoch_end(trainer, epoch, {"score": value})
+        rates.append(trainer.lr)
+    return rates
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"patience": 0},
+        {"patience": 2, "factor": 0.5, "cooldown": 3},
+        {"patience": 1, "factor": 0.3, "threshold": 0.05, "threshold_mode": "abs", "min_lr": 1e-3},
+        {"patience": 1, "threshold": 0.1, "cooldown": 1, "min_lr": 2e-6},
+        {"patience": 0, "factor": 0.5, "eps": 1e-3},
+    ],
+    ids=repr,
+)
+def test_rates_on_a_plateau_equal_pytorchs(mode: str, given: dict[str, Any]) -> None:
+    import torch
+
+    numbers = np.random.default_rng(0)
+    values = (np.exp(-np.arange(120) / 40) + 0.02 * numbers.normal(size=120)).clip(0).tolist()
+    values[7], values[30], values[31] = float("nan"), float("inf"), 0.5
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, **given)
+    expected = []
+    for value in values:
+        scheduler.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(steered(values, mode, **given), expected, rtol=1e-12)
+    assert expected[-1] < 0.1
+
+
+def test_what_is_no_better_than_a_negative_best_is_no_improvement() -> None:
+    assert steered([-1.0] * 4, "min", patience=2, factor=0.5) == [0.1, 0.1, 0.1, 0.05]
+    rates = steered([-1.0, -1.2, -1.3, -1.3], "min", patience=0, factor=0.5, threshold=0.1)
+    assert rates == [0.1, 0.1, 0.05, 0.025]
 
 
 # ---------------------------------------------------------------- ModelCheckpoint

@@ -71,7 +71,7 @@ def test_a_resumed_fit_ends_with_the_same_bits(
     path, (x, y) = tmp_path / "c", rows()
 
     def callbacks(kill_at: int) -> list[fn.Callback]:
-        plateau = fn.ReduceLROnPlateau(patience=1, min_delta=1.0)
+        plateau = fn.ReduceLROnPlateau(patience=0, threshold=1.0, threshold_mode="abs")
         return [fn.EarlyStopping(patience=50), plateau, fn.ModelCheckpoint(path), Kill(kill_at)]
 
     given: dict[str, Any] = {"epochs": 6, "batch_size": 16, "validation_split": 0.25}

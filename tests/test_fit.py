@@ -359,8 +359,8 @@ class Checkpoint(fn.Callback):
 
 CALLBACKS: list[Callable[[], list[fn.Callback]]] = [
     lambda: [fn.EarlyStopping("val_accuracy", 2, min_delta=0.05)],
-    lambda: [fn.ReduceLROnPlateau(patience=1, factor=0.5, min_delta=1.0)],
-    lambda: [fn.ReduceLROnPlateau("loss", patience=2, cooldown=1), fn.EarlyStopping("val_accuracy", 3, 0.02)],
+    lambda: [fn.ReduceLROnPlateau(patience=0, factor=0.5, threshold=1.0, threshold_mode="abs")],
+    lambda: [fn.ReduceLROnPlateau("loss", patience=1, cooldown=1), fn.EarlyStopping("val_accuracy", 3, 0.02)],
 ]
 
 
@@ -425,7 +425,7 @@ def test_a_fit_killed_after_its_checkpoint_is_finished_from_the_file(tmp_path: P
                 fn.ModelCheckpoint(tmp_path / f"{name}.ckpt"),
                 fn.ModelCheckpoint(tmp_path / (name + "-{epoch}.model"), "val_accuracy", True, True),
                 fn.EarlyStopping("val_accuracy", 8),
-                fn.ReduceLROnPlateau("loss", 0.5, 1, min_delta=1.0),
+                fn.ReduceLROnPlateau("loss", 0.5, 0, threshold=1.0, threshold_mode="abs"),
                 fn.CSVLogger(tmp_path / f"{name}.csv"),
                 kill,
             ],

@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fastnn as fn
+from fastnn import initializers
 from fastnn.initializers import (
     INITIALIZERS,
     Constant,
@@ -190,3 +192,48 @@ def test_zeros_and_biases_are_zero() -> None:
     assert not model.weights["0.bias"].any()
     assert not model.weights["1.bias"].any()
     assert model.weights["1.weight"].any()
+
+
+def test_biases_start_as_told() -> None:
+    layers = [
+        fn.Dense(4, bias_init=-2.5),
+        fn.Dense(2, bias_init=np.array([1.0, 3.0])),
+        fn.Dense(2000, bias_init="he_uniform"),
+        fn.Dense(3, bias_init=initializers.Constant(7.0)),
+        fn.Dense(1000, bias_init=initializers.TruncatedNormal(std=0.5)),
+        fn.Dense(2),
+    ]
+    model = fn.Sequential(*layers, dtype="float64").build(3, seed=4)
+    bias = [model.weights[f"{i}.bias"] for i in range(6)]
+    assert (bias[0] == -2.5).all()
+    assert bias[1].tolist() == [1.0, 3.0]
+    assert 0.95 < abs(bias[2]).max() <= 3**0.5  # fan-in 2: sqrt(6 / 2)
+    assert (bias[3] == 7).all()
+    assert 0.4 < bias[4].std() < 0.5
+    assert not bias[5].any()
+    plain = fn.Sequential(*[fn.Dense(layer.units) for layer in layers], dtype="float64").build(3, seed=4)
+    for name in plain.weights:
+        if name.endswith("weight"):
+            np.testing.assert_array_equal(plain.weights[name], model.weights[name])
+
+
+def test_bias_init_comes_back_from_files(tmp_path: Any) -> None:
+    layers = fn.Dense(2, bias_init=(0.5, -1.0)), fn.Dense(1, bias_init=initializers.Constant(3.0))
+    model = fn.Sequential(*layers).build(2)
+    model.save(tmp_path / "m")
+    assert fn.load(tmp_path / "m").layers == layers
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bias_init": [1.0, 2.0]}, "bias_init must be one number or 3, one a unit, got 2"),
+        ({"bias_init": "ones"}, "bias_init must be one of"),
+        ({"bias_init": "orthogonal"}, "bias_init must be no distribution of matrices"),
+        ({"bias_init": np.inf}, "bias_init must be at least"),
+        ({"bias_init": 1.0, "bias": False}, "bias_init must be None with bias=False"),
+    ],
+)
+def test_bad_bias_init_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fn.Dense(3, **given)

@@ -105,3 +105,16 @@ def test_every_kernel_name_has_a_description() -> None:
     assert all(fn.Activation(name) for name in kernels.ACTIVATIONS)
     assert losses.get("cross_entropy").takes_labels
     assert not losses.get("mse").takes_labels
+
+
+def test_arrays_and_ranges_are_taken_as_tuples() -> None:
+    assert fn.Embedding(np.array([[2, 5, 3]])) == fn.Embedding(((2, 5, 3),))
+    assert fn.Concat((np.arange(3), fn.Dense(2)), (range(3, 5),)) == fn.Concat(
+        ((0, 1, 2), fn.Dense(2)), ((3, 4),)
+    )
+    assert fn.PiecewiseLinear(np.array([[0, 1.0], [1, 2]])) == fn.PiecewiseLinear(((0.0, 1.0), (1.0, 2.0)))
+    assert fn.PiecewiseLinear([np.array([0, 1.0])]) == fn.PiecewiseLinear(((0.0, 1.0),))
+    assert fn.Group(layers=np.array([0, 2])) == fn.Group(layers=range(0, 4, 2)) == fn.Group(layers=(0, 2))
+    assert fn.schedules.MultiStep(0.1, np.array([3, 5])) == fn.schedules.MultiStep(0.1, (3, 5))
+    assert fn.losses.Quantile(np.array([0.1, 0.9])) == fn.losses.Quantile((0.1, 0.9))
+    assert fn.Adam(betas=np.array([0.5, 0.75])) == fn.Adam(betas=(0.5, 0.75))

@@ -7,7 +7,7 @@ import pytest
 from loss_targets import DESCRIPTIONS, targets_of, torch_rows
 
 import fastnn as fn
-from fastnn import devices, kernels, losses, ops
+from fastnn import devices, kernels, losses, ops, validation
 from fastnn.devices import array_losses
 from fastnn.layers import lower, n_parameters
 
@@ -459,6 +459,39 @@ def test_class_weight_of_labels_and_of_signs(rng):
             trainer.fit(x, y, class_weight={7: 1})
         with pytest.raises(ValueError, match="class_weight must have a weight for each of 2 labels"):
             trainer.fit(x, y, class_weight=[1, 2, 3])
-    trainer = fn.Trainer(fn.Sequential(fn.Dense(2)), "cross_entropy", "sgd", seed=0)
-    with pytest.raises(ValueError, match="class_weight needs targets that are classes"):
-        trainer.fit(x, np.eye(2)[labels], class_weight="balanced")
+
+
+def soft_rows(rng):
+    x = rng.normal(size=(24, 4)).astype(np.float32)
+    return x, rng.dirichlet(np.ones(3), size=24).astype(np.float32)
+
+
+def test_class_weight_of_probabilities_is_their_mean(rng):
+    x, p = soft_rows(rng)
+    for loss in ("cross_entropy", "kl_divergence"):
+        found = []
+        for given in ({"class_weight": [1, 5, 0.5]}, {"sample_weight": p.astype(float) @ [1, 5, 0.5]}):
+            trainer = fn.Trainer(fn.Sequential(fn.Dense(3)), loss, "adam", seed=0)
+            trainer.fit(x, p, epochs=2, **given)
+            found.append(trainer.model.parameters.copy())
+        np.testing.assert_allclose(*found, rtol=1e-6)
+    weights = validation.class_weights("balanced", losses.CrossEntropy(), None, 3, p)
+    np.testing.assert_allclose(weights, p.astype(float) @ (24 / (3 * p.astype(float).sum(axis=0))), rtol=1e-6)
+    one_hot = np.eye(3, dtype=np.float32)[[0, 2, 2, 1]]
+    np.testing.assert_array_equal(
+        validation.class_weights("balanced", losses.CrossEntropy(), None, 3, one_hot),
+        validation.class_weights("balanced", losses.CrossEntropy(), np.array([0, 2, 2, 1]), 3),
+    )
+
+
+def test_class_weight_of_soft_bits_and_of_several_questions(rng):
+    x, p = soft_rows(rng)
+    found = []
+    for given in ({"class_weight": {1: 5}}, {"sample_weight": 1 + 4 * p[:, 0].astype(float)}):
+        trainer = fn.Trainer(fn.Sequential(fn.Dense(1)), "binary_cross_entropy", "adam", seed=0)
+        trainer.fit(x, p[:, 0], epochs=2, **given)
+        found.append(trainer.model.parameters.copy())
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(3)), "binary_cross_entropy", "adam", seed=0)
+    with pytest.raises(ValueError, match="several questions a row; BinaryCrossEntropy\\(pos_weight=\\)"):
+        trainer.fit(x, p > 0.5, class_weight={1: 2})

@@ -250,6 +250,46 @@ def test_folded_predictions_equal_the_unfolded(isa, threads, dtype):
             np.testing.assert_array_equal(model.predict(x[rows]), given[rows])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_norm_before_a_product_is_folded_into_it(isa, dtype, affine, bias):
+    layers = [
+        fn.BatchNorm(affine=affine),
+        fn.Dense(9, activation="tanh", bias=bias),
+        fn.BatchNorm(affine=affine),
+    ]
+    model = fn.Sequential(*layers, fn.Dense(3, bias=bias), dtype=dtype)
+    trainer, x, _ = trained(model)
+    if affine:
+        rng = np.random.default_rng(1)
+        model.parameters = model.parameters + rng.normal(size=len(model.parameters)).astype(dtype) / 4
+    unfolded = np.empty((len(x), 3), dtype)
+    trainer._current_program().predict(x, unfolded)
+    assert [step.kind for step in model.compile().steps] == ["dense", "dense"]
+    given = model.predict(x)
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(given, unfolded, **close)
+    np.testing.assert_array_equal(model.predict(x[7:9]), given[7:9])
+
+
+def test_a_norm_of_columns_far_from_0_is_not_folded():
+    model = fn.Sequential(fn.BatchNorm(), fn.Dense(3))
+    _, x, _ = trained(model)
+    model.running["0.running_mean"][...] = 2000
+    model.running["0.running_var"][...] = 1
+    far = x + np.float32(2000)
+    assert len(model.compile().steps) == 2
+    expected = np.empty((len(x), 3))
+    exact = fn.Sequential(fn.BatchNorm(), fn.Dense(3), dtype="float64").build(6)
+    exact.parameters, exact.buffers = model.parameters.astype(float), model.buffers.astype(float)
+    exact._require()
+    devices.make("numpy", exact.steps, exact._require(), buffers=exact.buffers).predict(
+        far.astype(float), expected
+    )
+    np.testing.assert_allclose(model.predict(far), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_predictions_follow_weights_and_statistics():
     model = normed()
     trained(model)

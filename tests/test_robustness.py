@@ -281,3 +281,49 @@ def test_masked_values_are_refused_by_name() -> None:
         fn.ops.relu(masked)
     whole = np.ma.masked_array(X, mask=np.zeros(X.shape, bool))
     np.testing.assert_array_equal(trainer.predict(whole), trainer.predict(X))
+
+
+# ---------------------------------------------------------------- what a loss that is not finite comes from
+
+
+def own_with_nan(z, y, weight):
+    return float(((z - y) ** 2).mean()), np.full_like(z, np.nan)
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_the_cause_of_a_loss_that_is_not_finite_is_named(device):
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    codes = np.where(np.arange(4) == 2, 1.5, x).astype(np.float32)
+    for layers, loss, rows, text in [
+        ([], own_with_nan, x, "but 'own_with_nan' gave a loss or a dz .* fastnn.losses.check"),
+        ([], fn.losses.Poisson(log_input=False), x, "one below 0 has no logarithm.* softplus"),
+        ([fn.Embedding(((2, 3, 2),))], "mse", codes, r"a code in the columns \[2\] of x is no whole number"),
+    ]:
+        trainer = fn.Trainer(fn.Sequential(*layers, fn.Dense(1)), loss, "sgd", seed=0, device=device)
+        with pytest.raises(fn.DivergenceError, match=text):
+            trainer.fit(rows, abs(x[:, :1]))
+
+
+def test_flatten_may_stand_behind_what_takes_numbers_one_by_one():
+    x = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    model = fn.Sequential(fn.Scale(1 / 64), fn.Dropout(0.2), fn.Flatten(), fn.Dense(2))
+    trainer = fn.Trainer(model, "mse", "sgd", seed=0)
+    trainer.fit(x, np.zeros((4, 2)))
+    np.testing.assert_array_equal(model.predict(x), model.predict(x.reshape(4, 16)))
+    late = fn.Sequential(fn.Dense(3), fn.Flatten(), fn.Dense(2)).build(16)
+    with pytest.raises(ValueError, match=r"x must be 2-D, as Flatten comes after Dense\(units=3\)"):
+        late.predict(x)
+    with pytest.raises(
+        ValueError, match=r"x must be 2-D .* a model that begins with Flatten\(\) takes rows of"
+    ):
+        fn.Sequential(fn.Dense(2)).build(16).predict(x)
+
+
+def test_gaussian_nll_of_huge_numbers_is_one_on_both_devices():
+    found = []
+    for device in ("cpu", "numpy"):
+        trainer = fn.Trainer(fn.Sequential(fn.Dense(2)), "gaussian_nll", "sgd", seed=0, device=device)
+        trainer.model.build(2).parameters = np.array([1, 0, 0, 1, 0, 0])
+        found.append(trainer.gradient(np.array([[1e38, 89]], np.float32), np.array([[-1e38]], np.float32)))
+    assert found[0][0] == found[1][0] == 44.5
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6)

@@ -145,12 +145,41 @@ def test_the_rates_are_those_that_a_constant_one_would_be_given() -> None:
     np.testing.assert_allclose(scheduled.model.parameters, by_hand.model.parameters, rtol=1e-6)
 
 
-def test_a_file_cannot_keep_a_function(tmp_path: Path) -> None:
+def falling(t: int) -> float:
+    return 0.1 / (1 + t)
+
+
+@pytest.mark.parametrize(
+    "make", [s.Function, lambda f: s.Warmup(s.Function(f), 3)], ids=["alone", "within another"]
+)
+def test_a_checkpoint_keeps_the_name_of_a_function(make: Any, tmp_path: Path) -> None:
     x, y = rows()
-    one = trainer(s.Function(lambda t: 0.1))
-    one.fit(x, y)
-    with pytest.raises(TypeError, match="a file can keep descriptions of fastnn, got Function"):
-        one.save_checkpoint(tmp_path / "c")
+    whole, first, again = (trainer(make(falling)) for _ in range(3))
+    whole.fit(x, y, epochs=3)
+    first.fit(x, y, epochs=2, callbacks=[fn.ModelCheckpoint(tmp_path / "c")])
+    again.resume(tmp_path / "c")
+    again.fit(x, y, epochs=3, callbacks=[fn.ModelCheckpoint(tmp_path / "c")])
+    np.testing.assert_array_equal(again.model.parameters, whole.model.parameters)
+    for other in (s.Function(lambda t: 0.1), s.Function(falling, by="epoch"), 0.1):
+        with pytest.raises(ValueError, match="optimizer is SGD"):
+            trainer(other).resume(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "lr", [s.Exponential(1.0, 1e10), s.Step(1.0, 2, 1e30), s.Cyclic(0.1, 1.0, 1, None, "exp_range", 1e12)]
+)
+def test_rates_beyond_the_models_numbers_are_refused_before_the_step(lr: Any) -> None:
+    x, y = rows()
+    one = trainer(lr)
+    order = np.arange(70)[None]
+    first_bad = int((lr.at(np.arange(9)) > 3.4e38).argmax())
+    for _ in range(first_bad):
+        one.run(x, y, order, sample_weight=np.zeros(70))  # without weight the weights stay
+    before = one.model.parameters.copy()
+    with pytest.raises(ValueError, match=rf"lr must be at most 3.40282e\+38, got .* at step {first_bad} of"):
+        one.run(x, y, order)
+    np.testing.assert_array_equal(one.model.parameters, before)
+    assert one.step == first_bad > 0
 
 
 @pytest.mark.parametrize(
@@ -173,7 +202,7 @@ def test_a_file_cannot_keep_a_function(tmp_path: Path) -> None:
             "schedules must all count steps or all epochs",
         ),
         (lambda: s.Function(3), TypeError, "function must be a function of the step"),
-        (lambda: s.Function(lambda t: -1.0).at(T), ValueError, r"function\(0\) must be at least 0"),
+        (lambda: s.Function(lambda t: -1.0).at(T), ValueError, r"of step 0 must be at least 0"),
         (lambda: fn.SGD(lr=s.Cosine), TypeError, "lr must be a number or a schedule, got the class Cosine"),
         (lambda: trainer(s.Step(1e39, 3)), ValueError, "lr must be at most"),
     ],

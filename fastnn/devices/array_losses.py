@@ -172,11 +172,12 @@ def _gaussian_nll(xp: Any, z: Array, y: Array, dz: Array, full: bool, eps: float
     given = xp.exp(s)
     low = given < eps
     variance = xp.where(low, eps, given)
-    square = d * d / variance
+    slope = d / variance
+    square = d * slope  # d * d would overflow first
     loss: Array = ((xp.where(low, xp.log(variance), s) + square) / 2).mean(axis=1)
     if full:
         loss = loss + xp.log(2 * xp.pi) / 2
-    dz[:, :n] = d / variance / n
+    dz[:, :n] = slope / n
     dz[:, n:] = (1 - square) / 2 * xp.where(low, given / eps, 1) / n
     return loss
 

@@ -67,6 +67,10 @@ class Loss:
         """What metrics of values compare with targets."""
         return output
 
+    def fault(self) -> tuple[str, str] | None:
+        """Why it is not finite where all outputs are, and what to try; None: they are too large."""
+        return None
+
     def n_targets(self, n_out: int) -> int:
         """Columns of targets of values for a model of n_out outputs (ValueError: no model for it)."""
         return kernels.target_columns(self.name, n_out)

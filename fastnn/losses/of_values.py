@@ -136,6 +136,15 @@ class Poisson(Loss):
         """Its fields."""
         return {"log_input": self.log_input, "full": self.full, "eps": self.eps}
 
+    def fault(self) -> tuple[str, str] | None:
+        """Rates below 0 have no logarithm."""
+        if self.log_input:
+            return None
+        return (
+            "with log_input=False an output is a rate, and one below 0 has no logarithm",
+            "end the model with an activation such as softplus, or leave log_input=True",
+        )
+
     def prediction(self, output: Array) -> Array:
         """The rate."""
         return np.exp(output) if self.log_input else output

@@ -58,6 +58,13 @@ class Custom(Loss):
         """Labels are compared with the largest output, values with all."""
         return "scores" if self.takes_labels else None
 
+    def fault(self) -> tuple[str, str] | None:
+        """The function alone knows."""
+        return (
+            f"{self.name!r} gave a loss or a dz that is not finite",
+            "fastnn.losses.check compares its dz with central differences",
+        )
+
     def n_targets(self, n_out: int) -> int:
         """As outputs."""
         return n_out

@@ -8,12 +8,15 @@ functions and must not overlap an input in any other way.
 
 from __future__ import annotations
 
-from . import activations, losses, products, updates
+from . import activations, losses, noise, norms, products, updates
 from .activations import *  # noqa: F403
 from .losses import *  # noqa: F403
+from .noise import *  # noqa: F403
+from .norms import *  # noqa: F403
 from .products import *  # noqa: F403
 from .updates import *  # noqa: F403
 
 __all__ = sorted(
-    {*activations.__all__, *losses.__all__, *products.__all__, *updates.__all__} - {"ACTIVATIONS"}
+    {name for module in (activations, losses, noise, norms, products, updates) for name in module.__all__}
+    - {"ACTIVATIONS"}
 )

@@ -1,4 +1,4 @@
-"""Dropout, and steps of optimizers in place."""
+"""Steps of optimizers in place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import errors, kernels, optimizers
-from .shapes import Array, out_table
+from .shapes import Array
 
 __all__ = [
     "adadelta_update",
@@ -16,34 +16,12 @@ __all__ = [
     "adam_update",
     "adamax_update",
     "adamw_update",
-    "dropout",
     "lion_update",
     "nadam_update",
     "radam_update",
     "rmsprop_update",
     "sgd_update",
 ]
-
-
-def dropout(x: ArrayLike, rate: float, *, seed: int, step: int = 0, layer: int = 0) -> tuple[Array, Array]:
-    """x with each number set to 0 with probability rate, the rest scaled by 1/(1-rate).
-
-    Returns
-    -------
-    out, mask : ndarray
-        ``out = x * mask``; the mask is a function of (seed, step, layer, row, column), a row being one of
-        the last axis: the same as training uses.
-    """
-    (found,) = errors.reals(x=x)
-    rate = errors.real("rate", rate, 0.0, 1.0)
-    seed = errors.seed("seed", seed)
-    step = errors.integer("step", step, 0, 2**44 - 1)
-    layer = errors.integer("layer", layer, 0, 2**16 - 1)
-    out = np.array(found, order="C")
-    mask = np.empty(out.shape, out.dtype)
-    if out.size:
-        kernels.dropout(out_table(out), out_table(mask), seed, step, layer, rate, 0)
-    return out, mask
 
 
 def _in_place(w: Any, **others: Any) -> list[Any]:

@@ -7,6 +7,7 @@ clipping, accumulation, averages, groups of weights.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,12 @@ def _constant(lr: float, n_steps: int) -> NDArray[np.float64]:
 
 
 def rates(
-    optimizer: Optimizer, n_steps: int, factor: float = 1.0, step: int = 0, epoch: int = 0
+    optimizer: Optimizer,
+    n_steps: int,
+    factor: float = 1.0,
+    step: int = 0,
+    epoch: int = 0,
+    dtype: Any = np.float64,
 ) -> NDArray[np.float64]:
     """The learning rate of each of the next n_steps steps, times a factor; not to be written to.
 
@@ -70,12 +76,30 @@ def rates(
     ----------
     step, epoch : int
         Steps and epochs done before, which a schedule goes by.
+    dtype : dtype
+        That holds the rates.
+
+    Raises
+    ------
+    ValueError
+        A schedule grows beyond dtype.
     """
     lr = optimizer.lr
     if isinstance(lr, Schedule):
         if lr.by == "epoch":
-            return np.full(n_steps, lr.at(np.array([epoch], np.int64))[0] * factor)
-        return lr.at(np.arange(step, step + n_steps, dtype=np.int64) // optimizer.accumulate) * factor
+            times = np.array([epoch], np.int64)
+        else:
+            times = np.arange(step, step + n_steps, dtype=np.int64) // optimizer.accumulate
+        with np.errstate(all="ignore"):  # gamma above 1: judged here
+            found = lr.at(times) * factor
+        most = float(np.finfo(dtype).max)
+        legal = found <= most  # NaN is not
+        if not legal.all():
+            at = int((~legal).argmax())
+            raise ValueError(
+                f"lr must be at most {most:g}, got {found[at]:g} at {lr.by} {times[at]} of {lr!r}"
+            )
+        return np.full(n_steps, found[0]) if lr.by == "epoch" else found
     lr *= factor
     # Those of a few steps are kept: making them anew would take longer than one small step.
     return _constant(lr, n_steps) if n_steps <= _KEPT_RATES else np.full(n_steps, lr)

@@ -27,7 +27,7 @@ class Schedule:
         raise NotImplementedError
 
     def largest(self) -> float:
-        """No rate is above it."""
+        """A rate that it gives, or may give: none is above it, unless they grow without end."""
         raise NotImplementedError
 
 
@@ -80,7 +80,8 @@ class Group:
 
     def __post_init__(self) -> None:
         if self.layers is not None:
-            given = self.layers if isinstance(self.layers, (tuple, list)) else (self.layers,)
+            given = errors.listed(self.layers)
+            given = given if isinstance(given, (tuple, list)) else (given,)
             _set(self, "layers", tuple(errors.integer("layers", one, 0) for one in given))
         if self.weights is not None:
             names = self.weights if isinstance(self.weights, (tuple, list)) else (self.weights,)
