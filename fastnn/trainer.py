@@ -324,8 +324,9 @@ class Trainer(Engine):
         rates = optimizers.rates(
             self.optimizer, len(order), self._rate_factor, program.step, self.epoch, self.model.dtype
         )
+        momenta = optimizers.momenta(self.optimizer, len(order), program.step, self.epoch)
         try:
-            return program.run(x, y, order, rates, weights)
+            return program.run(x, y, order, rates, weights, momenta)
         except DivergenceError as error:
             diverged = error
         at = diverged.step_in_call
