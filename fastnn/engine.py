@@ -40,6 +40,7 @@ class Engine:
     _rate_factor: float
     _callbacks: tuple[Callback, ...]
     _running: bool
+    _fitted: Any
     _interrupted: bool
     _resumed_states: list[tuple[str, dict[str, Any]]]
     _program: devices.Program | None
@@ -150,5 +151,5 @@ class Engine:
             program = self._program
             state["_saved"] = program.state.copy(), program.numbers.copy(), program.step, build
         state["_program"] = state["_block"] = state["_gate"] = None
-        state["_callbacks"], state["_running"] = (), False  # the fit runs here
+        state["_callbacks"], state["_running"], state["_fitted"] = (), False, None  # the fit runs here
         return state

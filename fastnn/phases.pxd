@@ -23,6 +23,7 @@ cdef struct Run:
     const double *weight       # or NULL
     const int64_t *order       # (n_steps, batch), or NULL: rows 0 .. batch of x, one step
     const double *rates        # (n_steps,), or NULL: nothing is updated
+    const double *momenta      # (n_steps,), or NULL: the optimizer's own
     ptrdiff_t n_steps, batch, n_rows
     uint64_t first_step        # number of the first step, for dropout and Adam
     bint training              # dropout on

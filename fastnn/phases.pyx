@@ -368,7 +368,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
     if r.own_loss != NULL or not fastnn_small_takes(&net.loss) or (
             net.loss.loss == FASTNN_cross_entropy and r.labels == NULL):
         return False
-    if r.order == NULL or r.rates == NULL or r.x_size != net.size or flops > SMALL_FLOPS:
+    if r.order == NULL or r.rates == NULL or r.momenta != NULL or r.x_size != net.size or flops > SMALL_FLOPS:
         return False
     if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS or r.coupled or not (net.chain and net.simple):
         return False

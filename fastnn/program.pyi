@@ -36,6 +36,7 @@ class Program:
         order: NDArray[np.int64],
         rates: NDArray[np.float64],
         sample_weight: NDArray[np.float64] | None = None,
+        momenta: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]: ...
     def gradient(
         self,

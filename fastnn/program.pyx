@@ -100,6 +100,8 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
             return
         if r.rates != NULL:
             u.lr = r.rates[step]
+            if r.momenta != NULL:  # an optimizer reads one of the two
+                u.momentum = u.beta1 = r.momenta[step]
             n_updates = r.first_step + step + 1 if net.accumulated == NULL else (r.first_step + step) // net.accumulate + 1
             begin_update(&u, n_updates)
         weights_phase(r, &u, thread, n_threads,
@@ -364,27 +366,31 @@ cdef class Program:
                                   layer=None if i == net.n_steps else -1 if i < 0 else self.steps[i].layer)
         return 0
 
-    def run(self, x, y, order, rates, sample_weight=None):
+    def run(self, x, y, order, rates, sample_weight=None, momenta=None):
         """One step for each row of `order`, without the GIL: (sum of w l, sum of w) over all rows of all steps.
 
         x : (rows, n_in) of the parameters' dtype, columns side by side; never scanned
         y : int64 labels (rows,), or values (rows, columns) of that dtype, C-contiguous
         order : int64 (steps, batch), C-contiguous, row numbers into x
         rates : float64 (steps,); sample_weight : float64 (rows,) or None
+        momenta : float64 (steps,), in place of the optimizer's momentum or first beta, or None
         Raises DivergenceError before the update of the first batch whose loss is not finite, ValueError for
         rows and labels out of range, KeyboardInterrupt at the end of a step.
         """
         cdef const int64_t[:, ::1] order_ = order
-        cdef const double[::1] rates_ = rates
+        cdef const double[::1] rates_ = rates, momenta_ = momenta
         cdef Run r
         memset(&r, 0, sizeof(r))
         if self.optimizer is None:
             raise ValueError("a program without an optimizer does not train")
         if rates_.shape[0] != order_.shape[0]:
             raise ValueError(f"rates must have {order_.shape[0]} elements, got {rates_.shape[0]}")
+        if momenta_ is not None and momenta_.shape[0] != order_.shape[0]:
+            raise ValueError(f"momenta must have {order_.shape[0]} elements, got {momenta_.shape[0]}")
         r.n_steps, r.batch, r.training = order_.shape[0], order_.shape[1], True
         if r.n_steps and r.batch:
             r.order, r.rates = &order_[0, 0], &rates_[0]
+            r.momenta = &momenta_[0] if momenta_ is not None else NULL
             self.go(&r, x, y, sample_weight)
         return r.loss_sum, r.weight_sum
 

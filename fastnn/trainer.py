@@ -99,6 +99,7 @@ class Trainer(Engine):
         self._rate_factor = 1.0
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
         self._running = False  # whether a fit is
+        self._fitted: tuple[Sample, Array | None, int | None] | None = None  # its rows, weights, batch size
         self._fit_begun = 0  # epochs that were done before the running, the interrupted or the last fit
         self._interrupted = False  # whether the next fit finishes one that a checkpoint was taken from
         self._resumed_states: list[tuple[str, dict[str, Any]]] = []  # of its callbacks, by class name
@@ -209,6 +210,7 @@ class Trainer(Engine):
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
         self._callbacks, self._running = given, True
+        self._fitted = trained, weights, batch_size
         team = callbacks_.Team(given, shown)
         try:
             team.begin(self, self._resumed_states)
@@ -232,7 +234,7 @@ class Trainer(Engine):
         else:
             team.end(self, None)
         finally:
-            self._callbacks, self._running = (), False
+            self._callbacks, self._running, self._fitted = (), False, None
         return history
 
     def stop(self, reason: str) -> None:
@@ -322,8 +324,9 @@ class Trainer(Engine):
         rates = optimizers.rates(
             self.optimizer, len(order), self._rate_factor, program.step, self.epoch, self.model.dtype
         )
+        momenta = optimizers.momenta(self.optimizer, len(order), program.step, self.epoch)
         try:
-            return program.run(x, y, order, rates, weights)
+            return program.run(x, y, order, rates, weights, momenta)
         except DivergenceError as error:
             diverged = error
         at = diverged.step_in_call

@@ -233,3 +233,34 @@ def test_max_norm_leaves_frequencies_alone() -> None:
 def test_flags_of_numpy_are_kept_as_pythons() -> None:
     assert fn.Adam(amsgrad=np.bool_(True)).amsgrad is True
     assert fn.SGD(momentum=0.9, nesterov=np.bool_(True)).nesterov is True
+
+
+@pytest.mark.parametrize("split", [0.0, 0.25])
+def test_a_finder_among_the_callbacks_changes_nothing_but_what_it_finds(split: float) -> None:
+    x, y = rows()
+    plain, searched, used = make("adam"), make("adam"), make("adam")
+    plain.fit(x, y, epochs=2, validation_split=split)
+    finder = fn.LRFinder(steps=40)
+    assert finder.suggestion is None
+    searched.fit(x, y, epochs=2, validation_split=split, callbacks=[finder])
+    np.testing.assert_array_equal(searched.model.parameters, plain.model.parameters)
+    assert searched.step == plain.step
+    if not split:
+        alone = fn.lr_find(make("adam"), x, y, steps=40)
+        np.testing.assert_array_equal(finder.losses, alone.losses)
+        assert finder.suggestion == alone.suggestion
+    used.fit(x, y, epochs=0, validation_split=split, callbacks=[fn.LRFinder(steps=40, use=True)])
+    assert used.lr == pytest.approx(finder.suggestion, rel=1e-12)
+
+
+def test_a_resumed_fit_searches_no_second_time(tmp_path: Path) -> None:
+    x, y = rows()
+    whole, first, again = make("adam"), make("adam"), make("adam")
+    finders = [fn.LRFinder(steps=40, use=True) for _ in range(3)]
+    whole.fit(x, y, epochs=3, callbacks=[finders[0]])
+    first.fit(x, y, epochs=1, callbacks=[finders[1], fn.ModelCheckpoint(tmp_path / "c")])
+    again.resume(tmp_path / "c")
+    again.fit(x, y, epochs=3, callbacks=[finders[2], fn.ModelCheckpoint(tmp_path / "d")])
+    np.testing.assert_array_equal(again.model.parameters, whole.model.parameters)
+    np.testing.assert_array_equal(finders[2].losses, finders[0].losses)
+    assert finders[2].suggestion == finders[0].suggestion

@@ -166,7 +166,8 @@ def test_a_checkpoint_keeps_the_name_of_a_function(make: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "lr", [s.Exponential(1.0, 1e10), s.Step(1.0, 2, 1e30), s.Cyclic(0.1, 1.0, 1, None, "exp_range", 1e12)]
+    "lr",
+    [s.Exponential(1.0, 1e10), s.Step(1.0, 2, 1e30), s.Cyclic(0.1, 1.0, 1, None, "exp_range", 1e12, False)],
 )
 def test_rates_beyond_the_models_numbers_are_refused_before_the_step(lr: Any) -> None:
     x, y = rows()

@@ -48,7 +48,13 @@ class Program(Protocol):
         """Scalars of the state, writable: the sum of the weights of the batches that are accumulated."""
 
     def run(
-        self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
+        self,
+        x: Array,
+        y: Array,
+        order: Array,
+        rates: NDArray[np.float64],
+        sample_weight: Array | None = None,
+        momenta: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
 

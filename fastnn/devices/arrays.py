@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .. import losses, targets
 from ..errors import DivergenceError
 from ..losses import Custom, Loss
-from ..optimizers import Optimizer
+from ..optimizers import Optimizer, with_momentum
 from ..steps import Step, initial_buffers, n_parameters, sources_of
 from . import array_optimizers
 from .array_context import Context
@@ -236,7 +236,13 @@ class ArrayProgram:
         return loss_sum, total
 
     def run(
-        self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
+        self,
+        x: Array,
+        y: Array,
+        order: Array,
+        rates: NDArray[np.float64],
+        sample_weight: Array | None = None,
+        momenta: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
         o = self._optimizer
@@ -260,6 +266,8 @@ class ArrayProgram:
                 for s, kept in zip(self.steps, self._space(len(batch)).kept, strict=True):
                     if s.running >= 0:
                         store_statistics(s, kept, self._buffers, len(batch))
+                if momenta is not None:
+                    o = with_momentum(o, float(momenta[i]))
                 self._update(o, float(rates[i]), total)
                 self.step += 1
                 loss_sum += loss

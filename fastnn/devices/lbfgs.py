@@ -110,7 +110,13 @@ class LBFGSProgram:
     # ------------------------------------------------------------ the face of a program
 
     def run(
-        self, x: Array, y: Array, order: Array, rates: NDArray[np.float64], sample_weight: Array | None = None
+        self,
+        x: Array,
+        y: Array,
+        order: Array,
+        rates: NDArray[np.float64],
+        sample_weight: Array | None = None,
+        momenta: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """One step for each row of order; gives the sums of weight * loss, before it, and of weights."""
         loss_sum = weight_sum = 0.0

@@ -6,6 +6,7 @@ clipping, accumulation, averages, groups of weights.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -35,7 +36,9 @@ __all__ = [
     "Rule",
     "Schedule",
     "get",
+    "momenta",
     "rates",
+    "with_momentum",
 ]
 
 _KEPT_RATES = 4096
@@ -103,3 +106,20 @@ def rates(
     lr *= factor
     # Those of a few steps are kept: making them anew would take longer than one small step.
     return _constant(lr, n_steps) if n_steps <= _KEPT_RATES else np.full(n_steps, lr)
+
+
+def momenta(optimizer: Optimizer, n_steps: int, step: int = 0, epoch: int = 0) -> NDArray[np.float64] | None:
+    """The momentum, or first beta, of each of the next n_steps steps; None: the optimizer's own."""
+    lr = optimizer.lr
+    if not isinstance(lr, Schedule) or not lr.cycles:
+        return None
+    if lr.by == "epoch":
+        return np.full(n_steps, lr.momenta(np.array([epoch], np.int64))[0])
+    return lr.momenta(np.arange(step, step + n_steps, dtype=np.int64) // optimizer.accumulate)
+
+
+def with_momentum(optimizer: Optimizer, value: float) -> Optimizer:
+    """The optimizer with that momentum, or first beta."""
+    if hasattr(optimizer, "betas"):
+        return replace(optimizer, betas=(value, optimizer.betas[1]))  # type: ignore[call-arg]
+    return replace(optimizer, momentum=value)  # type: ignore[call-arg]

@@ -26,6 +26,12 @@ class Schedule:
         """The rates at steps or epochs t, counted from 0."""
         raise NotImplementedError
 
+    cycles: bool = False  # whether it gives the momentum too
+
+    def momenta(self, t: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The momenta at steps or epochs t, of one that cycles."""
+        raise NotImplementedError
+
     def largest(self) -> float:
         """A rate that it gives, or may give: none is above it, unless they grow without end."""
         raise NotImplementedError
@@ -221,6 +227,11 @@ class Optimizer(_Own):
         """Vectors of state, each as long as the parameters."""
         raise NotImplementedError
 
+    @property
+    def has_velocity(self) -> bool:
+        """Whether there is a momentum at some step; of an optimizer with the field momentum."""
+        return self.momentum != 0 or (isinstance(self.lr, Schedule) and self.lr.cycles)  # type: ignore[attr-defined]
+
     def rules(self, steps: tuple[Step, ...]) -> tuple[Rule, ...]:
         """How each weight of a network is updated, by offset; one rule where all are alike.
 
@@ -246,6 +257,13 @@ class Optimizer(_Own):
             raise TypeError(f"lr must be a number or a schedule, got the class {lr.__name__}")
         if not isinstance(lr, Schedule):
             _set(self, "lr", errors.real("lr", lr))
+        elif lr.cycles and (
+            self.name == "nadam" or not (hasattr(self, "momentum") or hasattr(self, "betas"))
+        ):
+            why = "has a momentum of its own for each step" if self.name == "nadam" else "has no momentum"
+            raise ValueError(
+                f"lr must be a schedule with cycle_momentum=False, as {type(self).__name__} {why}, got {lr!r}"
+            )
         own = ("weight_decay",) if "weight_decay" in self.__dataclass_fields__ else ()
         for field in (*fields, *own, "l1"):
             _set(self, field, errors.real(field, getattr(self, field)))

@@ -30,7 +30,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         self.judge("momentum", "dampening")
         self.judge_flag("nesterov")
-        if self.nesterov and self.momentum == 0.0:
+        if self.nesterov and not self.has_velocity:
             raise ValueError("nesterov=True needs momentum above 0, got momentum=0.0")
         if self.nesterov and self.dampening != 0.0:
             raise ValueError(f"nesterov=True needs dampening 0, got {self.dampening!r}")
@@ -38,7 +38,7 @@ class SGD(Optimizer):
     @property
     def n_states(self) -> int:
         """The velocity, where there is momentum."""
-        return 1 if self.momentum else 0
+        return int(self.has_velocity)
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +66,7 @@ class RMSprop(Optimizer):
     @property
     def n_states(self) -> int:
         """The mean square; the velocity; the mean."""
-        return 1 + (self.momentum != 0) + bool(self.centered)
+        return 1 + self.has_velocity + bool(self.centered)
 
 
 @dataclass(frozen=True, repr=False)
