@@ -4,10 +4,17 @@
  * z times a sigmoid is written by t = |z| as max(z, 0) - t T(t), where T falls from 1/2 to 0 and is computed to its
  * own last places: neither side of zero cancels, and f'(z) is w = T + t T' on the left and 1 - w on the right. The tail
  * t T is multiplied by its power of two last, so that it is rounded once where it is subnormal. Infinities have the
- * limits of the function: +inf and -0. */
+ * limits of the function: +inf and -0.
+ *
+ * Monotone in float32, where the function rises: each rounding but the last is noise that a step of the input has to
+ * outweigh. Near zero z - t T takes an exponential near 1, with its noise, to tell numbers apart whose distance is much
+ * smaller; there (NEAR_ZERO) z/2 + z^2 P(z^2) is taken, which is exact but for the small second term. Left of zero on
+ * the way to the minimum nothing of this helps: the slope itself goes to zero. */
 
+#undef NEAR_OR
+#undef NEAR_ZERO
+#undef MISH_NEAR
 #undef SILU_FLAT
-#undef SOFTSIGN_FLAT
 #undef MISH_LINE
 #undef GELU_FLAT
 #undef GELU_TANH_FLAT
@@ -19,8 +26,8 @@
 #undef SOFTPLUS_LINE
 #undef SELU_LEFT
 #undef SELU_RIGHT
-/* From these on t T(t) rounds to 0 (SILU_FLAT, also of mish and softplus; GELU_FLAT; GELU_TANH_FLAT), t / (1 + t) to 1
- * (SOFTSIGN_FLAT), mish to z (MISH_LINE).
+/* From these on t T(t) rounds to 0 (SILU_FLAT, also of mish and softplus; GELU_FLAT; GELU_TANH_FLAT), mish to z
+ * (MISH_LINE).
  * SOFTPLUS_LINE: softplus of 20, beyond which it is z (PyTorch's threshold).
  * GELU_C1, GELU_C3: 2 sqrt(2/pi) and 0.044715 times it, with what their rounding lost. GELU_C1 ends before the last
  * place of every sum of it and c3 t^2. ROOT_2PI: 1 / sqrt(2 pi).
@@ -29,7 +36,6 @@
 #define SELU_RIGHT ((REAL)1.0507009873554804934193349852946)
 #if REAL_IS_FLOAT
 #define SILU_FLAT 110.0f
-#define SOFTSIGN_FLAT 0x1p+26f
 #define MISH_LINE 20.0f
 #define GELU_FLAT 14.5f
 #define GELU_TANH_FLAT 11.0f
@@ -44,9 +50,18 @@ static const REAL FN(gelu_over)[] = {
     0x1.0p-1f, 0x1.c01908p-2f, 0x1.762344p-3f, 0x1.4b449ap-5f, 0x1.0bad2p-8f};
 static const REAL FN(gelu_under)[] = {
     1, 0x1.ac4eb2p+0f, 0x1.3345fap+0f, 0x1.df3d7cp-2f, 0x1.9f35bp-4f, 0x1.4f7a7cp-7f};
+/* (f(z) - z/2) / z^2 in z^2 for |z| <= 1/2: 2^-28.3, 2^-25.1, 2^-25.1 of it, and (softplus(z) - z/2 - log 2) / z^2:
+ * 2^-30.7. */
+#define NEAR_ZERO 0.5f
+static const REAL FN(silu_near)[] = {0x1p-2f, -0x1.555516p-6f, 0x1.10e0fep-9f, -0x1.a53b9cp-13f};
+static const REAL FN(gelu_near)[] = {0x1.988454p-2f, -0x1.1058a2p-4f, 0x1.46cad2p-7f, -0x1.2ddcep-10f};
+static const REAL FN(gelu_tanh_near)[] = {0x1.988454p-2f, -0x1.11b1b4p-4f, 0x1.4e4136p-7f, -0x1.3c0d42p-10f};
+static const REAL FN(softplus_near)[] = {0x1p-3f, -0x1.55553cp-8f, 0x1.6bf036p-12f, -0x1.a95b24p-16f};
+/* (mish(z) - 0.6 z) / z^2 in -z for -1/4 <= z <= 0: 2^-25.2 of mish(z). */
+#define MISH_NEAR 0.25f
+static const REAL FN(mish_near)[] = {0x1.47ad92p-2f, 0x1.0761d4p-6f, -0x1.7f4654p-5f, 0x1.3da4c2p-8f};
 #else
 #define SILU_FLAT 760.0
-#define SOFTSIGN_FLAT 0x1p+55
 #define MISH_LINE 40.0
 #define GELU_FLAT 38.8
 #define GELU_TANH_FLAT 22.0
@@ -80,28 +95,52 @@ INLINE vec FN(one_sided)(vec z, vec tail, vec w, vec *slope)
     return vec_max(vec_set((REAL)-0.0), z) - tail;
 }
 
-/* z / (1 + |z|). */
+/* f of an f with f(z) - z/2 even: z/2 + z^2 P(z^2) for |z| = t near zero, else `far`. In float64 it is `far`: its
+ * steps are not counted. */
+#if REAL_IS_FLOAT
+#define NEAR_OR(name, z, t, far)                                                                                 \
+    vec_where(t, less, vec_set(NEAR_ZERO),                                                                       \
+              FN(with_sign)(vec_abs(vec_fma(t * t, POLYNOMIAL(name##_near, t * t), (REAL)0.5 * z)), z), far)
+#else
+#define NEAR_OR(name, z, t, far) (far)
+#endif
+
+/* z / (1 + |z|). From 1 on 1 - 1 / (1 + t), which cannot step back: sum, quotient and difference are rounded one after
+ * the other. Below 1 + t has not the places of t: what the sum lost and the remainder of the quotient are put right. */
 INLINE vec FN(softsign)(vec z)
 {
-    const vec size = vec_min(vec_set(SOFTSIGN_FLAT), vec_abs(z));
-    return FN(with_sign)(size / (1 + size), z);
+    const vec one = vec_set(1), t = vec_abs(z), sum = 1 + t, lost = t - (sum - 1), part = 1 / sum, ratio = t * part;
+    const vec rest = vec_fma(-ratio, lost, vec_fma(-ratio, sum, t));
+    return FN(with_sign)(vec_where(one, less_equal, t, 1 - part, vec_fma(rest, part, ratio)), z);
 }
 
-/* z min(max(z + 3, 0), 6) / 6 (Howard et al. 2019). The left factor stays -3 where the right one is 0. */
+/* z min(max(z + 3, 0), 6) / 6 (Howard et al. 2019). From -3 on z/2 + z^2/6, whose small term alone is rounded twice;
+ * around the minimum (z + 1.5)^2 / 6 - 0.375, where the sum is exact; near -3 the factors, of which z + 3 is exact. */
 INLINE vec FN(hard_swish)(vec z, vec *slope)
 {
-    const vec three = vec_set(3), left = vec_max(-three, z);
+    const vec three = vec_set(3), sixth = vec_set((REAL)(1.0 / 6)), left = vec_max(-three, z);
     *slope = vec_where(three, less_equal, z, vec_set(1), vec_fma(z, vec_set((REAL)(1.0 / 3)), vec_set((REAL)0.5)));
     *slope = vec_where(z, less_equal, -three, vec_set(0), *slope);
-    return left * (vec_min(vec_set(6), left + 3) * (REAL)(1.0 / 6));
+    const vec inner = vec_min(three, left), from_turn = inner + (REAL)1.5;
+    /* Of the sign of z, which a sum of -0 and 0 would lose. */
+    const vec near = FN(with_sign)(vec_abs(vec_fma(inner * sixth, inner, inner * (REAL)0.5)), inner);
+    const vec turn = vec_fma(from_turn * from_turn, sixth, vec_set((REAL)-0.375));
+    const vec far = left * ((left + 3) * sixth);
+    vec value = vec_where(inner, less, vec_set((REAL)-0.75), turn, near);
+    value = vec_where(inner, less, vec_set((REAL)-2.25), far, value);
+    return vec_where(three, less, z, z, value);
 }
 
 /* log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)). */
 INLINE vec FN(softplus)(vec z)
 {
     vec rounded;
-    const vec p = FN(exp_reduced)(-vec_min(vec_set(SILU_FLAT), vec_abs(z)), &rounded);
-    const vec soft = vec_max(vec_set(0), z) + FN(log1p_unit)(FN(scaled_down)(p, rounded));
+    const vec t = vec_abs(z), p = FN(exp_reduced)(-vec_min(vec_set(SILU_FLAT), t), &rounded);
+    vec soft = vec_max(vec_set(0), z) + FN(log1p_unit)(FN(scaled_down)(p, rounded));
+#if REAL_IS_FLOAT
+    const vec square = z * z, curved = vec_fma(square, POLYNOMIAL(softplus_near, square), (REAL)0.5 * z);
+    soft = vec_where(t, less, vec_set(NEAR_ZERO), curved + (REAL)0.69314718055994530942, soft);
+#endif
     return vec_where(vec_set(20), less, z, z, soft);
 }
 
@@ -111,7 +150,8 @@ INLINE vec FN(silu)(vec z, vec *slope)
     const vec t = vec_min(vec_set(SILU_FLAT), vec_abs(z));
     vec rounded;
     const vec p = FN(exp_reduced)(-t, &rounded), e = FN(scaled_down)(p, rounded), part = 1 / (1 + e);
-    return FN(one_sided)(z, FN(scaled_down)(t * p * part, rounded), e * part * vec_fma(-t, part, vec_set(1)), slope);
+    const vec w = e * part * vec_fma(-t, part, vec_set(1));
+    return NEAR_OR(silu, z, t, FN(one_sided)(z, FN(scaled_down)(t * p * part, rounded), w, slope));
 }
 
 /* z tanh(log(1 + exp(z))) (Misra 2019): tanh is n / (n + 2) = 1 - 2 / (n + 2) with n = e (e + 2), e = exp(z), and
@@ -123,7 +163,11 @@ INLINE vec FN(mish)(vec z, vec *slope)
     const vec p = FN(exp_reduced)(inner, &rounded), e = FN(scaled_down)(p, rounded);
     const vec n = e * (e + 2), part = 1 / (n + 2);
     *slope = part * vec_fma(e * part * (1 + e), 4 * inner, n);
-    const vec left = FN(scaled_down)(inner * ((e + 2) * part) * p, rounded);
+    vec left = FN(scaled_down)(inner * ((e + 2) * part) * p, rounded);
+#if REAL_IS_FLOAT
+    const vec curved = vec_fma(z, vec_set(0.6f), z * z * POLYNOMIAL(mish_near, -z));
+    left = vec_where(z, less, vec_set(-MISH_NEAR), left, curved);
+#endif
     return vec_where(z, less, vec_set(0), left, z * vec_fma(vec_set(-2), part, vec_set(1)));
 }
 
@@ -137,7 +181,7 @@ INLINE vec FN(gelu)(vec z, vec *slope)
     const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(half, t, n * -LN2_HIGH)), p = FN(exp_polynomial)(r);
     const vec g = POLYNOMIAL(gelu_over, t) / POLYNOMIAL(gelu_under, t);
     const vec w = FN(scaled_down)(vec_fma(-t, vec_set(ROOT_2PI), g) * p, rounded);
-    return FN(one_sided)(z, FN(scaled_down)(t * g * p, rounded), w, slope);
+    return NEAR_OR(gelu, z, t, FN(one_sided)(z, FN(scaled_down)(t * g * p, rounded), w, slope));
 }
 
 /* z / (1 + exp(-y)) with y = c1 z + c3 z^3, which is GELU with a tanh for its Phi (Hendrycks and Gimpel 2016):
@@ -154,5 +198,6 @@ INLINE vec FN(gelu_tanh)(vec z, vec *slope)
     const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(-t, low, vec_fma(-t, high, n * -LN2_HIGH)));
     const vec p = FN(exp_polynomial)(r), e = FN(scaled_down)(p, rounded), part = 1 / (1 + e);
     const vec ty = t * (high + vec_fma(square, c3 + c3, low));
-    return FN(one_sided)(z, FN(scaled_down)(t * p * part, rounded), e * part * vec_fma(-ty, part, vec_set(1)), slope);
+    const vec w = e * part * vec_fma(-ty, part, vec_set(1));
+    return NEAR_OR(gelu_tanh, z, t, FN(one_sided)(z, FN(scaled_down)(t * p * part, rounded), w, slope));
 }

@@ -268,11 +268,14 @@ INLINE vec vec_tanh(vec x)
     return (vec)((uvec)vec_where(size, less, vec_set(TANH_SMALL), small, large) | (uvec)sign);
 }
 
-/* With e = exp(-|x|), which cannot overflow, and q = e / (1 + e): e (1 - q) left of zero, 1 - q right of it.
- * The rounding of 1 + e then counts for less than in e / (1 + e) and 1 / (1 + e): 1.7 instead of 2.4 ULP. */
+/* With e = exp(-|x|), which cannot overflow, and q = e / (1 + e): left = e (1 - q) left of zero, 1 - left right of it.
+ * The rounding of 1 + e then counts for less than in e / (1 + e) and 1 / (1 + e): 1.7 instead of 2.4 ULP. Up to
+ * 2 TANH_SMALL, where that would step back, 1/2 + tanh(x / 2) / 2. */
 INLINE vec vec_sigmoid(vec x)
 {
-    const vec e = vec_exp(-vec_abs(x)), q = e / (1 + e);
-    const vec scale = vec_where(x, less, vec_set(0), e, vec_set(1));
-    return vec_fma(-scale, q, scale);
+    const vec size = vec_abs(x), e = vec_exp(-size), left = vec_fma(-e, e / (1 + e), e);
+    const vec half = x * (REAL)0.5, square = half * half;
+    const vec tanh = vec_fma(square * POLYNOMIAL(tanh_coefficients, square), half, half);
+    const vec large = vec_where(x, less, vec_set(0), left, 1 - left);
+    return vec_where(size, less, vec_set(2 * TANH_SMALL), vec_fma(vec_set((REAL)0.5), tanh, vec_set((REAL)0.5)), large);
 }

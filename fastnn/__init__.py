@@ -52,7 +52,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from . import data, metrics, schedules
-    from .averages import WeightAverage
+    from .averages import WeightAverage, update_statistics
     from .lr_finder import LRFinder, lr_find
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
@@ -124,12 +124,18 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "update_statistics",
 ]
 
 
 _LAZY = ("data", "metrics", "schedules")
 # Names of modules that few need.
-_LAZY_NAMES = {"WeightAverage": "averages", "LRFinder": "lr_finder", "lr_find": "lr_finder"}
+_LAZY_NAMES = {
+    "WeightAverage": "averages",
+    "update_statistics": "averages",
+    "LRFinder": "lr_finder",
+    "lr_find": "lr_finder",
+}
 
 
 def __getattr__(name: str) -> Any:

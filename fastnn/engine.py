@@ -124,7 +124,8 @@ class Engine:
     def averaged(self) -> Sequential:
         """A copy of the model with the moving average of the weights that the optimizer's `ema` asks for.
 
-        Before the first update it is the model as it is. Buffers are those of the training.
+        Before the first update it is the model as it is. Buffers are those of the training, as with PyTorch's
+        ``AveragedModel``; `fastnn.update_statistics(averaged, x)` computes those of the averaged weights.
 
         Raises
         ------

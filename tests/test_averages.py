@@ -123,6 +123,71 @@ def test_swa_resumes_to_the_same_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(resumed.model.parameters, whole.model.parameters)
 
 
+def normed(dtype: str = "float64") -> fn.Sequential:
+    inner = fn.Dense(5), fn.BatchNorm(momentum=0.5)
+    layers = fn.Dense(5, activation="tanh"), fn.BatchNorm(), fn.Residual(*inner), fn.Dense(2)
+    return fn.Sequential(*layers, dtype=dtype)
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_swa_averages_running_statistics_if_asked(use_buffers: bool) -> None:
+    class SeenBuffers(fn.Callback):
+        def __init__(self) -> None:
+            self.buffers: list[Any] = []
+
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: Any) -> None:
+            self.buffers.append(trainer.model.buffers.copy())
+
+    x, y = rows()
+    seen = SeenBuffers()
+    trainer = fn.Trainer(normed(), "cross_entropy", fn.SGD(0.5), seed=0)
+    average = fn.WeightAverage(start=2, use_buffers=use_buffers)
+    trainer.fit(x, y, epochs=4, callbacks=[average, seen])
+    expected = np.mean(seen.buffers[1:], axis=0) if use_buffers else seen.buffers[-1]
+    np.testing.assert_allclose(trainer.model.buffers, expected, rtol=1e-12)
+    assert not np.array_equal(seen.buffers[1], seen.buffers[-1])
+
+
+def test_statistics_computed_anew_make_predictions_those_of_the_batch() -> None:
+    x, y = rows()
+    trainer = fn.Trainer(normed(), "cross_entropy", fn.SGD(0.5, ema=0.5), seed=0)
+    trainer.fit(x, y, epochs=3, batch_size=14)
+    averaged = trainer.averaged()
+    parameters = averaged.parameters.copy()
+    np.testing.assert_array_equal(averaged.buffers, trainer.model.buffers)
+    fn.update_statistics(averaged, x, batch_size=14)
+    np.testing.assert_array_equal(averaged.parameters, parameters)
+    w = averaged.weights
+    a = np.tanh(x.astype(float) @ w["0.weight"] + w["0.bias"])
+    batches = a.reshape(5, 14, 5)  # cumulative: the mean over the batches, of unbiased variances
+    np.testing.assert_allclose(averaged.buffers[:5], batches.mean(axis=(0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(averaged.buffers[5:10], batches.var(axis=1, ddof=1).mean(axis=0), rtol=1e-12)
+    with pytest.raises(ValueError, match="x must have 3 columns"):
+        fn.update_statistics(averaged, x[:, :2])
+    with pytest.raises(ValueError, match="x must have at least 2 rows, got 1"):
+        fn.update_statistics(averaged, x[:1])
+    with pytest.raises(ValueError, match="batch_size must be at least 2"):
+        fn.update_statistics(averaged, x, batch_size=1)
+
+
+@pytest.mark.torch
+def test_statistics_computed_anew_are_pytorchs() -> None:
+    import torch
+
+    x, _ = rows()
+    model = fn.Sequential(fn.Dense(5, activation="tanh"), fn.BatchNorm(), fn.Dense(2), dtype="float64")
+    model.build(3, seed=0)
+    w = {name: torch.from_numpy(value.copy()) for name, value in model.weights.items()}
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.BatchNorm1d(5)).double()
+    with torch.no_grad():
+        theirs[0].weight.copy_(w["0.weight"].T)
+        theirs[0].bias.copy_(w["0.bias"])
+    torch.optim.swa_utils.update_bn(torch.from_numpy(x.astype(float)).split(16), theirs)
+    fn.update_statistics(model, x, batch_size=16)
+    running = torch.cat([theirs[2].running_mean, theirs[2].running_var]).numpy()
+    np.testing.assert_allclose(model.buffers, running, rtol=1e-10)
+
+
 def test_a_full_batch_is_one_step_on_all_rows_in_their_order() -> None:
     x, y = rows()
     full, by_hand = make(fn.SGD(0.5, momentum=0.9)), make(fn.SGD(0.5, momentum=0.9))

@@ -373,7 +373,23 @@ def test_errors_name_what_is_wrong(make, text):
         make()
 
 
-def test_lbfgs_refuses_running_statistics():
-    trainer = fn.Trainer(normed(), loss="cross_entropy", optimizer=fn.LBFGS(), seed=0)
-    with pytest.raises(ValueError, match="LBFGS keeps no running statistics"):
-        trainer.fit(np.zeros((5, 6)), np.zeros(5, int), batch_size=None)
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_lbfgs_updates_running_statistics_once_a_step(device):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(2.0, 3.0, (40, 3)), rng.integers(0, 2, 40)
+    layers = fn.BatchNorm(momentum=0.25), fn.Dense(4, activation="tanh"), fn.Dense(2)
+    model = fn.Sequential(*layers, dtype="float64")
+    optimizer = fn.LBFGS(max_iter=4, line_search="strong_wolfe")
+    trainer = fn.Trainer(model, loss="cross_entropy", optimizer=optimizer, seed=0, device=device)
+    history = trainer.fit(x, y, epochs=3, batch_size=None)
+    assert history["loss"][-1] < history["loss"][0]
+    # of the input: the same at every step
+    left = 0.75**3
+    np.testing.assert_allclose(model.buffers[:3], (1 - left) * x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(model.buffers[3:], left + (1 - left) * x.var(axis=0, ddof=1), rtol=1e-12)
+    before = model.parameters.copy(), model.buffers.copy()
+    x[0, 0] = np.inf
+    with pytest.raises(fn.DivergenceError):
+        trainer.fit(x, y, batch_size=None)
+    np.testing.assert_array_equal(model.parameters, before[0])
+    np.testing.assert_array_equal(model.buffers, before[1])

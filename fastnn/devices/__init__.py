@@ -16,7 +16,7 @@ from .. import errors, losses
 from .. import program as program_
 from ..layers import Step
 from ..losses import Loss
-from ..optimizers import LBFGS, Optimizer
+from ..optimizers import LBFGS, SGD, Optimizer
 from ..steps import initial_buffers
 from . import arrays, cpu
 
@@ -116,11 +116,13 @@ def make(
     maker = _MAKERS[check(device)]
     if not isinstance(optimizer, LBFGS):
         return maker(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
-    if len(buffers):
-        raise ValueError("LBFGS keeps no running statistics: it must have a network without BatchNorm")
     from .lbfgs import LBFGSProgram  # 1 ms that only its users pay
 
-    return LBFGSProgram(maker(steps, parameters, loss=loss, seed=seed), parameters, optimizer)
+    program = maker(steps, parameters, loss=loss, seed=seed, buffers=buffers)
+    if not len(buffers):
+        return LBFGSProgram(program, parameters, optimizer)
+    still = maker(steps, parameters, loss=loss, optimizer=SGD(), seed=seed, buffers=buffers)
+    return LBFGSProgram(program, parameters, optimizer, still, buffers)
 
 
 def restore(program: Program, state: Array, numbers: NDArray[np.float64]) -> None:

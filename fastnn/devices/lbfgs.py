@@ -62,10 +62,24 @@ class LBFGSProgram:
     parameters : ndarray (n,)
         The block that it computes with, changed in place.
     optimizer : LBFGS
+    still : Program, optional
+        With BatchNorm: one of the same parameters that trains at the rate 0, which stores running
+        statistics. The evaluations of a step use those of the batch and store none; after the step
+        they are stored once, at the parameters that it ended with.
+    buffers : ndarray, optional
+        The running statistics, which a step that fails leaves as they were.
     """
 
-    def __init__(self, program: Program, parameters: Array, optimizer: LBFGS) -> None:
-        self._program, self._o = program, optimizer
+    def __init__(
+        self,
+        program: Program,
+        parameters: Array,
+        optimizer: LBFGS,
+        still: Program | None = None,
+        buffers: Array | None = None,
+    ) -> None:
+        self._program, self._o, self._still = program, optimizer, still
+        self._buffers = np.empty(0) if buffers is None else buffers
         self._w = parameters[: program.state.shape[1]]
         self._memory = _Memory()
         self.step = 0
@@ -125,12 +139,15 @@ class LBFGSProgram:
             total = float(len(rows)) if given is None else float(np.sum(given))
             everything = len(rows) == len(x) and bool((rows == np.arange(len(x))).all())
             data = (x, y, sample_weight) if everything else (x[rows], y[rows], given)
-            before = self._w.copy()
+            before, statistics = self._w.copy(), self._buffers.copy()
             memory = self._memory.copy()
             try:
-                loss_sum += total * self._minimise(data, float(rates[i]), memory)
+                step_loss = self._minimise(data, float(rates[i]), memory)
+                if self._still is not None:
+                    self._store_statistics(self._still, data)
+                loss_sum += total * step_loss
             except BaseException as error:
-                self._w[...] = before
+                self._w[...], self._buffers[...] = before, statistics
                 if isinstance(error, DivergenceError):
                     error.step_in_call, error.loss_sum, error.weight_sum = i, loss_sum, weight_sum
                 raise
@@ -152,6 +169,16 @@ class LBFGSProgram:
     def predict(self, x: Array, out: Array) -> Array:
         """See `Program.predict`."""
         return self._program.predict(x, out)
+
+    def _store_statistics(self, still: Program, data: Any) -> None:
+        """Running statistics of a batch, at the present parameters, which stay."""
+        x, y, weight = data
+        w = self._w.copy()
+        still.step = self.step
+        try:
+            still.run(x, y, np.arange(len(x))[None], np.zeros(1), weight)
+        finally:
+            self._w[...] = w  # a rate of 0 changes no number but the sign of a zero
 
     # ------------------------------------------------------------ the algorithm
 

@@ -17,7 +17,9 @@ class LBFGS(Optimizer):
     """Limited-memory BFGS (Liu and Nocedal 1989), PyTorch's algorithm, for ``fit(batch_size=None)``.
 
     One optimizer step is one ``step()`` of PyTorch's: up to `max_iter` iterations on all rows. It takes none
-    of the fields that the other optimizers share.
+    of the fields that the other optimizers share. Each evaluation normalises by the statistics of the
+    batch; the running statistics of BatchNorm are updated once a step, at the parameters that it ended
+    with (PyTorch: at each evaluation, those of rejected step lengths too).
 
     Parameters
     ----------
