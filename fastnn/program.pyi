@@ -37,6 +37,7 @@ class Program:
         rates: NDArray[np.float64],
         sample_weight: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]: ...
+    def learn(self, x: Real, y: Real | NDArray[np.int64], lr: float) -> float | None: ...
     def gradient(
         self,
         x: Real,

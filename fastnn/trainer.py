@@ -99,6 +99,8 @@ class Trainer(Engine):
         self._rate_factor = 1.0
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
         self._running = False  # whether a fit is
+        self._rows: Array | None = None  # of x that a fit takes; set by fit_many, as are its callbacks
+        self._watchers: tuple[Callback, ...] = ()
         self._fit_begun = 0  # epochs that were done before the running, the interrupted or the last fit
         self._interrupted = False  # whether the next fit finishes one that a checkpoint was taken from
         self._resumed_states: list[tuple[str, dict[str, Any]]] = []  # of its callbacks, by class name
@@ -107,6 +109,7 @@ class Trainer(Engine):
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
         self._gate: Gate | None = None  # of a program that judges rows itself
+        self._learn: Callable[[Any, Any, float], float | None] | None = None  # its quick step, where there is one
         # of a pickled one: state, its numbers, step, build of the model
         self._saved: tuple[Array, Array, int, int] | None = None
 
@@ -187,7 +190,11 @@ class Trainer(Engine):
         task = self._task
         matrix = task.matrix("x", x)
         task.some_rows("x", matrix)
-        sample = task.sample_of(matrix, y, sample_weight, ("x", "y", "sample_weight"))
+        names, rows = ("x", "y", "sample_weight"), self._rows
+        if rows is None:
+            sample = task.sample_of(matrix, y, sample_weight, names)
+        else:
+            sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
         trained, weights, measured = validation.share_out(
             task,
             sample,
@@ -196,6 +203,8 @@ class Trainer(Engine):
             class_weight=class_weight,
             seed=self.seed,
         )
+        if rows is not None:
+            trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
@@ -208,7 +217,7 @@ class Trainer(Engine):
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
         self._callbacks, self._running = given, True
-        team = callbacks_.Team(given, shown)
+        team = callbacks_.Team(given, (*self._watchers, *shown))
         try:
             team.begin(self, self._resumed_states)
             self._interrupted, self._resumed_states = False, []
@@ -376,6 +385,11 @@ class Trainer(Engine):
 
     def partial_fit(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """One optimizer step on all rows as one batch; gives their mean loss before the step."""
+        learn = self._learn
+        if learn is not None and sample_weight is None and self._block is self.model._block:
+            loss = learn(x, y, self.optimizer.lr * self._rate_factor)  # type: ignore[operator]
+            if loss is not None:
+                return loss
         matrix, targets, weights, _ = self._judged(x, y, sample_weight)
         program = self._ready(matrix.shape[1])
         loss_sum, weight_sum = self._steps(program, matrix, targets, one_batch(len(matrix)), weights, None)
