@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from . import data, metrics, schedules
     from .averages import WeightAverage
     from .lr_finder import LRFinder, lr_find
+    from .many import fit_many
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
@@ -116,6 +117,7 @@ __all__ = [
     "WeightAverage",
     "__version__",
     "data",
+    "fit_many",
     "get_num_threads",
     "load",
     "lr_find",
@@ -129,7 +131,12 @@ __all__ = [
 
 _LAZY = ("data", "metrics", "schedules")
 # Names of modules that few need.
-_LAZY_NAMES = {"WeightAverage": "averages", "LRFinder": "lr_finder", "lr_find": "lr_finder"}
+_LAZY_NAMES = {
+    "WeightAverage": "averages",
+    "LRFinder": "lr_finder",
+    "lr_find": "lr_finder",
+    "fit_many": "many",
+}
 
 
 def __getattr__(name: str) -> Any:
