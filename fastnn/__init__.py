@@ -43,7 +43,7 @@ from .losses import (
     Poisson,
     Quantile,
 )
-from .network import Sequential, load
+from .network import Sequential
 from .noise_layers import AlphaDropout, GaussianNoise
 from .norm_layers import BatchNorm, LayerNorm, PReLU, RMSNorm
 from .optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
@@ -53,6 +53,8 @@ from .trainer import Trainer
 if TYPE_CHECKING:
     from . import data, metrics, schedules
     from .averages import WeightAverage
+    from .ensemble import Ensemble
+    from .loading import load
     from .lr_finder import LRFinder, lr_find
     from .many import fit_many
 
@@ -82,6 +84,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Embedding",
+    "Ensemble",
     "Flatten",
     "Focal",
     "FormatError",
@@ -136,6 +139,8 @@ _LAZY_NAMES = {
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
     "fit_many": "many",
+    "Ensemble": "ensemble",
+    "load": "loading",
 }
 
 

@@ -45,14 +45,14 @@ def fit_many(
     trainers : list of Trainer
         Each with a model of its own; their shapes, losses, optimizers and seeds may differ.
     x, y : array_like
-        Of all trainers. x is shared: converted once where it is not of the models' dtype, and never copied for
-        a trainer or its rows.
+        Of all trainers. x is shared: converted once where it is not of the models' dtype, and never
+        copied for a trainer or its rows.
     rows : list, optional
-        For each trainer the numbers of the rows to train on, a mask of them (n,), or None for all. A row may stand
-        there several times, as in a bootstrap. The result is that of ``fit(x[rows], y[rows])``.
+        For each trainer the numbers of the rows to train on, a mask of them (n,), or None for all. A row
+        may stand there several times, as in a bootstrap. The result is that of ``fit(x[rows], y[rows])``.
     n_workers : int, optional
-        Trainings at a time, each on a thread of its own; None: as many as this process may use cores. With 1 they
-        come one after the other, each on all threads.
+        Trainings at a time, each on a thread of its own; None: as many as this process may use cores.
+        With 1 they come one after the other, each on all threads.
     on_error : "return" or "raise"
         A trainer that fails never stops the others. "return": its exception stands in the list in place of a
         history, and a RuntimeWarning tells of it. "raise": an ExceptionGroup when all have ended.
@@ -61,9 +61,9 @@ def fit_many(
     **fit_arguments
         Of `Trainer.fit`; one value for all, or by trainer: a *list* of K for epochs, batch_size, shuffle,
         validation_split; of K tuples or None for validation_data; of K arrays or None for sample_weight; of K
-        dicts, lists, texts or None for class_weight. callbacks is a list of K lists, or a function that is called
-        with the number of each trainer and gives its list: a callback keeps the state of one training. Its
-        methods are called in the trainer's worker thread.
+        dicts, lists, texts or None for class_weight. callbacks is a list of K lists, or a function that is
+        called with the number of each trainer and gives its list: a callback keeps the state of one training.
+        Its methods are called in the trainer's worker thread.
 
     Returns
     -------
@@ -229,8 +229,8 @@ def _callbacks(n: int, value: Any) -> list[tuple[callbacks_.Callback, ...]]:
         value = [value(i) for i in range(n)]
     elif isinstance(value, (list, tuple)) and any(isinstance(one, callbacks_.Callback) for one in value):
         raise TypeError(
-            "callbacks must be a list of lists, one for each trainer, or a function of the trainer's number that "
-            "gives one: a callback keeps the state of one training"
+            "callbacks must be a list of lists, one for each trainer, or a function of the trainer's number "
+            "that gives one: a callback keeps the state of one training"
         )
     elif isinstance(value, (list, tuple)) and not value:
         return [()] * n

@@ -109,7 +109,7 @@ class Trainer(Engine):
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
         self._gate: Gate | None = None  # of a program that judges rows itself
-        self._learn: Callable[[Any, Any, float], float | None] | None = None  # its quick step, where there is one
+        self._learn: Callable[[Any, Any, float], float | None] | None = None  # its quick step
         # of a pickled one: state, its numbers, step, build of the model
         self._saved: tuple[Array, Array, int, int] | None = None
 

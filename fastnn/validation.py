@@ -73,7 +73,7 @@ def share_out(
 
 
 def of_rows(x: Array, y: object, weight: object, rows: Array) -> tuple[Array, Any, Any]:
-    """A stand-in for some rows of x, which has their number and takes no memory; and their targets and weights."""
+    """A stand-in for some rows of x, of their number and without memory; their targets and weights."""
     stand_in = np.broadcast_to(x[:1], (len(rows), x.shape[1]))
     found = [stand_in]
     for name, value in (("y", y), ("sample_weight", weight)):

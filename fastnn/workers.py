@@ -1,7 +1,8 @@
 """Trainings side by side: one Python thread each, which leaves Python for whole segments of steps.
 
-A worker's program runs on its own thread alone, as a team would take the cores of the others; the last one that is
-left may use them. A signal reaches Python's main thread only, so that workers are held by reins (`kernels.Reins`).
+A worker's program runs on its own thread alone, as a team would take the cores of the others; the last one
+that is left may use them. A signal reaches Python's main thread only, so that workers are held by reins
+(`kernels.Reins`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trainings side by side: the bits of each alone, who fails, what Ctrl-C leaves, and how arguments are shared out."""
+"""Trainings side by side: the bits of each alone, who fails, what Ctrl-C leaves, arguments by trainer."""
 
 import os
 import signal
