@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .lr_finder import LRFinder, lr_find
     from .many import fit_many
+    from .searching import cross_validate, grid
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
@@ -119,9 +120,11 @@ __all__ = [
     "Trainer",
     "WeightAverage",
     "__version__",
+    "cross_validate",
     "data",
     "fit_many",
     "get_num_threads",
+    "grid",
     "load",
     "lr_find",
     "metrics",
@@ -139,6 +142,8 @@ _LAZY_NAMES = {
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
     "fit_many": "many",
+    "cross_validate": "searching",
+    "grid": "searching",
     "Ensemble": "ensemble",
     "load": "loading",
 }

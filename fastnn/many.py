@@ -15,7 +15,7 @@ from . import errors, kernels, workers
 from .history import History
 from .trainer import Trainer
 
-__all__ = ["ARGUMENTS", "fit_many", "jobs_of", "row_numbers", "shared"]
+__all__ = ["ARGUMENTS", "fit_many", "jobs_of", "row_numbers", "shared", "tell_failures", "workers_of"]
 
 Array = NDArray[Any]
 
@@ -89,24 +89,25 @@ def fit_many(
     errors.choice("on_error", on_error, ["return", "raise"])
     jobs = jobs_of(trainers, x, y, rows, fit_arguments)
     workers.run(jobs, workers_of(n_workers), None if progress is None else errors.flag("progress", progress))
-    results: list[History | Exception] = []
-    failed = []
-    for i, job in enumerate(jobs):
-        assert isinstance(job.outcome, (History, Exception))
-        results.append(job.outcome)
-        if isinstance(job.outcome, Exception):
-            job.outcome.add_note(f"this was trainer {i} of fit_many")
-            failed.append((i, job.outcome))
+    failed = [job.outcome for job in jobs if isinstance(job.outcome, Exception)]
     if failed and on_error == "raise":
-        raise ExceptionGroup(f"{len(failed)} of {len(jobs)} trainers failed", [one for _, one in failed])
+        for i, job in enumerate(jobs):
+            if isinstance(job.outcome, Exception):
+                job.outcome.add_note(f"this was trainer {i}")
+        raise ExceptionGroup(f"{len(failed)} of {len(jobs)} trainers failed", failed)
+    tell_failures(jobs, "trainers")
+    return [job.outcome for job in jobs if isinstance(job.outcome, (History, Exception))]
+
+
+def tell_failures(jobs: Sequence[workers.Job], what: str) -> None:
+    """Warn of those that failed; each exception gets its number as a note."""
+    failed = [(i, job.outcome) for i, job in enumerate(jobs) if isinstance(job.outcome, Exception)]
+    for i, error in failed:
+        error.add_note(f"this was trainer {i}")
     if failed:
         i, first = failed[0]
-        warnings.warn(
-            f"{len(failed)} of {len(jobs)} trainers failed; trainer {i}: {first!r:.500}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return results
+        text = f"{len(failed)} of {len(jobs)} {what} failed; trainer {i}: {first!r:.500}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def workers_of(n_workers: int | None) -> int:

@@ -61,6 +61,11 @@ class Job:
     epochs_done: int = field(default=0, repr=False)
 
     @property
+    def epochs_trained(self) -> int:
+        """How many it did."""
+        return len(self.outcome.epoch) if isinstance(self.outcome, History) else self.epochs_done
+
+    @property
     def epochs(self) -> int:
         """How many it was asked for."""
         return int(self.arguments.get("epochs", 1))

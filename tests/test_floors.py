@@ -46,6 +46,7 @@ FLOORS = [
     {"trainer", "distributed"},
     {"diagnose", "lr_finder", "workers"},
     {"many"},
+    {"searching"},
     {"plots"},
     {"demo", "sklearn", "onnx", "torch", "thinc", "c_source"},
     {"bench"},
