@@ -43,7 +43,7 @@ from .losses import (
     Poisson,
     Quantile,
 )
-from .network import Sequential, load
+from .network import Sequential
 from .noise_layers import AlphaDropout, GaussianNoise
 from .norm_layers import BatchNorm, LayerNorm, PReLU, RMSNorm
 from .optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Group, Lion, NAdam, RAdam, RMSprop
@@ -53,7 +53,11 @@ from .trainer import Trainer
 if TYPE_CHECKING:
     from . import data, metrics, schedules
     from .averages import WeightAverage, update_statistics
+    from .ensemble import Ensemble
+    from .loading import load
     from .lr_finder import LRFinder, lr_find
+    from .many import fit_many
+    from .searching import cross_validate, grid
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
@@ -81,6 +85,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Embedding",
+    "Ensemble",
     "Flatten",
     "Focal",
     "FormatError",
@@ -115,8 +120,11 @@ __all__ = [
     "Trainer",
     "WeightAverage",
     "__version__",
+    "cross_validate",
     "data",
+    "fit_many",
     "get_num_threads",
+    "grid",
     "load",
     "lr_find",
     "metrics",
@@ -135,6 +143,11 @@ _LAZY_NAMES = {
     "update_statistics": "averages",
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
+    "fit_many": "many",
+    "cross_validate": "searching",
+    "grid": "searching",
+    "Ensemble": "ensemble",
+    "load": "loading",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -41,11 +42,14 @@ class Engine:
     _callbacks: tuple[Callback, ...]
     _running: bool
     _fitted: Any
+    _rows: Array | None
+    _watchers: tuple[Callback, ...]
     _interrupted: bool
     _resumed_states: list[tuple[str, dict[str, Any]]]
     _program: devices.Program | None
     _block: Array | None
     _gate: Gate | None
+    _learn: Callable[[Any, Any, float], float | None] | None
     _saved: tuple[Array, Array, int, int] | None
 
     # ------------------------------------------------------------ the program
@@ -97,7 +101,11 @@ class Engine:
                 devices.restore(program, *self._saved[:2])
                 program.step = self._saved[2]
             self._program, self._block, self._saved = program, block, None
-            self._gate = Gate(steps, self.model.dtype, self.loss) if devices.judges_rows(program) else None
+            self._gate, self._learn = None, None
+            if devices.judges_rows(program):
+                self._gate = Gate(steps, self.model.dtype, self.loss)
+                if self._gate.is_open and isinstance(self.optimizer.lr, (int, float)):  # no schedule
+                    self._learn = program.learn
         return self._program
 
     @property
@@ -151,6 +159,7 @@ class Engine:
             build = self.model._n_builds if fits else -1  # -1: the model was built anew since
             program = self._program
             state["_saved"] = program.state.copy(), program.numbers.copy(), program.step, build
-        state["_program"] = state["_block"] = state["_gate"] = None
+        state["_program"] = state["_block"] = state["_gate"] = state["_learn"] = None
         state["_callbacks"], state["_running"], state["_fitted"] = (), False, None  # the fit runs here
+        state["_rows"], state["_watchers"] = None, ()
         return state

@@ -46,6 +46,7 @@ static struct {
     int is_open;            /* else all calls are careful */
     PyTypeObject *array;    /* numpy.ndarray */
     PyObject *real[2];      /* the native dtypes float32 and float64, one object each in a process */
+    PyObject *label;        /* int64 */
     handle_new_array new_array;
     handle_run_function run;
     PyObject *careful;      /* class of the object behind the careful door */
@@ -78,13 +79,24 @@ static unsigned handle_numpy_abi(void *table)
     return ((unsigned (*)(void))((void **)table)[API_VERSION])();
 }
 
-static void handle_open_door(PyObject *array, PyObject *float32, PyObject *float64, void *table)
+static void handle_open_door(PyObject *array, PyObject *float32, PyObject *float64, PyObject *int64, void *table)
 {
-    Py_INCREF(array), Py_INCREF(float32), Py_INCREF(float64);
+    Py_INCREF(array), Py_INCREF(float32), Py_INCREF(float64), Py_INCREF(int64);
+    handle_door.label = int64;
     handle_door.array = (PyTypeObject *)array;
     handle_door.real[0] = float32, handle_door.real[1] = float64;
     handle_door.new_array = (handle_new_array)((void **)table)[API_NEW_FROM_DESCR];
     handle_door.is_open = 1;
+}
+
+/* An array's fields if it is exactly an ndarray in C order of reals of that size, or of labels (0); else NULL. */
+static inline const handle_array *handle_right_array(PyObject *object, int real_size)
+{
+    const handle_array *a = (const handle_array *)object;
+    const int wanted = ARRAY_C_CONTIGUOUS | ARRAY_ALIGNED;
+    if (!handle_door.is_open || Py_TYPE(object) != handle_door.array || (a->flags & wanted) != wanted)
+        return NULL;
+    return a->descr == (real_size ? handle_door.real[real_size == 8] : handle_door.label) ? a : NULL;
 }
 
 /* The result, or NULL: with an exception, or without one where the careful door has to look. */

@@ -9,6 +9,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastnn.kernels cimport (
     FASTNN_identity, FASTNN_relu, fastnn_epilogue, fastnn_kernels, kernel_table, run_team, team_barrier, thread_limit,
+    told_to_stop,
 )
 
 import numpy as np
@@ -468,6 +469,9 @@ cdef void look(Watch *w) noexcept nogil:
         return
     w.next_look = now + 1e-3 * SIGNAL_MILLISECONDS
     with gil:
+        if told_to_stop():
+            keep_exception(w, KeyboardInterrupt())
+            return
         if PyErr_CheckSignals():  # does nothing in other threads than Python's main one
             PyErr_Fetch(&w.exception[0], &w.exception[1], &w.exception[2])
             w.interrupted = True

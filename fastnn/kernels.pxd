@@ -267,6 +267,8 @@ cdef bint team_ready(int n_threads) noexcept nogil
 cdef void team_barrier(int thread, int n_threads) noexcept nogil
 # How many threads a call may use.
 cdef int thread_limit() noexcept nogil
+# Whether the thread that calls is a worker that was told to end its training; see Reins.
+cdef bint told_to_stop() noexcept nogil
 # The numbers of an optimizer's step t, from 1.
 cdef void begin_update(fastnn_update *u, uint64_t t) noexcept nogil
 # What the kernels need of an optimizer's description; lr is that of each step.

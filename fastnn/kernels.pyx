@@ -91,8 +91,80 @@ cdef bint team_ready(int n_threads) noexcept nogil:
 cdef void team_barrier(int thread, int n_threads) noexcept nogil:
     fastnn_barrier(thread, n_threads)
 
+# One of several trainings side by side takes no team, and ends when its caller asks: a signal reaches the main thread
+# alone. The words are looked at by the thread that is held and moved by another.
+cdef extern from *:
+    """
+    struct reins { int limit, stopped; };
+    static _Thread_local const struct reins *own_reins;
+    static const struct reins *held_by(const struct reins *reins)
+    {
+        const struct reins *before = own_reins;
+        own_reins = reins;
+        return before;
+    }
+    static int own_limit(void) { return own_reins ? __atomic_load_n(&own_reins->limit, __ATOMIC_RELAXED) : 0; }
+    static int own_stopped(void) { return own_reins && __atomic_load_n(&own_reins->stopped, __ATOMIC_RELAXED); }
+    static void move_word(int *word, int value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
+    static int read_word(const int *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+    """
+    struct reins:
+        int limit, stopped
+    const reins *held_by(const reins *of) noexcept nogil
+    int own_limit() noexcept nogil
+    int own_stopped() noexcept nogil
+    void move_word(int *word, int value) noexcept nogil
+    int read_word(const int *word) noexcept nogil
+
+
 cdef int thread_limit() noexcept nogil:
-    return n_threads_limit
+    cdef int own = own_limit()
+    return own if 0 < own < n_threads_limit else n_threads_limit
+
+cdef bint told_to_stop() noexcept nogil:
+    return own_stopped()
+
+
+cdef class Reins:
+    """What one worker thread is held by: `with reins:` in that thread; the rest in any.
+
+    limit : threads that one of its calls may use; 0: as many as any other.
+    """
+    cdef reins words
+    cdef const reins *before
+
+    def __init__(self, int limit=0):
+        move_word(&self.words.limit, limit)
+
+    @property
+    def limit(self):
+        """Threads of its next calls."""
+        return read_word(&self.words.limit)
+
+    @limit.setter
+    def limit(self, int value):
+        move_word(&self.words.limit, value)
+
+    @property
+    def stopped(self):
+        """Whether it was told to stop."""
+        return bool(read_word(&self.words.stopped))
+
+    def stop(self):
+        """Its running call, and each one after, ends with KeyboardInterrupt at the end of a step."""
+        move_word(&self.words.stopped, 1)
+
+    def __enter__(self):
+        self.before = held_by(&self.words)
+        return self
+
+    def __exit__(self, *_):
+        held_by(self.before)
+
+
+def is_told_to_stop():
+    """Whether the calling thread is a worker that was told to stop."""
+    return bool(told_to_stop())
 
 
 def isa():

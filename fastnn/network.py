@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from . import saving
     from .data import Recipe
 
-__all__ = ["Sequential", "load"]
+__all__ = ["Sequential", "described"]
 
 Array = NDArray[Any]
 
@@ -472,26 +472,12 @@ def recipe_from_json(path: str, value: Any, n_in: int) -> Recipe:
     return recipe
 
 
-def load(path: str | os.PathLike[str]) -> Sequential:
-    """The model that `Sequential.save` wrote, ready to predict and to train.
-
-    Loading runs no code and takes no more than about twice the memory of the file. The file must be intact
-    and have each weight of its architecture and no other.
-
-    Raises
-    ------
-    FormatError
-        It is truncated, altered, of a newer format, of another program, or does not fit itself.
-    OSError
-        It can not be read.
-    """
-    from . import saving
-
-    description, weights = saving.read_model(path)
+def described(path: str, description: saving.Description, weights: Mapping[str, Array]) -> Sequential:
+    """The model that a file describes, with its weights (FormatError)."""
     model = Sequential(*description.layers, dtype=description.dtype)
     model.link, model.classes = description.link, description.classes
     if description.recipe is not None:
-        model.recipe = recipe_from_json(os.fspath(path), description.recipe, description.n_in)
+        model.recipe = recipe_from_json(path, description.recipe, description.n_in)
     model._allocate(description.n_in)
     for name, view in {**model.weights, **model.running}.items():
         view[...] = weights[name]

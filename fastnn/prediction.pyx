@@ -46,7 +46,7 @@ cdef extern from "handle.h":
     bint handle_reads_array(object array, size_t data, int ndim, object descr, int flags, Py_ssize_t rows,
                             Py_ssize_t columns, Py_ssize_t row_stride, Py_ssize_t column_stride)
     unsigned handle_numpy_abi(void *table)
-    void handle_open_door(object array, object float32, object float64, void *table)
+    void handle_open_door(object array, object float32, object float64, object int64, void *table)
     object handle_type(object careful, handle_run_function run, const char *doc)
     bint handle_set_door(bint is_open)
     int handle_begin_work() nogil
@@ -56,7 +56,10 @@ cdef extern from "handle.h":
     enum: ARRAY_ALIGNED
     enum: ARRAY_WRITEABLE
     ctypedef struct handle_array:
-        pass
+        char *data
+        int ndim
+        Py_ssize_t *shape
+    const handle_array *handle_right_array(object array, int real_size)
 
 cdef extern from "Python.h":
     void *PyCapsule_GetPointer(object capsule, const char *name) except NULL
@@ -465,7 +468,15 @@ def _open_direct_door():
     table = PyCapsule_GetPointer(umath._ARRAY_API, NULL)
     if handle_numpy_abi(table) not in (0x1000009, 0x2000000):  # of NumPy 1 and 2
         return False
-    handle_open_door(np.ndarray, np.dtype(np.float32), np.dtype(np.float64), table)
+    handle_open_door(np.ndarray, np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), table)
+    return True
+
+
+cdef bint right_array(object array, int real_size, Right *out) noexcept:
+    cdef const handle_array *a = handle_right_array(array, real_size)
+    if a == NULL or not 1 <= a.ndim <= 2:
+        return False
+    out.data, out.ndim, out.rows, out.columns = a.data, a.ndim, a.shape[0], a.shape[a.ndim - 1] if a.ndim == 2 else 1
     return True
 
 

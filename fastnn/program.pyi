@@ -38,6 +38,7 @@ class Program:
         sample_weight: NDArray[np.float64] | None = None,
         momenta: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]: ...
+    def learn(self, x: Real, y: Real | NDArray[np.int64], lr: float) -> float | None: ...
     def gradient(
         self,
         x: Real,

@@ -15,11 +15,12 @@ from fastnn.inference cimport (
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
     describe_update, fastnn_ahead, fastnn_small, fastnn_update, run_team, team_barrier, thread_limit,
+    told_to_stop,
 )
 from fastnn.phases cimport (
     CHANGED, Run, after_phase, describe_small, next_rows, rows_phase, update_phase, weights_phase,
 )
-from fastnn.prediction cimport predict
+from fastnn.prediction cimport Right, predict, right_array
 
 import os
 import threading
@@ -35,6 +36,7 @@ cdef extern from *:
     const char *FASTNN_BUILD
 
 cdef extern from "tuning.h" nogil:
+    enum: GIL_FLOPS
     enum: LEAST_TEAM_FLOPS
     enum: SEGMENT_MICROSECONDS
     enum: TEAM_FLOPS
@@ -42,6 +44,7 @@ cdef extern from "tuning.h" nogil:
 BUILD = FASTNN_BUILD.decode()
 
 cdef int64_t NO_LABEL = -(2**63 - 1)
+cdef ptrdiff_t LEARN_ROWS = 64  # of a call of `learn`, whatever the net
 cdef ptrdiff_t KEPT_ROWS = 8192  # buffers of larger batches are given back after a gradient
 
 
@@ -200,6 +203,8 @@ cdef class Program:
     cdef readonly object optimizer
     cdef readonly bint small  # whether the last run, where on one thread, went by the kernel for small nets
     cdef bint takes_labels
+    cdef bint at_work          # a call that leaves Python holds the lock
+    cdef double row_flops      # of a training step
     cdef int64_t ignored       # a label whose rows count for nothing; NO_LABEL: none
     cdef Loss held_loss
     cdef object own_loss       # the user's function, judged; or None
@@ -214,6 +219,7 @@ cdef class Program:
         self.held_parameters = Array(parameters, True)
         self.held_buffers = Array(buffers, True, False, "buffers") if buffers is not None else None
         describe(&self.net, self.steps, self.held_parameters, self.held_buffers)
+        self.row_flops = 6.0 * sum([step.n_in * step.n_out for step in self.steps if step.kind == "dense"])
         self.net.seed = seed
         self.state, self.numbers = np.zeros((0, self.net.n_parameters), self.dtype), np.zeros(0)
         if loss is not None:
@@ -292,7 +298,7 @@ cdef class Program:
         cdef Array x_ = Array(x, False, True, "x"), y_ = None
         cdef const int64_t[::1] labels
         cdef const double[::1] weight
-        cdef double flops = 0
+        cdef double flops
         cdef ptrdiff_t i
         cdef fastnn_small small
         if self.loss_name is None:
@@ -329,14 +335,15 @@ cdef class Program:
             y, sample_weight = without_ignored(y, sample_weight, self.ignored)
             labels, weight = y, sample_weight
             r.labels, r.weight = &labels[0], &weight[0]
-        for i in range(net.n_steps):
-            if net.layers[i].kind == DENSE:
-                flops += 6.0 * r.batch * net.layers[i].n_in * net.layers[i].n_out
+        flops = r.batch * self.row_flops
         begin_watch(&r.watch)
+        if told_to_stop():
+            raise KeyboardInterrupt
         if self.process != os.getpid():  # a child of fork: who held the lock is not here
             self.lock, self.process = threading.Lock(), os.getpid()
         if not self.lock.acquire(False):
             raise RuntimeError("this trainer is at work in another thread")
+        self.at_work = True
         try:
             if r.rates != NULL:
                 r.first_step = net.step
@@ -355,6 +362,7 @@ cdef class Program:
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
+            self.at_work = False
             self.lock.release()
         if r.watch.interrupted:
             return raise_again(&r.watch)
@@ -394,6 +402,13 @@ cdef class Program:
             self.go(&r, x, y, sample_weight)
         return r.loss_sum, r.weight_sum
 
+    def learn(self, x, y, double lr):
+        """One step on all rows without the way through Python, or None: then nothing has happened, and `run` tells.
+
+        The mean loss where x (rows, n_in) and y, as `run` takes them, are arrays in C order, right in all and small.
+        """
+        return learn(self, x, y, lr)
+
     def gradient(self, x, y, sample_weight=None, dropout_step=None):
         """(mean loss, flat gradient) of all rows as one batch; dropout off, or with the masks of a step."""
         cdef Run r
@@ -418,6 +433,9 @@ cdef class Program:
         """Fill out (rows, n_out) with what the last layer gives, dropout off."""
         predict(&self.net, Array(x, False, True, "x"), Array(out, True, False, "out"))
         return out
+
+
+include "program_learn.pxi"
 
 
 cdef int describe_rules(Net *net, optimizer, tuple steps) except -1:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from . import errors
 from .callbacks import Callback
 
-__all__ = ["CSVLogger", "ProgressBar", "on_terminal"]
+__all__ = ["Board", "CSVLogger", "ProgressBar", "on_terminal"]
 
 # What comes of a stream that is gone, closed, None, or no stream at all.
 _UNWRITABLE = (OSError, ValueError, AttributeError, TypeError)
@@ -134,6 +134,46 @@ class ProgressBar(Callback):
             self._bar = None
         if trainer.stop_reason is not None:
             _tell(f"stopped after epoch {trainer.epoch}: {trainer.stop_reason}")
+
+
+class Board:
+    """One bar for many trainings on stderr, or a line for each that ends where that is no terminal.
+
+    Parameters
+    ----------
+    epochs : int
+        Of all.
+    trainings : int
+    """
+
+    PAUSE = 0.2  # seconds between two looks: each wakes a thread that the trainings do without
+
+    def __init__(self, epochs: int, trainings: int) -> None:
+        self._trainings = trainings
+        self._bar = _bar(0, epochs)
+
+    def show(self, epochs_done: int) -> None:
+        """So many epochs are done."""
+        if self._bar is not None:
+            with contextlib.suppress(*_UNWRITABLE):
+                self._bar.update(epochs_done - self._bar.n)
+
+    def end(self, number: int, done: int, outcome: Any, seconds: float) -> None:
+        """A training has ended, the `done`-th of all."""
+        failed = isinstance(outcome, BaseException)
+        if self._bar is not None:
+            with contextlib.suppress(*_UNWRITABLE):
+                self._bar.set_postfix_str(f"{done}/{self._trainings} trainings", refresh=False)
+        if self._bar is None or failed:
+            told = f"failed: {outcome!r}" if failed else repr(outcome)
+            _tell(f"trainer {number} ({done}/{self._trainings})  {told}  {seconds:.1f} s")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            with contextlib.suppress(*_UNWRITABLE):
+                self._bar.close()
+            self._bar = None
 
 
 def on_terminal() -> bool:

@@ -6,7 +6,7 @@ Metadata of a model, each a text:
 checksum              ``sha256:`` and 64 digits, the first thing in the header; see `container`
 format                ``fastnn``
 format_version        ``1``
-kind                  ``model`` or ``checkpoint``
+kind                  ``model``, ``ensemble`` or ``checkpoint``
 fastnn_version        of the fastnn that wrote it
 architecture          JSON: ``{"layers": [...], "dtype": "float32", "n_in": 4}``; see `descriptions`
 link                  ``softmax`` or ``sigmoid``; absent for none
@@ -16,7 +16,8 @@ classes               JSON: a list of labels; absent for none
 
 Tensors of a model are its weights under the names of ``model.weights``, in the order of the flat block, then
 its running statistics under those of ``model.running``. A checkpoint has the same, ``training`` (JSON) and
-more tensors; see `checkpoints`.
+more tensors; see `checkpoints`. An ensemble has ``members`` and ``weights`` instead of an architecture; see
+`ensemble`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from .errors import FormatError
 from .layers import AnyLayer, lower, places
 from .steps import running_places
 
-__all__ = ["KINDS", "Description", "read", "read_model", "take", "write", "write_model"]
+__all__ = ["KINDS", "Description", "judge_kind", "read", "read_model", "take", "write", "write_model"]
 
 Array = NDArray[Any]
 
-KINDS = {"model": "fn.load", "checkpoint": "trainer.resume"}
+KINDS = {"model": "fn.load", "ensemble": "fn.load", "checkpoint": "trainer.resume"}
 LINKS = ("softmax", "sigmoid")
 
 
@@ -146,15 +147,15 @@ def write_model(path: object, description: Description, weights: Mapping[str, Ar
     write(path, "model", description, weights, {})
 
 
-def read_model(path: object) -> tuple[Description, dict[str, Array]]:
+def read_model(found: Contents) -> tuple[Description, dict[str, Array]]:
     """The description and the weights of a model file, found to fit each other.
 
     Raises
     ------
-    OSError, FormatError
-        As `container.read`; also where names or shapes are not those of the architecture.
+    FormatError
+        It is of another kind, or names or shapes are not those of the architecture.
     """
-    found = read(path, "model", set())
+    judge_kind(found, "model", {"architecture"})
     description = Description.from_metadata(found.path, found.metadata)
     shapes = {**description.shapes(), **description.running_shapes()}
     return description, take(found, shapes, description.dtype, others=False)
@@ -184,16 +185,27 @@ def read(path: object, kind: str, more: set[str]) -> Contents:
         Names that this kind has beyond those of a model.
     """
     found = container.read(path)
+    judge_kind(found, kind, {"architecture"} | more)
+    return found
+
+
+def judge_kind(found: Contents, kind: str, more: set[str]) -> None:
+    """Refuse a file of another kind, or with other names in its metadata (FormatError).
+
+    Parameters
+    ----------
+    more : set of str
+        Names beside those of each kind and those that a model may have.
+    """
     if found.metadata.get("kind") != kind:
         is_kind = found.metadata.get("kind", "")
         reader = f": {KINDS[is_kind]} reads it" if is_kind in KINDS else ""
         raise FormatError(f"{found.path} must be a {kind}, got a file of kind {is_kind!r:.200}{reader}")
-    required = {"kind", "fastnn_version", "architecture"} | more
+    required = {"kind", "fastnn_version"} | more
     missing = required - found.metadata.keys()
     extra = found.metadata.keys() - required - {"link", "recipe", "classes"}
     if missing or extra:
         raise FormatError(f"the metadata of {found.path} {_both(missing, extra)}")
-    return found
 
 
 def take(

@@ -48,7 +48,7 @@ class Gate:
         self._dtype, self._takes_labels, self._ignored = dtype, loss.takes_labels, loss.ignore_index
         # Labels of one output have a hint in their message that is the door's.
         free = loss.bounds is None and not loss.takes_soft
-        self._open = self._n_out > 1 if loss.takes_labels else free
+        self.is_open = self._n_out > 1 if loss.takes_labels else free
         self._n_targets = self._n_out if loss.takes_labels else loss.n_targets(self._n_out)
 
     def passed(self, x: Any, y: Any, order: Any) -> Judged | None:
@@ -59,7 +59,7 @@ class Gate:
         order : ndarray or None
             None: all rows, of which there must be one.
         """
-        if type(x) is not np.ndarray or type(y) is not np.ndarray or not self._open:
+        if type(x) is not np.ndarray or type(y) is not np.ndarray or not self.is_open:
             return None
         shape = x.shape
         if (

@@ -100,6 +100,8 @@ class Trainer(Engine):
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
         self._running = False  # whether a fit is
         self._fitted: tuple[Sample, Array | None, int | None] | None = None  # its rows, weights, batch size
+        self._rows: Array | None = None  # of x that a fit takes; set by fit_many, as are its callbacks
+        self._watchers: tuple[Callback, ...] = ()
         self._fit_begun = 0  # epochs that were done before the running, the interrupted or the last fit
         self._interrupted = False  # whether the next fit finishes one that a checkpoint was taken from
         self._resumed_states: list[tuple[str, dict[str, Any]]] = []  # of its callbacks, by class name
@@ -108,6 +110,7 @@ class Trainer(Engine):
         self._program: devices.Program | None = None
         self._block: Array | None = None  # the model's block that the program trains
         self._gate: Gate | None = None  # of a program that judges rows itself
+        self._learn: Callable[[Any, Any, float], float | None] | None = None  # its quick step
         # of a pickled one: state, its numbers, step, build of the model
         self._saved: tuple[Array, Array, int, int] | None = None
 
@@ -189,7 +192,11 @@ class Trainer(Engine):
         task = self._task
         matrix = task.matrix("x", x)
         task.some_rows("x", matrix)
-        sample = task.sample_of(matrix, y, sample_weight, ("x", "y", "sample_weight"))
+        names, rows = ("x", "y", "sample_weight"), self._rows
+        if rows is None:
+            sample = task.sample_of(matrix, y, sample_weight, names)
+        else:
+            sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
         trained, weights, measured = validation.share_out(
             task,
             sample,
@@ -198,6 +205,8 @@ class Trainer(Engine):
             class_weight=class_weight,
             seed=self.seed,
         )
+        if rows is not None:
+            trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
@@ -211,7 +220,7 @@ class Trainer(Engine):
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
         self._callbacks, self._running = given, True
         self._fitted = trained, weights, batch_size
-        team = callbacks_.Team(given, shown)
+        team = callbacks_.Team(given, (*self._watchers, *shown))
         try:
             team.begin(self, self._resumed_states)
             self._interrupted, self._resumed_states = False, []
@@ -390,6 +399,11 @@ class Trainer(Engine):
 
     def partial_fit(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """One optimizer step on all rows as one batch; gives their mean loss before the step."""
+        learn = self._learn
+        if learn is not None and sample_weight is None and self._block is self.model._block:
+            loss = learn(x, y, self.optimizer.lr * self._rate_factor)  # type: ignore[operator]
+            if loss is not None:
+                return loss
         matrix, targets, weights, _ = self._judged(x, y, sample_weight)
         program = self._ready(matrix.shape[1])
         loss_sum, weight_sum = self._steps(program, matrix, targets, one_batch(len(matrix)), weights, None)

@@ -13,7 +13,7 @@ from .losses import Loss
 from .samples import Sample, Task
 from .steps import Step
 
-__all__ = ["class_weights", "classes_of", "share_out", "split"]
+__all__ = ["class_weights", "classes_of", "of_rows", "put_back", "share_out", "split"]
 
 Array = NDArray[Any]
 
@@ -75,6 +75,44 @@ def share_out(
         argument = argument or "the weight of labels that are not ignored"
         raise ValueError(f"{argument} must not be all zero in the rows to train on")
     return trained, weights, measured
+
+
+def of_rows(x: Array, y: object, weight: object, rows: Array) -> tuple[Array, Any, Any]:
+    """A stand-in for some rows of x, of their number and without memory; their targets and weights."""
+    stand_in = np.broadcast_to(x[:1], (len(rows), x.shape[1]))
+    found = [stand_in]
+    for name, value in (("y", y), ("sample_weight", weight)):
+        if value is None:
+            found.append(None)  # type: ignore[arg-type]
+            continue
+        array = errors.array(name, value)
+        if array.ndim == 0 or len(array) != len(x):
+            raise ValueError(f"{name} must have {len(x)} rows as x has, got shape {array.shape}")
+        found.append(array[rows])
+    return found[0], found[1], found[2]
+
+
+def put_back(
+    x: Array, rows: Array, trained: Sample, weights: Array | None, measured: Sample | None
+) -> tuple[Sample, Array | None, Sample | None]:
+    """What `share_out` made of a stand-in, by the row numbers of x itself: x is read where it lies."""
+
+    def spread(values: Array | None) -> Array | None:
+        if values is None:
+            return None
+        full = np.zeros((len(x), *values.shape[1:]), values.dtype)
+        full[rows] = values
+        return full
+
+    def back(sample: Sample) -> Sample:
+        part = rows if sample.rows is None else rows[sample.rows]
+        y, weight = spread(sample.y), spread(sample.weight)
+        assert y is not None
+        return Sample(x, y, weight, part, sample.name, spread(sample.ignored))
+
+    if measured is not None and measured.rows is not None:  # of validation_split
+        measured = back(measured)
+    return back(trained), spread(weights), measured
 
 
 def triple(value: object) -> tuple[Any, Any, Any]:

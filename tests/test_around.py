@@ -53,6 +53,7 @@ def spied(loss: str = "cross_entropy", n_out: int = 3) -> tuple[fn.Trainer, Spy]
     trainer = make(loss, n_out)
     spy = Spy(trainer._current_program())
     trainer._program = spy  # type: ignore[assignment]
+    trainer._learn = None  # the program's own quick step is not seen from outside
     return trainer, spy
 
 

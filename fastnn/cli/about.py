@@ -28,6 +28,8 @@ def info(arguments: argparse.Namespace) -> int:
             fn.show_config()
         return 0
     model = fn.load(arguments.model)
+    if isinstance(model, fn.Ensemble):
+        return _info_of_ensemble(model, arguments.json)
     recipe = model.recipe
     if arguments.json:
         described: dict[str, Any] = {
@@ -46,6 +48,26 @@ def info(arguments: argparse.Namespace) -> int:
         print(f"\n{recipe.describe()}")
     elif model.classes is not None:
         print(f"\nclasses: {', '.join(map(str, model.classes))}")
+    return 0
+
+
+def _info_of_ensemble(ensemble: fn.Ensemble, as_json: bool) -> int:
+    """Print what the models of an ensemble are."""
+    weights = ensemble.weights.tolist()
+    if as_json:
+        described: dict[str, Any] = {
+            "models": [[repr(layer) for layer in one.layers] for one in ensemble],
+            "weights": weights,
+            "inputs": ensemble.n_in,
+            "outputs": ensemble.n_out,
+            "parameters": sum(len(one.parameters) for one in ensemble),
+            "classes": ensemble.classes,
+        }
+        print(json.dumps(described))
+        return 0
+    print(repr(ensemble))
+    for i, (model, weight) in enumerate(zip(ensemble, weights, strict=True)):
+        print(f"\nmodel {i}, weight {weight:.6g}\n{model.summary()}")
     return 0
 
 

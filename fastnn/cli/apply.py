@@ -32,6 +32,8 @@ def read(path: str) -> data.Table:
 def load(path: str) -> tuple[fn.Sequential, data.Recipe]:
     """A model that was trained on a table, and its recipe."""
     model = fn.load(path)
+    if isinstance(model, fn.Ensemble):
+        raise ValueError(f"{path} is an ensemble; in Python, fn.load(path).predict(table) uses it")
     if model.recipe is None:
         raise ValueError(f"{path} has no recipe for tables; in Python, fn.load(path).predict(matrix) uses it")
     return model, model.recipe

@@ -15,7 +15,7 @@ from .columns import Kind
 from .encoders import ONE_HOT_CATEGORIES
 from .idx import read_idx
 from .recipe import Recipe
-from .splits import encode_labels, split, split_rows
+from .splits import encode_labels, fold_rows, split, split_rows
 from .tables import Table, is_table, read_table
 from .target import CLASS_COUNT, Target
 
@@ -27,6 +27,7 @@ __all__ = [
     "Table",
     "Target",
     "encode_labels",
+    "fold_rows",
     "is_table",
     "read_idx",
     "read_table",

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import errors, kernels
 
-__all__ = ["encode_labels", "split", "split_rows"]
+__all__ = ["encode_labels", "fold_rows", "split", "split_rows"]
 
 Array = NDArray[Any]
 
@@ -63,6 +63,35 @@ def split_rows(
     is_second = np.zeros(n_rows, bool)
     is_second[second] = True
     return np.flatnonzero(~is_second), np.flatnonzero(is_second)
+
+
+def fold_rows(
+    n_rows: int, folds: int, *, stratify: ArrayLike | None = None, seed: int = 0
+) -> list[tuple[Array, Array]]:
+    """For each fold the rows to train on and those to test on, both ascending; each row is tested once.
+
+    Parameters
+    ----------
+    folds : int
+        From 2 to n_rows; their sizes differ by a row at most.
+    stratify : array_like (n_rows,), optional
+        Labels: the rows of each class in the test parts differ by one at most, too.
+    seed : int
+        The same seed gives the same folds, on every machine.
+    """
+    n_rows, seed = errors.integer("n_rows", n_rows, 2), errors.seed("seed", seed)
+    folds = errors.integer("folds", folds, 2, n_rows)
+    order = np.asarray(kernels.shuffle(seed, _SPLIT, n_rows))
+    if stratify is not None:
+        labels = np.asarray(stratify)
+        if labels.shape != (n_rows,):
+            raise ValueError(f"stratify must have shape ({n_rows},), got {labels.shape}")
+        codes = np.unique(labels, return_inverse=True)[1].reshape(-1)
+        order = order[np.argsort(codes[order], kind="stable")]
+    # Dealt like cards, class after class: no fold gets two more than another, of any class or of all.
+    fold = np.empty(n_rows, np.int64)
+    fold[order] = np.arange(n_rows) % folds
+    return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(folds)]
 
 
 def split(

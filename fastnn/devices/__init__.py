@@ -7,7 +7,7 @@ compared with. The trainer does not know which one it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,7 @@ def check(device: object) -> str:
     return errors.choice("device", device, _MAKERS)
 
 
-def judges_rows(program: Program) -> bool:
+def judges_rows(program: Program) -> TypeGuard[program_.Program]:
     """Whether a program itself refuses row numbers and labels out of range, before anything is touched."""
     return isinstance(program, program_.Program)
 

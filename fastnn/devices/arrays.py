@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import losses, targets
+from .. import kernels, losses, targets
 from ..errors import DivergenceError
 from ..losses import Custom, Loss
 from ..optimizers import Optimizer, with_momentum
@@ -251,6 +251,8 @@ class ArrayProgram:
         # A loss that overflows is an answer here, not an accident: it is looked at in _losses.
         with np.errstate(all="ignore"):
             for i, rows in enumerate(order):
+                if kernels.is_told_to_stop():
+                    raise KeyboardInterrupt
                 batch = self._space(len(rows)).x
                 # Row numbers are judged already, and mode="raise" would go through a second buffer.
                 if x.dtype == batch.dtype:
