@@ -26,6 +26,7 @@ class Program:
         optimizer: Any = None,
         seed: int = 0,
         buffers: Real | None = None,
+        objective: Any = None,
     ) -> None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -36,6 +37,7 @@ class Program:
         order: NDArray[np.int64],
         rates: NDArray[np.float64],
         sample_weight: NDArray[np.float64] | None = None,
+        step_losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]: ...
     def gradient(
         self,
