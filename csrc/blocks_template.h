@@ -24,6 +24,37 @@ static double FN(dot)(ptrdiff_t n, const void *a_, const void *b_)
     return total;
 }
 
+/* Four running sums over rows 0, 4, .., 1, 5, .. and so on, then a tree, as sum_rows has them. */
+static void FN(column_squares)(ptrdiff_t m, ptrdiff_t n, const void *w_, ptrdiff_t ld, double *out)
+{
+    const REAL *w = w_;
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const ptrdiff_t count = n - j < LANES ? n - j : LANES;
+        vec s[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
+        REAL sums[LANES];
+        ptrdiff_t i = 0;
+        if (count == LANES) {
+            for (; i + 4 <= m; i += 4)
+                UNROLL for (int q = 0; q < 4; q++) {
+                    const vec v = vec_load(w + (i + q) * ld + j);
+                    s[q] = vec_fma(v, v, s[q]);
+                }
+        } else {
+            for (; i + 4 <= m; i += 4)
+                UNROLL for (int q = 0; q < 4; q++) {
+                    const vec v = vec_load_part(w + (i + q) * ld + j, count);
+                    s[q] = vec_fma(v, v, s[q]);
+                }
+        }
+        for (; i < m; i++) {
+            const vec v = vec_load_part(w + i * ld + j, count);
+            s[i % 4] = vec_fma(v, v, s[i % 4]);
+        }
+        vec_store(sums, (s[0] + s[1]) + (s[2] + s[3]));
+        for (ptrdiff_t q = 0; q < count; q++) out[j + q] = sums[q];
+    }
+}
+
 /* sum += factor * g. */
 static void FN(accumulate)(ptrdiff_t n, double factor, const void *g_, void *sum_)
 {

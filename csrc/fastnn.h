@@ -159,10 +159,12 @@ typedef struct {
     double momentum;   /* sgd, rmsprop; 0 reads and writes no state */
     double dampening;  /* sgd */
     double beta1, beta2, eps; /* adam and its family; rmsprop's alpha and adadelta's rho are beta2 */
+    double eps_hat;           /* adam, adamw: if not 0, eps of each step is this / sqrt(correction2) */
     double step_decay;        /* adagrad: lr_decay; nadam: momentum_decay */
     /* of the present step: see fastnn_begin_update in update_steps.h */
     double correction1, correction2; /* 1 - beta1^t, 1 - beta2^t */
     double scale1, scale2;
+    double l2;                /* of the present batch: what of its penalty joins the decay of dense weights */
     double product;           /* nadam: of its momenta up to step product_step */
     uint64_t product_step;
 } fastnn_update;
@@ -220,6 +222,10 @@ typedef struct {
     void *parameters, *state1, *state2;
     fastnn_update update;    /* lr and corrections are of each step */
     double decay;
+    double l2;               /* l2 / 2 * the squares of all dense weights joins the sum of a batch's losses */
+    double factor, told;     /* of the gradient of the losses; of their sum as it is told */
+    double cap;              /* a row's loss is told as this at most; its gradient knows nothing of it */
+    double *step_losses;     /* (n_steps,), what each step adds to loss_sum; or NULL */
     int32_t loss;            /* one that fastnn_small_takes, plain */
     const void *x, *y;       /* (n_rows, ld_x), (n_rows, n_out); y or labels is NULL */
     const int64_t *labels;
@@ -288,6 +294,8 @@ typedef struct {
                    const void *g, void *const *states);
     /* Sum of a[i] b[i] in double, of one shape: blocks of FASTNN_DOT_BLOCK terms, added in order. */
     double (*dot)(ptrdiff_t n, const void *a, const void *b);
+    /* out[j] = sum of the squares of column j of w (m, n), in row order. */
+    void (*column_squares)(ptrdiff_t m, ptrdiff_t n, const void *w, ptrdiff_t ld, double *out);
     /* sum (n,) += factor * g. */
     void (*accumulate)(ptrdiff_t n, double factor, const void *g, void *sum);
     /* mean (n,) += share * (w - mean). */
@@ -437,6 +445,17 @@ static inline int fastnn_small_takes(const fastnn_loss *l)
 {
     return l->loss == FASTNN_mse || (l->loss == FASTNN_cross_entropy && l->smoothing == 0) ||
            (l->loss == FASTNN_binary_cross_entropy && !l->each);
+}
+
+/* Sum of n numbers in one shape: eight running sums, then a tree. */
+static inline double fastnn_sum(ptrdiff_t n, const double *a)
+{
+    double s[8] = {0};
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int q = 0; q < 8; q++) s[q] += a[i + q];
+    for (int q = 0; i < n; i++, q++) s[q] += a[i];
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
 
 /* base^exponent by squaring: libm's pow need not give the same bits everywhere. */

@@ -44,6 +44,7 @@ const fastnn_kernels TABLE = {
     .loss = FN(loss),
     .update = FN(update),
     .dot = FN(dot),
+    .column_squares = FN(column_squares),
     .accumulate = FN(accumulate),
     .average = FN(average),
     .limit_columns = FN(limit_columns),

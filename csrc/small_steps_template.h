@@ -238,12 +238,39 @@ static void FN(small_backward)(const FN(small_plan) *p, ptrdiff_t i, const fastn
         FN(small_sum_rows)(p->batch, l->n_out, l->of->d, l->of->ld, &to);
 }
 
+/* Half of l2 times the squares of the matrices: see fastnn_small. */
+static double FN(small_penalty)(const FN(small_plan) *p)
+{
+    ptrdiff_t at = 0;
+    for (ptrdiff_t i = 0; i < p->n_layers; i++) {
+        const FN(small_layer) *l = &p->layers[i];
+        const REAL *w = l->w;
+        if (!w) { /* the last, across: its columns are its rows until they are turned */
+            FN(turn_whole)(l->n_out, l->n_in, l->turned, l->ld_turned, p->x_across, l->ld_w);
+            w = p->x_across;
+        }
+        FN(column_squares)(l->n_in, l->n_out, w, l->ld_w, p->squares + at);
+        at += l->n_out;
+    }
+    return 0.5 * p->s->l2 * fastnn_sum(at, p->squares);
+}
+
+/* What a step's rows have lost joins the sum. */
+static void FN(tell_loss)(fastnn_small *s, ptrdiff_t step, double loss, double penalty)
+{
+    loss *= s->told;
+    loss += penalty;
+    s->loss_sum += loss;
+    if (s->step_losses)
+        s->step_losses[step] = loss;
+}
+
 /* Losses whose logarithms are yet to be taken: a few steps', a vector of rows in all. Nothing waits for them, but a
  * logarithm in each step fills the queues of the CPU for longer than the step has other work. */
 typedef struct {
-    ptrdiff_t rows;
+    ptrdiff_t rows, first_step;
     REAL totals[LANES], above[LANES];
-    double weights[LANES];
+    double weights[LANES], penalties[LANES];
 } FN(late_losses);
 
 static void FN(add_late_losses)(FN(late_losses) *late, fastnn_small *s)
@@ -252,20 +279,32 @@ static void FN(add_late_losses)(FN(late_losses) *late, fastnn_small *s)
     vec_store(losses, vec_load(late->above) + vec_log(vec_load(late->totals)));
     for (ptrdiff_t i = 0; i < late->rows; i += s->batch) {
         double loss = 0;
-        for (ptrdiff_t r = i; r < i + s->batch; r++) loss += s->weight ? late->weights[r] * losses[r] : losses[r];
-        s->loss_sum += loss;
+        for (ptrdiff_t r = i; r < i + s->batch; r++) {
+            const double row = losses[r] > s->cap ? s->cap : losses[r];
+            loss += s->weight ? late->weights[r] * row : row;
+        }
+        FN(tell_loss)(s, late->first_step++, loss, late->penalties[i]);
     }
     late->rows = 0;
+}
+
+/* The optimizer's step on parameters begin .. end of the workspace. */
+static void FN(small_update_run)(const FN(small_plan) *p, fastnn_target target, double decay, ptrdiff_t begin, ptrdiff_t end)
+{
+    target.decay = decay;
+    target.w = p->parameters + begin;
+    for (int q = 0; q < 2; q++) target.states[q] = p->states[q] ? p->states[q] + begin : NULL;
+    FN(update_rows)(&target, 0, 1, end - begin, p->gradient + begin, 0);
 }
 
 /* Steps s->begin .. s->n_steps; the number of the first that was not done. */
 static ptrdiff_t FN(small_steps)(fastnn_small *s)
 {
-    const FN(small_plan) p = FN(plan_small)(s, s->work);
+    FN(small_plan) p = FN(plan_small)(s, s->work);
     const FN(small_layer) *last = &p.layers[p.n_layers - 1];
     fastnn_update u = s->update;
     const int folded = FN(small_folds)(s);
-    const fastnn_target target = {.update = &u, .lr = 1, .decay = s->decay, .w = p.parameters,
+    fastnn_target target = {.update = &u, .lr = 1, .decay = s->decay, .w = p.parameters,
                                   .states = {p.states[0], p.states[1]}};
     memset(s->work, 0, (size_t)p.bytes);
     FN(copy_all_small)(&p, 0);
@@ -280,7 +319,11 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
             total = 0;
             for (ptrdiff_t i = 0; i < p.batch; i++) total += s->weight_batch[i];
         }
-        const double scale = total > s->least_weight ? 1 / total : 0;
+        const double scale = total > s->least_weight ? s->factor / total : 0;
+        const double penalty = s->l2 != 0 ? FN(small_penalty)(&p) : 0;
+        const double decay = s->l2 != 0 && total > s->least_weight ? s->decay + s->l2 / total : s->decay;
+        if (s->l2 != 0 && folded)
+            for (ptrdiff_t i = 0; i < p.n_layers; i++) p.layers[i].along.decay = p.layers[i].against.decay = decay;
         for (ptrdiff_t i = 0; i < p.n_layers - p.across; i++) FN(small_forward)(&p, &p.layers[i]);
         if (p.across) {
             FN(forward_across)(&p, last);
@@ -289,6 +332,9 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
             FN(small_loss)(&p, last, scale, late.totals + late.rows);
         }
         if (p.late_logs) {
+            if (late.rows == 0)
+                late.first_step = step;
+            late.penalties[late.rows] = penalty;
             for (ptrdiff_t i = 0; i < p.batch; i++) {
                 const REAL above = p.losses[i];
                 late.above[late.rows + i] = above;
@@ -297,7 +343,10 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
                 loss += above + late.totals[late.rows + i]; /* the total is no less than 1: finite where the loss is */
             }
         } else {
-            for (ptrdiff_t i = 0; i < p.batch; i++) loss += s->weight ? s->weight_batch[i] * p.losses[i] : p.losses[i];
+            for (ptrdiff_t i = 0; i < p.batch; i++) {
+                const double row = p.losses[i] > s->cap ? (double)(p.losses[i] - p.losses[i] == 0 ? s->cap : p.losses[i]) : p.losses[i];
+                loss += s->weight ? s->weight_batch[i] * row : row;
+            }
         }
         if (!(loss - loss == 0)) /* some loss is not finite, or their sum: the general way will know */
             break;
@@ -306,12 +355,17 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
             fastnn_begin_update(&u, s->first_step + (uint64_t)step + 1);
         for (ptrdiff_t i = p.n_layers - 1; i >= 0; i--) FN(small_backward)(&p, i, &u);
         if (!folded) {
-            FN(update_rows)(&target, 0, 1, p.n, p.gradient, 0);
+            if (s->l2 == 0) {
+                FN(update_rows)(&target, 0, 1, p.n, p.gradient, 0);
+            } else { /* biases have no part in the penalty */
+                FN(small_update_run)(&p, target, decay, 0, p.n_weights);
+                FN(small_update_run)(&p, target, s->decay, p.n_weights, p.n);
+            }
             for (ptrdiff_t i = 0; i < p.n_layers; i++) FN(renew_small)(&p.layers[i]);
         }
         s->weight_sum += total;
         if (!p.late_logs)
-            s->loss_sum += loss;
+            FN(tell_loss)(s, step, loss, penalty);
         else if ((late.rows += p.batch) + p.batch > LANES)
             FN(add_late_losses)(&late, s);
     }

@@ -55,7 +55,8 @@ typedef struct {
     FN(small_layer) layers[FASTNN_SMALL_LAYERS];
     int across;             /* the last layer */
     REAL *parameters, *gradient, *states[2];
-    ptrdiff_t n;            /* parameters with what fills them up */
+    ptrdiff_t n, n_weights; /* parameters with what fills them up; the matrices are first */
+    double *squares;        /* of the columns of all matrices */
     int late_logs;          /* see late_losses */
     REAL *losses;           /* of the rows of a batch */
     REAL *y;                /* values: (n_out, ld_across) if across, else (batch, ld_y) */
@@ -119,6 +120,10 @@ static FN(small_plan) FN(plan_small)(const fastnn_small *s, REAL *work)
         l->w = l->turned_first ? NULL : work + at;
         l->turned = l->turned_first ? work + at : NULL;
         at += l->turned_first ? l->n_out * l->ld_turned : l->n_in * l->ld_w;
+    }
+    p.n_weights = at;
+    for (ptrdiff_t i = 0; i < s->n_layers; i++) {
+        FN(small_layer) *l = &p.layers[i];
         l->b = l->of->bias >= 0 ? work + at : NULL;
         l->at_bias = at;
         at += l->b ? l->ld_w : 0;
@@ -157,7 +162,11 @@ static FN(small_plan) FN(plan_small)(const fastnn_small *s, REAL *work)
     } else {
         at = p.y + (s->labels ? 0 : s->batch * p.ld_y) - work;
     }
+    at = WHOLE(at);
+    p.squares = (double *)(work + at);
     p.bytes = at * (ptrdiff_t)sizeof(REAL);
+    for (ptrdiff_t i = 0; s->l2 != 0 && i < s->n_layers; i++)
+        p.bytes += p.layers[i].n_out * (ptrdiff_t)sizeof(double);
     for (ptrdiff_t i = 0; i < s->n_layers; i++) FN(plan_products)(&p, &p.layers[i]);
     return p;
 }

@@ -48,6 +48,8 @@ static inline void fastnn_begin_update(fastnn_update *u, uint64_t t)
     default:
         return;
     }
+    if (u->eps_hat != 0) /* the sum of eps and the root is as if the root were not yet corrected */
+        u->eps = u->eps_hat / __builtin_sqrt(u->correction2);
     if (u->optimizer == FASTNN_nadam) {
         const double next = fastnn_nadam_momentum(u, t + 1);
         if (t == 1 || u->product_step + 1 != t) {

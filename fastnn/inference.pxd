@@ -108,6 +108,9 @@ cdef struct Net:
     bint limited               # some rule has a max_norm
     ptrdiff_t first_updated    # step; all before it are frozen
     double clip_norm, ema      # 0: none
+    double l2, factor, told, cap  # see fastnn.steps.Objective
+    ptrdiff_t n_columns        # of all dense weights
+    double *column_squares     # (n_columns,); NULL where l2 is 0
     uint64_t accumulate        # batches to an update
     char *gradient             # (n_parameters) or NULL
     char *accumulated          # sum of weight * gradient, NULL: every batch is an update

@@ -271,6 +271,8 @@ cdef void forget(Net *net) noexcept:
     free(net.dense)
     free(net.rules)
     free(net.squares)
+    free(net.column_squares)
+    net.column_squares = NULL
     release(&net.gradient)
     net.layers, net.dense, net.rules, net.squares = NULL, NULL, NULL, NULL
 

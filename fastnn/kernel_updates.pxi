@@ -21,6 +21,7 @@ cdef int describe_update(fastnn_update *u, optimizer) except -1:
     u.decoupled, u.momentum, u.dampening = found["decoupled"], found["momentum"], found["dampening"]
     u.beta2, u.eps, u.step_decay = found["beta2"], found["eps"], found["step_decay"]
     u.clip_value, u.scale1 = found["clip_value"], 1
+    u.eps_hat = u.eps if getattr(optimizer, "eps_hat", False) else 0.0
     betas = getattr(optimizer, "betas", None)
     if betas is not None:
         u.beta1, u.beta2 = betas

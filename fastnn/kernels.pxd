@@ -21,6 +21,7 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_adam
 
     bint fastnn_is_rowwise(int activation)
+    double fastnn_sum(ptrdiff_t n, const double *a)
 
     ctypedef struct fastnn_epilogue:
         const void *bias
@@ -63,11 +64,13 @@ cdef extern from "fastnn.h" nogil:
         double beta1
         double beta2
         double eps
+        double eps_hat
         double step_decay
         double correction1
         double correction2
         double scale1
         double scale2
+        double l2
         double product
         uint64_t product_step
 
@@ -122,6 +125,11 @@ cdef extern from "fastnn.h" nogil:
         void *state2
         fastnn_update update
         double decay
+        double l2
+        double factor
+        double told
+        double cap
+        double *step_losses
         int32_t loss
         const void *x
         const void *y
@@ -174,6 +182,7 @@ cdef extern from "fastnn.h" nogil:
         void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
                        const void *g, void *const *states) noexcept nogil
         double (*dot)(ptrdiff_t n, const void *a, const void *b) noexcept nogil
+        void (*column_squares)(ptrdiff_t m, ptrdiff_t n, const void *w, ptrdiff_t ld, double *out) noexcept nogil
         void (*accumulate)(ptrdiff_t n, double factor, const void *g, void *sum) noexcept nogil
         void (*average)(ptrdiff_t n, double share, const void *w, void *mean) noexcept nogil
         void (*limit_columns)(ptrdiff_t m, ptrdiff_t n, double most, void *w, ptrdiff_t ld) noexcept nogil

@@ -35,6 +35,7 @@ cdef struct Run:
     bint cut                   # it did; end is moved
     ptrdiff_t done
     double loss_sum, weight_sum
+    double *step_losses        # (n_steps,) what each adds to loss_sum, or NULL
     double batch_weight        # of the present batch, where batches are accumulated
     Watch watch
     bint coupled               # threads wait for each other within the rows phase: see `together`
@@ -42,6 +43,9 @@ cdef struct Run:
     char bad[FASTNN_MAX_THREADS]  # Bad, by thread
 
 # The steps of a run as small_steps takes them, or False if it does not; s is zeroed. Without its workspace.
+# Sum of the weights of a batch, in row order; and what is then divided by it, 0 where there is no weight.
+cdef double batch_weight(const Run *r, const int64_t *order) noexcept nogil
+cdef double divided(double number, double total) noexcept nogil
 cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept
 # Everything before the weights that a part of the rows of a step's batch needs.
 cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *part) noexcept nogil

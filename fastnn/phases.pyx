@@ -54,6 +54,23 @@ cdef double batch_weight(const Run *r, const int64_t *order) noexcept nogil:
     return total
 
 
+cdef double divided(double number, double total) noexcept nogil:
+    return number / total if total > LEAST_WEIGHT else 0
+
+
+cdef void sum_squares(const Net *net, int thread, int n_threads) noexcept nogil:
+    """Squares of this thread's columns of all dense weights, for the penalty of the batch."""
+    cdef ptrdiff_t i, at = 0, first, last
+    cdef Layer *s
+    for i in range(net.n_steps):
+        s = &net.layers[i]
+        if s.kind == DENSE:
+            first, last = s.n_out * thread // n_threads, s.n_out * (thread + 1) // n_threads
+            net.table.column_squares(s.n_in, last - first, net.parameters + (s.weight + first) * net.size, s.n_out,
+                                     net.column_squares + at + first)
+            at += s.n_out
+
+
 cdef Bad gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t last) noexcept nogil:
     """Rows first .. last of a batch into the net's own buffers. Nothing is read outside the arrays where another
     thread has changed order or labels since they were judged."""
@@ -192,6 +209,8 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
             return met
     elif met != FINE:
         return met
+    if net.l2 != 0:
+        sum_squares(net, part.thread, part.n_threads)
     forward(net, step, r.training, not r.loss_only, part)
     if r.own_loss != NULL:
         team_barrier(part.thread, part.n_threads)  # all outputs are there
@@ -202,7 +221,7 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
                        net.labels + first if r.labels != NULL else NULL,
                        net.y + first * net.n_y * size if r.y != NULL else NULL, net.n_y,
                        net.weight + first if r.weight != NULL else NULL,
-                       1 / total if total > LEAST_WEIGHT else 0, net.loss_rows + first,
+                       divided(net.factor, total), net.loss_rows + first,
                        NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
         for i in range(first, last):
             if not isfinite(net.loss_rows[i]):
@@ -286,13 +305,16 @@ cdef void table_phase(Run *r, const fastnn_update *u, const Layer *s, const fast
         update_parameters(net, u, table.weight, table.n_categories * table.width, g)
 
 
-cdef void gradient_of(Run *r, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
+cdef void gradient_of(Run *r, const fastnn_update *u, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
                       ptrdiff_t last) noexcept nogil:
     """Rows first .. last of the gradient of w."""
     cdef Net *net = r.net
     cdef ptrdiff_t size = net.size
     net.table.matmul(last - first, s.n_out, r.batch, x + first * size, 1, ld, s.d, s.ld, s.ld - s.n_out,
                      r.gradient + (s.weight + first * s.n_out) * size, s.n_out, NULL)
+    if u.l2 != 0:
+        first, last = s.weight + first * s.n_out, s.weight + last * s.n_out
+        net.table.accumulate(last - first, u.l2, net.parameters + first * size, r.gradient + first * size)
 
 
 cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const char *x, ptrdiff_t ld, ptrdiff_t first,
@@ -305,7 +327,7 @@ cdef void update_weights(Run *r, const fastnn_update *u, const Layer *s, const c
     cdef int q
     if first >= last:
         return
-    target.update, target.lr, target.decay, target.l1, target.ld = u, rule.lr, rule.decay, rule.l1, s.n_out
+    target.update, target.lr, target.decay, target.l1, target.ld = u, rule.lr, rule.decay + u.l2, rule.l1, s.n_out
     target.w = net.parameters + at
     for q in range(FASTNN_STATES):
         target.states[q] = net.states[q] + at if net.states[q] != NULL else NULL
@@ -336,7 +358,7 @@ cdef void weights_phase(Run *r, const fastnn_update *u, int thread, int n_thread
         if not is_trained(r, s.weight):
             pass
         elif r.gradient != NULL:
-            gradient_of(r, s, x, ld, first, last)
+            gradient_of(r, u, s, x, ld, first, last)
         else:
             update_weights(r, u, s, x, ld, first, last, ahead)
             ahead = NULL
@@ -382,6 +404,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
         layer.a, layer.d, layer.slope = from_.a, from_.d, from_.slope
     s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.states[0], net.states[1]
     s.update, s.decay, s.loss = net.update, net.rules[0].decay, net.loss.loss
+    s.l2, s.factor, s.told, s.cap, s.step_losses = net.l2, net.factor, net.told, net.cap, r.step_losses
     s.x, s.ld_x, s.n_rows, s.n_in = r.x, r.ld_x, r.n_rows, net.n_in
     s.y, s.labels, s.weight, s.order, s.rates = r.y, r.labels, r.weight, r.order, r.rates
     s.batch, s.n_steps, s.first_step, s.least_weight = r.batch, r.n_steps, r.first_step, LEAST_WEIGHT

@@ -26,6 +26,7 @@ class Program:
         optimizer: Any = None,
         seed: int = 0,
         buffers: Real | None = None,
+        objective: Any = None,
     ) -> None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -37,6 +38,7 @@ class Program:
         rates: NDArray[np.float64],
         sample_weight: NDArray[np.float64] | None = None,
         momenta: NDArray[np.float64] | None = None,
+        step_losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]: ...
     def learn(self, x: Real, y: Real | NDArray[np.int64], lr: float) -> float | None: ...
     def gradient(

@@ -4,6 +4,7 @@
 One training step has two phases (`fastnn.phases`) and two joins.
 """
 from cpython.object cimport PyObject
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memchr, memset
@@ -14,11 +15,11 @@ from fastnn.inference cimport (
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
-    describe_update, fastnn_ahead, fastnn_small, fastnn_update, run_team, team_barrier, thread_limit,
+    describe_update, fastnn_ahead, fastnn_small, fastnn_sum, fastnn_update, run_team, team_barrier, thread_limit,
     told_to_stop,
 )
 from fastnn.phases cimport (
-    CHANGED, Run, after_phase, describe_small, next_rows, rows_phase, update_phase, weights_phase,
+    CHANGED, Run, after_phase, batch_weight, describe_small, divided, next_rows, rows_phase, update_phase, weights_phase,
 )
 from fastnn.prediction cimport Right, predict, right_array
 
@@ -57,14 +58,19 @@ cdef void add_losses(Run *r) noexcept nogil:
     cdef double loss = 0, weight = 0
     if r.weight == NULL:
         for i in range(r.batch):
-            loss += net.loss_rows[i]
+            loss += min(net.cap, net.loss_rows[i])
         weight = <double>r.batch
     else:
         for i in range(r.batch):
-            loss += net.weight[i] * net.loss_rows[i]
+            loss += net.weight[i] * min(net.cap, net.loss_rows[i])
             weight += net.weight[i]
+    loss *= net.told
+    if net.l2 != 0:
+        loss += 0.5 * net.l2 * fastnn_sum(net.n_columns, net.column_squares)
     r.loss_sum += loss
     r.weight_sum += weight
+    if r.step_losses != NULL:
+        r.step_losses[r.done - 1] = loss
     if net.accumulated != NULL and r.rates != NULL:
         r.batch_weight = weight
         if (net.step - 1) % net.accumulate == 0:
@@ -101,6 +107,8 @@ cdef void train(void *context, int thread, int n_threads) noexcept nogil:
                 r.end, r.cut = step + 1, True
         if r.loss_only:
             return
+        if net.l2 != 0:
+            u.l2 = divided(net.l2, batch_weight(r, order))
         if r.rates != NULL:
             u.lr = r.rates[step]
             if r.momenta != NULL:  # an optimizer reads one of the two
@@ -191,6 +199,7 @@ cdef class Program:
     loss : description, name where the loss has no numbers, or None
     optimizer : description or None (then the program only predicts)
     seed : of dropout
+    objective : `fastnn.steps.Objective` or None
     buffers : array of that dtype with the running statistics of batch normalisation, changed in place; see
         `fastnn.steps.running_places`. None where no step has any.
     """
@@ -210,9 +219,9 @@ cdef class Program:
     cdef object own_loss       # the user's function, judged; or None
     cdef object lock
     cdef object process  # that the lock is of
-    cdef Pace pace
+    cdef Pace pace, other_pace  # of the present size of batch, and of another: an epoch has whole ones and a rest
 
-    def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0, buffers=None):
+    def __init__(self, steps, parameters, *, loss=None, optimizer=None, seed=0, buffers=None, objective=None):
         self.lock, self.process = threading.Lock(), os.getpid()
         self.steps = tuple(steps)
         self.loss_name, self.optimizer = getattr(loss, "name", loss), optimizer
@@ -226,6 +235,7 @@ cdef class Program:
             self.describe_loss(loss)
         if optimizer is not None:
             self.configure(optimizer)
+        self.describe_objective(objective)
 
     @property
     def dtype(self):
@@ -246,6 +256,27 @@ cdef class Program:
         self.takes_labels = LOSSES[self.loss_name] == "label"
         if getattr(loss, "ignore_index", None) is not None:
             self.ignored = loss.ignore_index
+        return 0
+
+    cdef int describe_objective(self, objective) except -1:
+        cdef Net *net = &self.net
+        cdef ptrdiff_t i
+        net.l2, net.factor, net.told, net.cap = 0, 1, 1, INFINITY
+        if objective is None:
+            return 0
+        if self.own_loss is not None:
+            raise ValueError("objective must be None with a loss of your own")
+        if objective.l2 and self.optimizer is not None and (
+                net.update.decoupled or self.optimizer.name in ("adamw", "lion") or net.accumulate > 1):
+            raise ValueError(f"l2 must be 0 with {self.optimizer!r}, which does not add decay to the gradient of a batch")
+        net.l2, net.factor, net.told, net.cap = objective.l2, objective.factor, objective.told, objective.cap
+        for i in range(net.n_steps):
+            if net.layers[i].kind == DENSE:
+                net.n_columns += net.layers[i].n_out
+        if net.l2 != 0:
+            net.column_squares = <double *>calloc(max(1, net.n_columns), sizeof(double))
+            if net.column_squares == NULL:
+                raise MemoryError
         return 0
 
     cdef int configure(self, optimizer) except -1:
@@ -348,6 +379,8 @@ cdef class Program:
             if r.rates != NULL:
                 r.first_step = net.step
                 r.gradient = net.gradient
+            if self.pace.batch != r.batch:
+                self.pace, self.other_pace = self.other_pace, self.pace
             if self.pace.batch != r.batch or self.pace.limit != thread_limit():
                 memset(&self.pace, 0, sizeof(self.pace))
                 self.pace.batch, self.pace.limit = r.batch, thread_limit()
@@ -374,7 +407,7 @@ cdef class Program:
                                   layer=None if i == net.n_steps else -1 if i < 0 else self.steps[i].layer)
         return 0
 
-    def run(self, x, y, order, rates, sample_weight=None, momenta=None):
+    def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None):
         """One step for each row of `order`, without the GIL: (sum of w l, sum of w) over all rows of all steps.
 
         x : (rows, n_in) of the parameters' dtype, columns side by side; never scanned
@@ -382,11 +415,13 @@ cdef class Program:
         order : int64 (steps, batch), C-contiguous, row numbers into x
         rates : float64 (steps,); sample_weight : float64 (rows,) or None
         momenta : float64 (steps,), in place of the optimizer's momentum or first beta, or None
+        step_losses : float64 (steps,) to be filled with each step's share of the first sum, or None
         Raises DivergenceError before the update of the first batch whose loss is not finite, ValueError for
         rows and labels out of range, KeyboardInterrupt at the end of a step.
         """
         cdef const int64_t[:, ::1] order_ = order
         cdef const double[::1] rates_ = rates, momenta_ = momenta
+        cdef double[::1] told
         cdef Run r
         memset(&r, 0, sizeof(r))
         if self.optimizer is None:
@@ -399,6 +434,11 @@ cdef class Program:
         if r.n_steps and r.batch:
             r.order, r.rates = &order_[0, 0], &rates_[0]
             r.momenta = &momenta_[0] if momenta_ is not None else NULL
+            if step_losses is not None:
+                told = step_losses
+                if told.shape[0] != r.n_steps:
+                    raise ValueError(f"step_losses must have {r.n_steps} elements, got {told.shape[0]}")
+                r.step_losses = &told[0]
             self.go(&r, x, y, sample_weight)
         return r.loss_sum, r.weight_sum
 

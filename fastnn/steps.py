@@ -18,6 +18,7 @@ from .late_dataclass import dataclass
 
 __all__ = [
     "Lowering",
+    "Objective",
     "Step",
     "Table",
     "initial_buffers",
@@ -37,6 +38,30 @@ class Table:
     width: int
     weight: int
     out: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the compiled program minimises and tells, where it is more than the mean loss of a batch.
+
+    Parameters
+    ----------
+    l2 : float
+        ``l2 / 2`` times the squares of the weights of dense layers, divided by the sum of the weights of the
+        batch's rows, joins the loss; biases have no part in it. It is what scikit-learn calls alpha.
+    factor : float
+        Multiplies the gradient of the loss, not that of the penalty: the number of outputs makes a sum of a
+        mean over them.
+    told : float
+        Multiplies the loss where it is told.
+    cap : float
+        The loss of a row is told as this at most, before that; gradients know nothing of it.
+    """
+
+    l2: float = 0.0
+    factor: float = 1.0
+    told: float = 1.0
+    cap: float = math.inf
 
 
 @dataclass(frozen=True)

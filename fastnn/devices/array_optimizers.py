@@ -96,9 +96,10 @@ def _adam(xp: Any, o: Adam, w: Array, g: Array, state: Array, lr: float, t: int,
     if o.amsgrad:
         xp.maximum(state[2], v, out=state[2])
         v = state[2]
+    correction = (1 - beta2**t) ** 0.5
     xp.sqrt(v, out=g)
-    g *= 1 / (1 - beta2**t) ** 0.5
-    g += o.eps
+    g *= 1 / correction
+    g += o.eps / correction if o.eps_hat else o.eps
     xp.divide(m, g, out=g)
     g *= lr / (1 - beta1**t)
     w -= g

@@ -15,7 +15,8 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba 2015), in PyTorch's form: eps is added after the bias corrections.
 
     `weight_decay` is added to the gradient as ``weight_decay * w``. `amsgrad` (Reddi et al. 2018) divides by
-    the largest mean square so far.
+    the largest mean square so far. With `eps_hat`, eps is added before the bias corrections, as at the end of
+    section 2 of the paper, and in scikit-learn.
     """
 
     name: ClassVar[str] = "adam"
@@ -24,11 +25,13 @@ class Adam(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.0
     amsgrad: bool = False
+    eps_hat: bool = False
 
     def __post_init__(self) -> None:
         self.judge("eps")
         self.judge_betas()
         self.judge_flag("amsgrad")
+        self.judge_flag("eps_hat")
 
     @property
     def n_states(self) -> int:

@@ -1,0 +1,252 @@
+"""The steps of one epoch: compiled, or as scikit-learn takes them.
+
+Both have one face: `epoch(rows)` takes the batches of an epoch and gives the sum over batches of rows times loss,
+which is what scikit-learn's loss curve is made of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+
+from .. import optimizers
+from ..errors import DivergenceError
+from ..optimizers import SGD, Adam, Optimizer
+from .network import Network, task_of
+
+__all__ = ["CompiledSteps", "NumpySteps", "Unfit", "targets_of"]
+
+Array = NDArray[Any]
+
+# A change of the rate rescales the velocity; one beyond this goes scikit-learn's way.
+_MOST_RATIO = 1e12
+
+
+class Unfit(Exception):
+    """The compiled program is not for what follows; `done` batches are, and what they add to the sum.
+
+    Parameters
+    ----------
+    reason : str
+    done : int
+    loss : float
+    """
+
+    def __init__(self, reason: str, done: int = 0, loss: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.done, self.loss = reason, done, loss
+
+
+def targets_of(y: Array, labels: bool, dtype: np.dtype[Any]) -> Array:
+    """Targets as a program takes them, of scikit-learn's (rows, n_out).
+
+    Parameters
+    ----------
+    labels : bool
+        Whether a row of y marks one class; then numbers of classes are given, else values of dtype.
+    """
+    if labels:
+        return np.ascontiguousarray(y.argmax(axis=1), np.int64)
+    return np.ascontiguousarray(y, dtype)
+
+
+class CompiledSteps:
+    """Steps of the compiled program.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+        With `_optimizer`, scikit-learn's, which goes on where this one stops.
+    network : Network
+        Holds the estimator's parameters.
+    x, y : ndarray
+        Rows and scikit-learn's targets, (rows, n_in) and (rows, n_out).
+    weight : ndarray (rows,) or None
+    batch_size : int
+    """
+
+    name = "fastnn"
+
+    def __init__(
+        self, estimator: Any, network: Network, x: Array, y: Array, weight: Array | None, batch_size: int
+    ) -> None:
+        self.estimator, self.network, self.batch_size = estimator, network, batch_size
+        dtype = network.dtype
+        loss, objective = task_of(estimator.loss, estimator.out_activation_, network.n_out, dtype)
+        self.loss = loss
+        self.x = np.ascontiguousarray(x, dtype)
+        self.y = targets_of(y, estimator.out_activation_ == "softmax", dtype)
+        self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
+        self.constant = _poisson_constant(self.y) if loss.name == "poisson" else None
+        self.constant_sum = None if self.constant is None else float(self.constant.sum())
+        optimizer = self._optimizer()
+        objective = type(objective)(float(estimator.alpha), objective.factor, objective.told, objective.cap)
+        plan = (loss, optimizer, objective)
+        if network.plan != plan or network.program is None:
+            network.compile(*plan)
+            network.plan = plan
+        assert network.program is not None
+        self.program = network.program
+        self.rate: float = estimator._optimizer.learning_rate
+        self._take_state()
+
+    def _optimizer(self) -> Optimizer:
+        one = self.estimator._optimizer
+        if isinstance(one, AdamOptimizer):
+            return Adam(lr=1.0, betas=(one.beta_1, one.beta_2), eps=one.epsilon, eps_hat=True)
+        momentum = float(one.momentum)
+        return SGD(lr=1.0, momentum=momentum, nesterov=bool(one.nesterov and momentum))
+
+    # ------------------------------------------------------------ state, ours and scikit-learn's
+
+    def _take_state(self) -> None:
+        """From scikit-learn's optimizer to the program."""
+        one, program = self.estimator._optimizer, self.program
+        if isinstance(one, AdamOptimizer):
+            for row, vectors in enumerate((one.ms, one.vs)):
+                for to, given in zip(self.network.state_views(row), vectors, strict=True):
+                    to[...] = given
+            program.step = one.t
+        elif len(program.state):
+            rate = one.learning_rate
+            for to, given in zip(self.network.state_views(0), one.velocities, strict=True):
+                np.divide(given, -rate, out=to) if np.any(given) else to.fill(0)
+            program.step = 0
+
+    def give_state(self) -> None:
+        """From the program to scikit-learn's optimizer."""
+        one = self.estimator._optimizer
+        if isinstance(one, AdamOptimizer):
+            one.ms = [view.copy() for view in self.network.state_views(0)]
+            one.vs = [view.copy() for view in self.network.state_views(1)]
+            one.t = int(self.program.step)
+            if one.t:
+                one.learning_rate = (
+                    one.learning_rate_init * np.sqrt(1 - one.beta_2**one.t) / (1 - one.beta_1**one.t)
+                )
+        elif len(self.program.state):
+            one.velocities = [view * -self.rate for view in self.network.state_views(0)]
+
+    def _rate_now(self) -> float:
+        """The rate of this epoch; the velocity is scikit-learn's in units of the rate, ours is not."""
+        one = self.estimator._optimizer
+        if isinstance(one, AdamOptimizer):
+            return float(one.learning_rate_init)
+        rate = float(one.learning_rate)
+        if rate != self.rate and len(self.program.state):
+            if not rate or not 1 / _MOST_RATIO < self.rate / rate < _MOST_RATIO:
+                raise Unfit(f"the learning rate fell from {self.rate:g} to {rate:g}")
+            self.program.state[0] *= self.rate / rate
+        self.rate = rate
+        return rate
+
+    # ------------------------------------------------------------ the steps
+
+    def epoch(self, rows: Array) -> float:
+        """All batches of an epoch, whose row numbers follow each other in `rows`.
+
+        Raises
+        ------
+        Unfit
+            Before the batch that is not for the program; parameters and state are as before it.
+        """
+        rate = self._rate_now()
+        size = self.batch_size
+        whole = len(rows) // size
+        told, done = 0.0, 0
+        for order in (rows[: whole * size].reshape(whole, size), rows[whole * size :].reshape(1, -1)):
+            if order.size:
+                told += self._run(order, rate, done, told)
+                done += len(order)
+        return told + (self.constant_sum if self.constant_sum is not None and self.weight is None else 0.0)
+
+    def _run(self, order: Array, rate: float, done: int, told: float) -> float:
+        steps, size = order.shape
+        rates = optimizers.rates(SGD(lr=rate), steps)
+        if self.weight is None:
+            try:
+                return self.program.run(self.x, self.y, order, rates)[0]
+            except DivergenceError as error:
+                at, loss = error.step_in_call or 0, error.loss_sum or 0.0
+                if self.constant is not None:
+                    loss += float(self.constant.sum(axis=1)[order[:at]].sum())
+                raise Unfit("the loss is not finite", done + at, told + loss) from None
+        weights = self.weight[order]
+        totals = weights.sum(axis=1)
+        losses = np.empty(steps)
+        try:
+            self.program.run(self.x, self.y, order, rates, self.weight, step_losses=losses)
+        except DivergenceError as error:
+            at = error.step_in_call or 0
+            raise Unfit(
+                "the loss is not finite", done + at, told + self._mean(order[:at], weights, losses, totals)
+            ) from None
+        return self._mean(order, weights, losses, totals)
+
+    def _mean(self, order: Array, weights: Array, losses: Array, totals: Array) -> float:
+        """Rows times weighted mean loss, over batches."""
+        n = len(order)
+        found = losses[:n]
+        if self.constant is not None:
+            found = found + (weights[:n] * self.constant.sum(axis=1)[order]).sum(axis=1)
+        return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
+
+
+def _poisson_constant(y: Array) -> Array:
+    """What scikit-learn's half deviance of a row has beyond exp(z) - y z."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(y > 0, y * np.log(y), 0.0) - y
+    return found if found.ndim == 2 else found.reshape(-1, 1)
+
+
+class NumpySteps:
+    """scikit-learn's own steps, batch by batch, with its NumPy code.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+    x, y, weight, batch_size
+        As for CompiledSteps.
+    lists : tuple of list
+        scikit-learn's room: activations, deltas, coef_grads, intercept_grads.
+    """
+
+    name = "scikit-learn"
+
+    def __init__(
+        self,
+        estimator: Any,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        batch_size: int,
+        lists: tuple[list[Any], ...],
+    ) -> None:
+        self.estimator, self.x, self.y, self.weight = estimator, x, y, weight
+        self.batch_size, self.lists = batch_size, lists
+
+    def epoch(self, rows: Array, done: int = 0, told: float = 0.0) -> float:
+        """All batches of an epoch but the first `done`, whose share of the sum is `told`."""
+        estimator = self.estimator
+        params = estimator.coefs_ + estimator.intercepts_
+        activations, deltas, coef_grads, intercept_grads = self.lists
+        for begin in range(done * self.batch_size, len(rows), self.batch_size):
+            batch = rows[begin : begin + self.batch_size]
+            x, y = self.x[batch], self.y[batch]
+            weight = None if self.weight is None else self.weight[batch]
+            activations[0] = x
+            loss, coef_grads, intercept_grads = estimator._backprop(
+                x, y, weight, activations, deltas, coef_grads, intercept_grads
+            )
+            told += loss * len(batch)
+            estimator._optimizer.update_params(params, coef_grads + intercept_grads)
+        return told
+
+    def give_state(self) -> None:
+        """Nothing: it is scikit-learn's optimizer that was at work."""
+
+
+SOLVERS = {"sgd": SGDOptimizer, "adam": AdamOptimizer}
