@@ -17,7 +17,7 @@ ELSEWHERE = {
     *("params", "optimizer", "last_epoch", "foreach", "maximize", "capturable", "differentiable", "fused"),
     *("size_average", "reduce", "reduction", "device", "dtype", "schedulers"),
 }
-# class_weight is the fit's; AdamW is Adam's decoupled decay; the rest is another name, or said in the docstring.
+# class_weight is the fit's, AdamW Adam's decoupled decay; the rest is another name, or said in the docstring.
 KNOWN = {
     "Adam": {"decoupled_weight_decay"},
     "LBFGS": {"line_search_fn"},
