@@ -44,7 +44,8 @@ def their_steps(torch: Any, ours: Any, start: list[Any], x: Any, y: Any, n_steps
         a = torch.from_numpy(x)
         for i in range(0, len(tensors), 2):
             a = (torch.tanh(a) if i else a) @ tensors[i] + tensors[i + 1]
-        loss = torch.nn.functional.cross_entropy(a, torch.from_numpy(y))
+        criterion = torch.nn.functional.cross_entropy if y.dtype.kind == "i" else torch.nn.functional.mse_loss
+        loss = criterion(a, torch.from_numpy(y))
         loss.backward()
         return loss
 
@@ -75,6 +76,27 @@ def test_steps_equal_pytorchs(ours: Any) -> None:
         history = trainer.fit(x.astype(dtype), y, epochs=n_steps, batch_size=None)
         np.testing.assert_allclose(history["loss"], losses, rtol=tolerance)
         np.testing.assert_allclose(trainer.model.parameters, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("ours", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+def test_fifty_iterations_on_least_squares_equal_pytorchs(ours: Any, dtype: str, tolerance: float) -> None:
+    """Strongly convex, with a gradient that keeps its places near the minimum: float32 gets there too."""
+    import torch
+
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 4))
+    y = x @ rng.normal(size=(4, 2)) + 0.1 * rng.normal(size=(80, 2))
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(2), dtype=dtype), "mse", ours, seed=1)
+    trainer.model.build(4, seed=1)
+    start = [w.astype(np.float64) for w in trainer.model.weights.values()]
+    n_steps = max(1, 50 // ours.max_iter)
+    losses, expected = their_steps(torch, ours, start, x, y, n_steps)
+    history = trainer.fit(x.astype(dtype), y.astype(dtype), epochs=n_steps, batch_size=None)
+    np.testing.assert_allclose(history["loss"], losses, rtol=tolerance)
+    np.testing.assert_allclose(trainer.model.parameters, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
