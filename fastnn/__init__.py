@@ -53,6 +53,7 @@ from .trainer import Trainer
 if TYPE_CHECKING:
     from . import data, metrics, schedules
     from .averages import WeightAverage
+    from .c_source import to_c
     from .lr_finder import LRFinder, lr_find
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
@@ -124,12 +125,18 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "to_c",
 ]
 
 
 _LAZY = ("data", "metrics", "schedules")
 # Names of modules that few need.
-_LAZY_NAMES = {"WeightAverage": "averages", "LRFinder": "lr_finder", "lr_find": "lr_finder"}
+_LAZY_NAMES = {
+    "WeightAverage": "averages",
+    "LRFinder": "lr_finder",
+    "lr_find": "lr_finder",
+    "to_c": "c_source",
+}
 
 
 def __getattr__(name: str) -> Any:
