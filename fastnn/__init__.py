@@ -53,6 +53,7 @@ from .trainer import Trainer
 if TYPE_CHECKING:
     from . import data, metrics, schedules
     from .averages import WeightAverage, update_statistics
+    from .c_source import to_c
     from .ensemble import Ensemble
     from .loading import load
     from .lr_finder import LRFinder, lr_find
@@ -132,6 +133,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "to_c",
     "update_statistics",
 ]
 
@@ -148,6 +150,7 @@ _LAZY_NAMES = {
     "grid": "searching",
     "Ensemble": "ensemble",
     "load": "loading",
+    "to_c": "c_source",
 }
 
 

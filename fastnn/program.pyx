@@ -19,7 +19,8 @@ from fastnn.kernels cimport (
     told_to_stop,
 )
 from fastnn.phases cimport (
-    CHANGED, Run, after_phase, batch_weight, describe_small, divided, next_rows, rows_phase, update_phase, weights_phase,
+    CHANGED, Run, after_phase, batch_weight, describe_small, divided, next_rows, rows_phase,
+    update_phase, weights_phase,
 )
 from fastnn.prediction cimport Right, predict, right_array
 

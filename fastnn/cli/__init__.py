@@ -1,4 +1,4 @@
-"""The command line: train, predict, evaluate, info, demo, bench; `python -m fastnn` is the same.
+"""The command line: train, predict, evaluate, export, info, demo, bench; `python -m fastnn` is the same.
 
 Results go to stdout, everything else to stderr. An error is one line, `fastnn: error: ...`.
 """

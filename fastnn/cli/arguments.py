@@ -61,6 +61,13 @@ examples:
 """
 
 
+EXPORT_EXAMPLES = """\
+examples:
+  fastnn export digits.safetensors --to c
+  fastnn export digits.safetensors --to c -o firmware/digits.c --name digits --target microcontroller
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """One whose errors are one line too."""
 
@@ -87,6 +94,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from . import apply
 
     return apply.evaluate(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from . import export
+
+    return export.run(arguments)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -153,6 +166,17 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("data", help="CSV file with the columns of the training and the target")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
+    _add_export(
+        add(
+            "export",
+            _export,
+            "write a model for use without fastnn",
+            "Write a model as C source: one file without dependencies and its header, with the results of\n"
+            "predict to the bit. See docs/interop.md.",
+            EXPORT_EXAMPLES,
+        )
+    )
+
     info = add("info", _info, "what a model, or this fastnn, is")
     info.add_argument("model", nargs="?", help="model file; without one: version, instruction set, threads")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -191,6 +215,19 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--lock", type=Path, metavar="FILE", help="file to lock while something is timed (flock)"
     )
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("model", help="model file that fastnn train or model.save wrote")
+    export.add_argument("--to", required=True, choices=["c"], help="what to write")
+    export.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write (default: MODEL with that ending)"
+    )
+    export.add_argument("--name", default="model", help="what names in C begin with (default: %(default)s)")
+    export.add_argument(
+        "--target", choices=["computer", "microcontroller"], default="computer",
+        help="where the C code is to run (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:

@@ -1,0 +1,145 @@
+"""The activations of one number, in the notation of `pieces`; those of a row stand there."""
+
+__all__ = ["TEXT"]
+
+TEXT = r"""
+/// relu
+static REAL @relu(REAL z)
+{
+    return 0.0R > z ? 0.0R : z;
+}
+
+/// leaky_relu
+static REAL @leaky_relu(REAL z)
+{
+    const REAL left = 0.01R * z;
+    return left > z ? left : z;
+}
+
+/// relu6
+static REAL @relu6(REAL z)
+{
+    const REAL right = 0.0R > z ? 0.0R : z;
+    return 6.0R < right ? 6.0R : right;
+}
+
+/// hard_tanh
+static REAL @hard_tanh(REAL z)
+{
+    const REAL right = -1.0R > z ? -1.0R : z;
+    return 1.0R < right ? 1.0R : right;
+}
+
+/// hard_sigmoid
+static REAL @hard_sigmoid(REAL z)
+{
+    const REAL moved = z + 3.0R, right = 0.0R > moved ? 0.0R : moved;
+    return (6.0R < right ? 6.0R : right) * (REAL)(1.0 / 6);
+}
+
+/// hard_swish
+static REAL @hard_swish(REAL z)
+{
+    const REAL left = -3.0R > z ? -3.0R : z, moved = left + 3.0R;
+    return left * ((6.0R < moved ? 6.0R : moved) * (REAL)(1.0 / 6));
+}
+
+/// softsign
+static REAL @softsign(REAL z)
+{
+    const REAL whole = ABS(z), size = SOFTSIGN_FLAT < whole ? SOFTSIGN_FLAT : whole;
+    return COPYSIGN(size / (1.0R + size), z);
+}
+
+/// elu
+static REAL @elu(REAL z)
+{
+    return z < 0.0R ? @expm1_left(z) : z;
+}
+
+/// celu
+static REAL @celu(REAL z)
+{
+    return z < 0.0R ? @expm1_left(z) : z;
+}
+
+/// selu
+static REAL @selu(REAL z)
+{
+    return z < 0.0R ? @expm1_left(z) * SELU_LEFT : z * SELU_RIGHT;
+}
+
+/// softplus
+static REAL @softplus(REAL z)
+{
+    const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
+    REAL rounded, p;
+    p = @exp_polynomial(@exp_remainder(-t, &rounded));
+    return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @log1p_unit(@scaled(p, rounded));
+}
+
+/// silu
+static REAL @silu(REAL z)
+{
+    const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
+    REAL rounded, p, part;
+    p = @exp_polynomial(@exp_remainder(-t, &rounded));
+    part = 1.0R / (1.0R + @scaled(p, rounded));
+    return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
+}
+
+/// mish
+static REAL @mish(REAL z)
+{
+    const REAL right = -SILU_FLAT > z ? -SILU_FLAT : z, inner = MISH_LINE < right ? MISH_LINE : right;
+    REAL rounded, p, e, part;
+    p = @exp_polynomial(@exp_remainder(inner, &rounded));
+    e = @scaled(p, rounded);
+    part = 1.0R / (e * (e + 2.0R) + 2.0R);
+    return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
+}
+
+/// gelu
+static REAL @gelu(REAL z)
+{
+    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = -0.5R * t;
+    const REAL rounded = FMA(half * t, LOG2E, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(n, -LN2_LOW, FMA(half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
+    const REAL g = @gelu_over(t) / @gelu_under(t);
+    return (-0.0R > z ? -0.0R : z) - @scaled(t * g * p, rounded);
+}
+
+/// gelu_tanh
+static REAL @gelu_tanh(REAL z)
+{
+    const REAL whole = ABS(z), t = GELU_TANH_FLAT < whole ? GELU_TANH_FLAT : whole;
+    const REAL square = t * t, lost = FMA(t, t, -square), high = FMA(GELU_C3, square, GELU_C1);
+    const REAL low = FMA(GELU_C3, square, GELU_C1 - high) +
+                     FMA(GELU_C3, lost, FMA(GELU_C3_LOW, square, GELU_C1_LOW));
+    const REAL rounded = FMA(-t * high, LOG2E, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(n, -LN2_LOW, FMA(-t, low, FMA(-t, high, n * -LN2_HIGH)));
+    const REAL p = @exp_polynomial(r), part = 1.0R / (1.0R + @scaled(p, rounded));
+    return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
+}
+
+/// sigmoid
+static REAL @sigmoid(REAL x)
+{
+    const REAL e = @exp(-ABS(x)), q = e / (1.0R + e), scale = x < 0.0R ? e : 1.0R;
+    return FMA(-scale, q, scale);
+}
+
+/// tanh
+static REAL @tanh(REAL x)
+{
+    const REAL size = ABS(x), square = size * size, twice = size + size;
+    REAL rounded, p, value;
+    if (size < TANH_SMALL) {
+        value = FMA(square * @tanh_terms(square), size, size);
+    } else {
+        p = @exp_polynomial(@exp_remainder(TANH_FLAT < twice ? TANH_FLAT : twice, &rounded));
+        value = 1.0R - 2.0R / FMA(p, @power_of_two(rounded), 1.0R);
+    }
+    return COPYSIGN(value, x);
+}
+"""
