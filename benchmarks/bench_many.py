@@ -2,10 +2,10 @@
 
     python benchmarks/bench_many.py [--quick] [--out FOLDER]
 
-Both are on scikit-learn's handwritten digits, 1797 rows of 64. The bits of `fit_many` are compared with those
-of each training alone, and its time with that on one thread, the quicker way for nets so small. The grids have
-the same networks, epochs, batches and folds, and both best accuracies are shown. n_jobs and n_workers are 2, or
-fewer where this process may use fewer cores.
+Both are on scikit-learn's handwritten digits, 1797 rows of 64. The bits of `fit_many` are compared with
+those of each training alone, and its time with that on one thread, the quicker way for nets so small. The
+grids have the same networks, epochs, batches and folds, and both best accuracies are shown. n_jobs and
+n_workers are 2, or fewer where this process may use fewer cores.
 """
 
 from __future__ import annotations
