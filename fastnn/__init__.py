@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .averages import WeightAverage
     from .c_source import to_c
     from .lr_finder import LRFinder, lr_find
+    from .named_weights import load_weights, save_weights
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 
@@ -119,9 +120,11 @@ __all__ = [
     "data",
     "get_num_threads",
     "load",
+    "load_weights",
     "lr_find",
     "metrics",
     "ops",
+    "save_weights",
     "schedules",
     "set_num_threads",
     "show_config",
@@ -135,6 +138,8 @@ _LAZY_NAMES = {
     "WeightAverage": "averages",
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
+    "load_weights": "named_weights",
+    "save_weights": "named_weights",
     "to_c": "c_source",
 }
 

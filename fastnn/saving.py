@@ -34,11 +34,11 @@ from .errors import FormatError
 from .layers import AnyLayer, lower, places
 from .steps import running_places
 
-__all__ = ["KINDS", "Description", "read", "read_model", "take", "write", "write_model"]
+__all__ = ["KINDS", "Description", "names_fault", "read", "read_model", "take", "write", "write_model"]
 
 Array = NDArray[Any]
 
-KINDS = {"model": "fn.load", "checkpoint": "trainer.resume"}
+KINDS = {"model": "fn.load", "checkpoint": "trainer.resume", "weights": "fn.load_weights"}
 LINKS = ("softmax", "sigmoid")
 
 
@@ -192,7 +192,7 @@ def read(path: object, kind: str, more: set[str]) -> Contents:
     missing = required - found.metadata.keys()
     extra = found.metadata.keys() - required - {"link", "recipe", "classes"}
     if missing or extra:
-        raise FormatError(f"the metadata of {found.path} {_both(missing, extra)}")
+        raise FormatError(f"the metadata of {found.path} {names_fault(missing, extra)}")
     return found
 
 
@@ -208,7 +208,7 @@ def take(
     """
     missing = shapes.keys() - found.tensors.keys()
     extra = set() if others else found.tensors.keys() - shapes.keys()
-    faults = [_both(missing, extra)] if missing or extra else []
+    faults = [names_fault(missing, extra)] if missing or extra else []
     for name, shape in shapes.items():
         if name in missing:
             continue
@@ -222,7 +222,7 @@ def take(
     return {name: found.tensors.pop(name) for name in shapes}
 
 
-def _both(missing: set[str], extra: set[str]) -> str:
+def names_fault(missing: set[str], extra: set[str]) -> str:
     """Names that are missing and names that do not belong, some of each."""
     parts = []
     for fault, names in (("misses", missing), ("must not have", extra)):

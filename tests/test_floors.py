@@ -42,7 +42,7 @@ FLOORS = [
     {"data", "samples"},
     {"network", "stepping", "validation"},
     {"callbacks", "history"},
-    {"averages", "checkpoints", "engine", "reports"},
+    {"averages", "checkpoints", "engine", "named_weights", "reports"},
     {"trainer", "distributed"},
     {"diagnose", "lr_finder"},
     {"plots"},
