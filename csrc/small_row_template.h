@@ -7,12 +7,12 @@
  * times as long), and a matrix is updated in the pass that reads it. The sums are those of small_template.h, FMA by
  * FMA. */
 
-/* Whether a plan can go this way with layers of at most `vectors`. */
+/* Whether a plan can go this way with layers of at most `vectors`: no more than fill up the narrowest row. */
 static int FN(row_takes)(const FN(small_plan) *p, int vectors)
 {
     const fastnn_small *s = p->s;
-    if (p->batch != 1 || p->across || p->layers[p->n_layers - 1].n_out > BLOCK || s->weight || s->decay != 0 ||
-        !FN(small_folds)(s) || (s->labels && !p->late_logs))
+    if (vectors > BLOCK_VECTORS || p->batch != 1 || p->across || p->layers[p->n_layers - 1].n_out > BLOCK ||
+        s->weight || s->decay != 0 || !FN(small_folds)(s) || (s->labels && !p->late_logs))
         return 0;
     if (s->l2 != 0 || s->factor != 1 || s->told != 1 || s->step_losses || s->cap - s->cap == 0) /* an objective of its own */
         return 0;
@@ -182,8 +182,8 @@ INLINE int FN(row_step)(const FN(small_plan) *p, REAL factor, REAL rate, REAL *t
 
 /* small_steps of such a plan. */
 #define DEFINE_ROW_STEPS(V)                                                                                     \
-    static ptrdiff_t FN(row_steps_##V)(const FN(small_plan) *p, fastnn_small *s, ptrdiff_t step,                \
-                                       FN(late_losses) *late)                                                   \
+    static __attribute__((noinline)) ptrdiff_t FN(row_steps_##V)(const FN(small_plan) *p, fastnn_small *s,      \
+                                                                 ptrdiff_t step, FN(late_losses) *late)         \
     {                                                                                                           \
         const double scale = 1 > s->least_weight ? 1 : 0;                                                       \
         const REAL factor = (REAL)(s->labels ? scale : scale / (double)p->layers[p->n_layers - 1].n_out);       \

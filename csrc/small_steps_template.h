@@ -2,7 +2,7 @@
 
 /* Rows of the batch number `step` side by side; 0: there is something wrong with them. Row numbers and labels are read
  * once: another thread may change them. */
-static int FN(small_gather)(const FN(small_plan) *p, ptrdiff_t step)
+INLINE int FN(small_gather)(const FN(small_plan) *p, ptrdiff_t step)
 {
     const fastnn_small *s = p->s;
     const ptrdiff_t n = p->batch, n_in = s->n_in, n_out = p->layers[p->n_layers - 1].n_out, size = sizeof(REAL);
