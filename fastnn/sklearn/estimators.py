@@ -49,7 +49,8 @@ class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[mis
     Attributes
     ----------
     fit_info_ : dict
-        "engine": "fastnn" or "scikit-learn", which the last fit ran on; "reason": why.
+        "engine" that the last fit ran on: "fastnn", "scikit-learn", or the one until the loss overflowed
+        and then the other; "reason": why.
     validation_loss_curve_ : list of float
         Of `validation_data`, by epoch.
     """
@@ -190,7 +191,8 @@ class MLPRegressor(Compiled, neural_network.MLPRegressor):  # type: ignore[misc]
     Attributes
     ----------
     fit_info_ : dict
-        "engine": "fastnn" or "scikit-learn", which the last fit ran on; "reason": why.
+        "engine" that the last fit ran on: "fastnn", "scikit-learn", or the one until the loss overflowed
+        and then the other; "reason": why.
     validation_loss_curve_ : list of float
         Of `validation_data`, by epoch.
     """

@@ -116,7 +116,10 @@ def fit(
                 if found := extras.extensions(estimator):
                     raise ValueError(_diverged(estimator, stopped.reason, found)) from None
                 steps.give_state()
-                estimator.fit_info_ = {"engine": "scikit-learn", "reason": stopped.reason}
+                estimator.fit_info_ = {
+                    "engine": "fastnn, then scikit-learn",
+                    "reason": f"{stopped.reason} in epoch {estimator.n_iter_ + 1}",
+                }
                 steps = NumpySteps(estimator, x, y, weight, batch_size, lists)
                 told = steps.epoch(rows, stopped.done, stopped.loss)
             estimator.n_iter_ += 1
