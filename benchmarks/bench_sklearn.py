@@ -1,7 +1,9 @@
-"""fit and predict of fastnn.sklearn beside scikit-learn's own, in 20 cells, and a grid search; --quick for a glance.
+"""fit and predict of fastnn.sklearn beside scikit-learn's own: 20 cells and a grid search.
 
-Each cell: the two in turn, the least of several times each. Results are compared first: scores may not differ by
-more than a row in a hundred.
+    python benchmarks/bench_sklearn.py [--quick] [--out FOLDER]
+
+Each cell: the two in turn, the least of several times each. Results are compared first: scores may not differ
+by more than a row in a hundred.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -115,7 +118,7 @@ def grid(quick: bool, n_jobs: int) -> bool:
 
 
 def main() -> None:
-    uncap_blas()
+    uncap_blas(sys.argv)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for sklearn.md")
