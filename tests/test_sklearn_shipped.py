@@ -32,7 +32,11 @@ def test_scikit_learns_shipped_tests_pass_and_dense_fits_are_ours(tmp_path):
     assert not others
 
 
-@parametrize_with_checks([MLPClassifier(max_iter=20), MLPRegressor(max_iter=20)])
+# Older versions give an iterator, which pytest is about to refuse.
+CHECKS = parametrize_with_checks([MLPClassifier(max_iter=20), MLPRegressor(max_iter=20)]).mark
+
+
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks_of_estimators(estimator, check):
     check(estimator)
