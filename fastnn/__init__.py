@@ -42,6 +42,7 @@ from .losses import (
     MultiMargin,
     Poisson,
     Quantile,
+    SoftmaxFocal,
 )
 from .network import Sequential
 from .noise_layers import AlphaDropout, GaussianNoise
@@ -118,6 +119,7 @@ __all__ = [
     "Residual",
     "Scale",
     "Sequential",
+    "SoftmaxFocal",
     "Trainer",
     "WeightAverage",
     "__version__",
