@@ -42,6 +42,7 @@ from .losses import (
     MultiMargin,
     Poisson,
     Quantile,
+    SoftmaxFocal,
 )
 from .network import Sequential
 from .noise_layers import AlphaDropout, GaussianNoise
@@ -119,6 +120,7 @@ __all__ = [
     "Residual",
     "Scale",
     "Sequential",
+    "SoftmaxFocal",
     "Trainer",
     "WeightAverage",
     "__version__",
