@@ -138,9 +138,9 @@ def forward(torch: Any, steps: Any, parameters: Any, x: Array) -> Any:
         elif s.kind == "scale_columns":
             a = a * torch.tensor(s.factors, dtype=a.dtype) + torch.tensor(s.shifts, dtype=a.dtype)
         elif s.kind == "noise":
-            shape = np.zeros((len(x), s.n_out))
+            none, keys = np.zeros((len(x), s.n_out)), {"seed": SEED, "step": STEP, "layer": s.draws}
             a = a + torch.from_numpy(
-                fn.ops.gaussian_noise(shape, s.factor, seed=SEED, step=STEP, layer=s.draws)
+                fn.ops.gaussian_noise(none, s.factor, **keys)
             )
         elif s.kind in ("dropout", "alpha_dropout"):
             ones = np.ones((len(x), s.n_out))
