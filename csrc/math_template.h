@@ -14,6 +14,7 @@
 #undef LN2_HIGH
 #undef LN2_LOW
 #undef LOG2E
+#undef LN2
 #undef ROUNDER
 #undef EXP_LOWEST
 #undef EXP_HIGHEST
@@ -36,6 +37,7 @@
 #define LN2_HIGH 0x1.62e4p-1f
 #define LN2_LOW 0x1.7f7d1cp-20f
 #define LOG2E 0x1.715476p+0f
+#define LN2 0x1.62e43p-1f
 #define ROUNDER 0x1.8p+23f
 #define EXP_LOWEST -104.0f
 #define EXP_HIGHEST 89.0f
@@ -49,6 +51,9 @@
 /* (exp(r) - 1 - r) / r^2 on |r| <= log(2) / 2: 2^-28 of exp(r). */
 static const REAL FN(exp_coefficients)[] = {
     0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.1239f2p-7f, 0x1.6a241ap-10f};
+/* (2^r - 1) / r on |r| <= 1/2: 2^-28 of 2^r. */
+static const REAL FN(exp2_coefficients)[] = {
+    0x1.62e43p-1f, 0x1.ebfbdcp-3f, 0x1.c6af7ap-5f, 0x1.3b2ddap-7f, 0x1.5f0976p-10f, 0x1.4172b6p-13f};
 /* (log(1 + f) - f) / f^2 on sqrt(1/2) <= 1 + f <= sqrt(2): 2^-27.5 of log(1 + f). */
 static const REAL FN(log_coefficients)[] = {
     -0x1.fffff8p-2f, 0x1.55555p-2f, -0x1.000426p-2f, 0x1.99a3f2p-3f, -0x1.54276ep-3f, 0x1.22719cp-3f,
@@ -66,6 +71,7 @@ static const REAL FN(tanh_coefficients)[] = {
 #define LN2_HIGH 0x1.62e42fefap-1
 #define LN2_LOW 0x1.cf79abc9e3b3ap-40
 #define LOG2E 0x1.71547652b82fep+0
+#define LN2 0x1.62e42fefa39efp-1
 #define ROUNDER 0x1.8p+52
 #define EXP_LOWEST -746.0
 #define EXP_HIGHEST 710.0
@@ -122,6 +128,16 @@ INLINE vec FN(exp_polynomial)(vec r)
     return vec_fma(vec_fma(POLYNOMIAL(exp_coefficients, r), r, vec_set(1)), r, vec_set(1));
 }
 
+/* 2^r for |r| <= 1/2. */
+INLINE vec FN(exp2_polynomial)(vec r)
+{
+#if REAL_IS_FLOAT
+    return vec_fma(POLYNOMIAL(exp2_coefficients, r), r, vec_set(1));
+#else
+    return FN(exp_polynomial)(r * LN2);
+#endif
+}
+
 /* exp(x) = 2^n p. */
 INLINE vec FN(exp_reduced)(vec x, vec *rounded)
 {
@@ -151,14 +167,47 @@ INLINE vec FN(scaled)(vec p, vec rounded)
 #endif
 }
 
-/* The same for n well below BIAS: one power that is normal and one that is constant. */
+/* The same for n well below BIAS, in two steps for what is multiplied in between: lifted gives q, 2^n p times LIFT
+ * (with AVX-512 p: one operation scales it at the end), and lowered takes it back. */
+INLINE vec FN(lifted)(vec p, vec rounded)
+{
+#if ISA_AVX512
+    (void)rounded;
+    return p;
+#else
+    const REAL_UBITS offset = FN(bits_of)(LIFT) - (FN(bits_of)(ROUNDER) << MANTISSA);
+    return p * (vec)(((uvec)rounded << MANTISSA) + offset);
+#endif
+}
+
+INLINE vec FN(lowered)(vec q, vec rounded)
+{
+#if ISA_AVX512
+    return FN(scaled)(q, rounded);
+#else
+    (void)rounded;
+    return q * (1 / LIFT);
+#endif
+}
+
+/* 2^n p at once. */
 INLINE vec FN(scaled_down)(vec p, vec rounded)
 {
 #if ISA_AVX512
     return FN(scaled)(p, rounded);
 #else
-    const REAL_UBITS offset = FN(bits_of)(LIFT) - (FN(bits_of)(ROUNDER) << MANTISSA);
-    return p * (vec)(((uvec)rounded << MANTISSA) + offset) * (1 / LIFT);
+    return FN(lowered)(FN(lifted)(p, rounded), rounded);
+#endif
+}
+
+/* 1 + lowered q. Rounding it before the sum would change nothing: where it is not exact it is lost beside 1. */
+INLINE vec FN(one_and_lowered)(vec q, vec rounded)
+{
+#if ISA_AVX512
+    return 1 + FN(scaled)(q, rounded);
+#else
+    (void)rounded;
+    return vec_fma(q, vec_set(1 / LIFT), vec_set(1));
 #endif
 }
 

@@ -2,13 +2,15 @@
  * keep miss the true value by, and how far a monotone one steps back.
  *
  *   accuracy [stride [name]]   all functions, or one
- *                              float32: every stride-th of the 2^32 inputs (default 1021; 1: all of them)
+ *                              float32: one in stride of the 2^32 inputs (default 1021; 1: all of them), 32
+ *                              neighbours at a time
  *                              float64: 2^27 / stride + 2^20 random inputs; both: special ones
  *
  * Compiled once per instruction set, with its flags, -Icsrc and -DISA=avx512|avx2|generic|neon. Prints for
  * each function the largest error and where, how far below the result of a smaller input another one lies (above,
  * where the function falls), how many NaN or signs of zero are wrong (an infinity that is wrong counts as an error) or
- * step back where none may, and a hash of all results, which must be the same on every instruction set. Exits with 1 beyond a bound.
+ * step back where none may, and a hash of all results, which must be the same on every instruction set. Exits with 1
+ * beyond a bound.
  *
  * The unit of a slope is the last place of numbers from 1/2 to 1: it passes through zero. */
 #define STRING_(text) #text
@@ -219,7 +221,9 @@ static double sample_f32(uint64_t i, uint64_t stride)
 {
     if (i < N_SPECIALS)
         return special(i);
-    const uint32_t bits = (uint32_t)((i - N_SPECIALS) * stride);
+    /* Neighbours, for a step back lies between them. */
+    const uint64_t j = i - N_SPECIALS;
+    const uint32_t bits = (uint32_t)(j / 32 * 32 * stride + j % 32);
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
