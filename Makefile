@@ -18,11 +18,11 @@ BENCHMARKS := $(wildcard benchmarks/bench_*.py) $(wildcard benchmarks/profile_*.
 MODULES := $(basename $(wildcard fastnn/*.pyx))
 ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
 
-.PHONY: help venv build demo test test-torch lint types check-all bench accuracy clean
+.PHONY: help venv build demo test test-torch test-sklearn lint types check-all bench accuracy clean
 
 help:
 	@echo "make demo        build, train on handwritten digits and MNIST-5k, compare with NumPy and scikit-learn"
-	@echo "make test        all tests (test-torch: those against PyTorch)"
+	@echo "make test        all tests (test-torch: those against PyTorch; test-sklearn: with scikit-learn 1.7, 1.8, 1.9)"
 	@echo "make build       the compiled modules, in place; venv: only the environment"
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
 	@echo "make bench       all benchmarks beside all peers, into benchmarks/results; accuracy: that one alone"
@@ -74,6 +74,13 @@ test: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/mnist
 
 test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist
 	$(PY) -m pytest -q -m torch
+
+# scikit-learn's shipped tests and checks on our classes, with each version that is promised.
+test-sklearn: $(STAMPS)/built $(STAMPS)/extra-test
+	@for version in 1.7 1.8 1.9; do \
+		echo "== scikit-learn $$version" && $(PIP) --upgrade --no-deps --target $(VENV)/sklearn-$$version "scikit-learn==$$version.*" && \
+		PYTHONPATH=$(abspath $(VENV))/sklearn-$$version $(PY) -m pytest -q tests/test_sklearn.py tests/test_sklearn_shipped.py || exit 1; \
+	done
 
 # The C core once more, with warnings as errors, as each instruction set compiles it.
 lint: $(STAMPS)/tools $(STAMPS)/extra-lint

@@ -2,6 +2,7 @@
 
 On one thread, and on all from 4 MFLOP on. The peak is that of a loop of FMAs in registers on as many threads,
 the best of one look at it before every shape. Results are compared with float64 before anything is timed.
+`inside` is the share that is left when the cost of a call from Python, a product of 1 x 1 x 1, is taken off.
 """
 
 import timing
@@ -74,16 +75,25 @@ def products(batch, n_in, n_out, dtype):
     )
 
 
+def call_seconds(dtype):
+    """What each of the three products costs where there is nothing to compute."""
+    calls = (call for *_, call in products(1, 1, 1, dtype))
+    return [timing.compare([timing.Contender("call", call)], arguments)["call"].median for call in calls]
+
+
 def measure(dtype, threads):
-    """Rows (label, path, timings, error, FLOP/s) of all shapes in one real type, and the peak."""
+    """Rows (label, path, timings, error, FLOP/s, that without the call) of all shapes in a type; the peak."""
     rows, peak, size = [], 0.0, np.dtype(dtype).itemsize
+    costs = call_seconds(dtype)
     fn.set_num_threads(threads)
     for batch, n_in, n_out in SHAPES:
         flops = 2 * batch * n_in * n_out
         if threads > 1 and flops < TEAM_FLOPS:
             continue
         peak = max(peak, fma_peak(arguments.seconds, threads, size))
-        for name, path, (a, b, out), call in products(batch, n_in, n_out, dtype):
+        for cost, (name, path, (a, b, out), call) in zip(
+            costs, products(batch, n_in, n_out, dtype), strict=True
+        ):
             peer = out.copy()
             call()
             np.matmul(a, b, out=peer)
@@ -100,7 +110,8 @@ def measure(dtype, threads):
             ]
             timings = timing.compare(contenders, arguments)
             label = f"{np.dtype(dtype).name}, {threads}T, {name}, {batch} x {n_in} x {n_out}"
-            rows.append((label, path, timings, error, flops / timings["fastnn"].median))
+            taken = timings["fastnn"].median
+            rows.append((label, path, timings, error, flops / taken, flops / max(taken - cost, 1e-9)))
     return rows, peak
 
 
@@ -111,7 +122,7 @@ def main():
     for dtype in REALS:
         for threads in counts:
             rows, peak = measure(dtype, threads)
-            for label, path, timings, error, rate in rows:
+            for label, path, timings, error, rate, inside in rows:
                 report.add(
                     label,
                     timings,
@@ -119,6 +130,7 @@ def main():
                     path=path,
                     gflops=f"{rate / 1e9:.3g}",
                     share=f"{100 * rate / peak:.0f} %",
+                    inside=f"{100 * inside / peak:.0f} %",
                 )
     report.save()
 

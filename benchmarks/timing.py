@@ -32,8 +32,13 @@ RESULTS = Path(__file__).parent / "results"
 ROUND_SECONDS = 0.2
 ROUNDS = 15
 QUICK_SECONDS, QUICK_ROUNDS = 0.002, 2
-# OpenBLAS's threads look for work for about 20 ms after a call; two spinning pools would fight.
-PAUSE_SECONDS = 0.04
+# OpenBLAS's threads look for work for 2^28 ticks after a call, 0.1 s at 2.6 GHz, and two spinning pools
+# fight. With a pause of 0.04 s our next 60 ms shared the cores with them (256 x 256 x 256 on two threads:
+# 71 % of the peak, alone 91 %). So a sample begins after a pause in which this process was idle, or after
+# MOST_PAUSES.
+PAUSE_SECONDS = 0.02
+IDLE_SHARE = 0.05
+MOST_PAUSES = 25
 
 
 @dataclass
@@ -117,10 +122,19 @@ def _blas() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
+def _until_idle(pause: float) -> None:
+    """Sleep until no thread of this process has used a core during a whole pause."""
+    for _ in range(MOST_PAUSES if pause else 0):
+        cpu = time.process_time()
+        time.sleep(pause)
+        if time.process_time() - cpu < IDLE_SHARE * pause:
+            return
+
+
 def _sample(one: Contender, calls: int, pause: float) -> Sample:
     with _blas().limit(limits=one.threads):
         call = one.call
-        time.sleep(pause)
+        _until_idle(pause)
         call()  # wakes threads that slept through the pause
         cpu, wall = time.process_time(), time.perf_counter()
         for _ in range(calls):

@@ -59,7 +59,8 @@ extern "C" {
     X(hinge, values, )                      \
     X(multi_margin, label, p margin)        \
     X(focal, values, alpha gamma)           \
-    X(kl_divergence, values, )
+    X(kl_divergence, values, )              \
+    X(softmax_focal, label, gamma)
 
 /* X(name, n_states): vectors of optimizer state at most, each as long as the parameters. */
 #define FASTNN_OPTIMIZERS(X) \
@@ -133,7 +134,7 @@ typedef struct {
     double delta;          /* huber: where it turns linear */
     double eps;            /* poisson: is added to a rate; gaussian_nll: least variance, above 0 */
     double margin;         /* multi_margin */
-    double alpha, gamma;   /* focal; alpha below 0: classes weigh alike */
+    double alpha, gamma;   /* focal; alpha below 0: classes weigh alike; gamma: softmax_focal too */
     const void *each;      /* (n,) or NULL; binary_cross_entropy: weights of positive targets; quantile: quantiles */
     ptrdiff_t repeat;      /* quantile: neighbouring outputs that share one target; n is a multiple */
 } fastnn_loss;

@@ -96,6 +96,46 @@ static void FN(multi_margin_loss)(const FN(loss_call) *c)
     }
 }
 
+/* q^gamma times the cross-entropy of a label, q being what its probability p lacks of 1: the share of the other outputs,
+ * whose sum does not cancel. The gradient is that of the cross-entropy, p_j or -q, times q^gamma (1 + gamma p h / q), h
+ * being the cross-entropy; h / q goes to 1 with q. */
+static void FN(softmax_focal_loss)(const FN(loss_call) *c)
+{
+    const ptrdiff_t n = c->n;
+    const vec zero = vec_set(0);
+    vec e[BLOCK_VECTORS], sum[BLOCK_VECTORS];
+    for (ptrdiff_t i = 0; i < c->m; i++) {
+        const ptrdiff_t label = (ptrdiff_t)c->labels[i];
+        const REAL *z = c->z + i * c->ld_z, chosen = z[label], max = row_max(n, z);
+        REAL *dz = c->dz ? c->dz + i * c->ld_dz : NULL;
+        UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) sum[v] = zero;
+        for (ptrdiff_t j = 0; j < n; j += BLOCK) {
+            FN(load_block)(z + j, n - j, 0, e);
+            UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) {
+                const ptrdiff_t first = j + v * LANES;
+                const ivec others = LANE_NUMBERS != (ivec){0} + (REAL_BITS)(label - first);
+                sum[v] += vec_select(others & FN(lanes_before)(n, first), vec_exp(e[v] - max), zero);
+            }
+        }
+        const REAL rest = FN(tree_sum)(sum), own = vec_exp(vec_set(chosen - max))[0], total = rest + own;
+        const REAL q = rest / total;
+        /* of the largest output the logarithm of 1 + rest, which keeps a small rest */
+        const REAL cross = chosen == max ? vec_log1p(vec_set(rest))[0] : FN(log_of)(total) + (max - chosen);
+        const REAL power = FN(focal_power)(c->of, vec_set(q))[0];
+        const REAL steep = 1 + (REAL)c->of->gamma * (own / total) * (q == 0 ? 1 : cross / q);
+        const REAL factor = power * steep * FN(row_factor)(c->weight, i, c->scale);
+        /* NaN where the label's logit is infinite or NaN, which one output alone would hide. */
+        c->loss_rows[i] = power * cross + (chosen - chosen);
+        for (ptrdiff_t j = 0; dz && j < n; j += BLOCK) { /* reads a block before dz may overwrite it */
+            FN(load_block)(z + j, n - j, 0, e);
+            UNROLL for (int v = 0; v < BLOCK_VECTORS; v++) e[v] = vec_exp(e[v] - max) / total * factor;
+            FN(store_block)(dz + j, n - j, e);
+        }
+        if (dz)
+            dz[label] = -q * factor;
+    }
+}
+
 /* Means and, in the second half of the outputs, logarithms of variances: 1/2 (log(v) + (z - y)^2 / v) with
  * v = max(exp(s), eps). As in PyTorch the clamp does not take part in the gradient, which is that of exp(s) taken at
  * v. */

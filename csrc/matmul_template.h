@@ -267,9 +267,9 @@ static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrd
     const int a_turns = m >= 16 && (a_row == 1 || a_col == 1);
     if (b_turned && k == 1 && ld_b == 1)
         return FASTNN_PATH_in_place; /* one column is one row */
-    /* One row is the product of w, whose rows are read as they lie, and one column: 784x128 in float32 6.8 us. Rows
-     * 2048 bytes apart meet in a few sets of L1 (512x512: 51 us, 47 by panels). */
-    if (b_turned && m == 1 && n >= SLIM_LANES && k >= CHUNK && ld_b * (ptrdiff_t)sizeof(REAL) % 2048 != 0)
+    /* One row is the product of w, whose rows are read as they lie, and one column: in float32 784x128 6.3 us, 512x512
+     * 20 us (50 by panels). */
+    if (b_turned && m == 1 && n >= SLIM_LANES && k >= CHUNK)
         return FASTNN_PATH_narrow;
     if (b_turned) {
         const ptrdiff_t block = n < TURN_COLUMNS ? n : TURN_COLUMNS;

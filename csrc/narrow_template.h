@@ -107,10 +107,14 @@ static void FN(product_narrow)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
     REAL sums[NARROW_COLUMNS * NARROW_ROWS] __attribute__((aligned(64)));
     const ptrdiff_t size = sizeof(REAL);
     const int activation = e ? e->activation : FASTNN_identity;
+    /* The power of two by which rows are apart: such rows share the sets of L1, one in 4096 bytes. */
+    const ptrdiff_t apart = (ld_x * size) & -(ld_x * size);
+    int most = 2;
+    while (most > 0 && (apart < 4096 ? apart : 4096) * (SLIM_LANES << most) > NARROW_L1_BYTES) most--;
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {
         /* The fewest groups that hold what is left; where that is fewer rows than they have, some are summed again. */
         int log_groups = 0;
-        while (log_groups < 2 && (SLIM_LANES << log_groups) < m - i && (SLIM_LANES << (log_groups + 1)) <= m)
+        while (log_groups < most && (SLIM_LANES << log_groups) < m - i && (SLIM_LANES << (log_groups + 1)) <= m)
             log_groups++;
         const ptrdiff_t height = SLIM_LANES << log_groups;
         rows = m - i < height ? m - i : height;

@@ -2,7 +2,7 @@
 
 /* Rows of the batch number `step` side by side; 0: there is something wrong with them. Row numbers and labels are read
  * once: another thread may change them. */
-static int FN(small_gather)(const FN(small_plan) *p, ptrdiff_t step)
+INLINE int FN(small_gather)(const FN(small_plan) *p, ptrdiff_t step)
 {
     const fastnn_small *s = p->s;
     const ptrdiff_t n = p->batch, n_in = s->n_in, n_out = p->layers[p->n_layers - 1].n_out, size = sizeof(REAL);
@@ -297,6 +297,8 @@ static void FN(small_update_run)(const FN(small_plan) *p, fastnn_target target, 
     FN(update_rows)(&target, 0, 1, end - begin, p->gradient + begin, 0);
 }
 
+#include "small_row_template.h"
+
 /* Steps s->begin .. s->n_steps; the number of the first that was not done. */
 static ptrdiff_t FN(small_steps)(fastnn_small *s)
 {
@@ -311,7 +313,10 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
     for (ptrdiff_t i = 0; i < p.n_layers; i++) FN(renew_small)(&p.layers[i]);
     ptrdiff_t step = s->begin;
     FN(late_losses) late = {.rows = 0};
-    for (; step < s->end; step++) {
+    const int by_rows = FN(row_takes)(&p, 1) ? 1 : FN(row_takes)(&p, 2) ? 2 : 0;
+    if (by_rows)
+        step = by_rows == 1 ? FN(row_steps_1)(&p, s, step, &late) : FN(row_steps_2)(&p, s, step, &late);
+    for (; !by_rows && step < s->end; step++) {
         if (!FN(small_gather)(&p, step))
             break;
         double total = (double)p.batch, loss = 0;

@@ -42,6 +42,7 @@ from .losses import (
     MultiMargin,
     Poisson,
     Quantile,
+    SoftmaxFocal,
 )
 from .network import Sequential
 from .noise_layers import AlphaDropout, GaussianNoise
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .lr_finder import LRFinder, lr_find
     from .many import fit_many
+    from .named_weights import load_weights, save_weights
     from .searching import cross_validate, grid
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
@@ -118,6 +120,7 @@ __all__ = [
     "Residual",
     "Scale",
     "Sequential",
+    "SoftmaxFocal",
     "Trainer",
     "WeightAverage",
     "__version__",
@@ -127,9 +130,11 @@ __all__ = [
     "get_num_threads",
     "grid",
     "load",
+    "load_weights",
     "lr_find",
     "metrics",
     "ops",
+    "save_weights",
     "schedules",
     "set_num_threads",
     "show_config",
@@ -150,6 +155,8 @@ _LAZY_NAMES = {
     "grid": "searching",
     "Ensemble": "ensemble",
     "load": "loading",
+    "load_weights": "named_weights",
+    "save_weights": "named_weights",
     "to_c": "c_source",
 }
 

@@ -67,6 +67,9 @@ def update_statistics(model: Sequential, x: Any, *, batch_size: int = 256, seed:
         rows = np.arange(begin, min(begin + n_rows_of_batch, len(x)))[None]
         program.run(x, y, rows, np.zeros(1))
         mean += (of_batch - mean) / (n_before + 1)
+    for s in steps:
+        if s.counted:
+            mean[s.running + 2 * s.n_out] = n_before + 1
     model.buffers = mean
 
 

@@ -29,6 +29,7 @@ from .losses import (
     MultiMargin,
     Poisson,
     Quantile,
+    SoftmaxFocal,
 )
 from .noise_layers import AlphaDropout, GaussianNoise
 from .norm_layers import BatchNorm, LayerNorm, PReLU, RMSNorm
@@ -73,6 +74,7 @@ LOSSES = _by_name(
     MultiMargin,
     Poisson,
     Quantile,
+    SoftmaxFocal,
 )
 OPTIMIZERS = _by_name(SGD, Adam, RMSprop, Adagrad, Adadelta, AdamW, Adamax, NAdam, RAdam, Lion, LBFGS)
 # What fields of the others may hold. Schedules and initializers have their module before their name: some are

@@ -1,8 +1,8 @@
 """Several models that answer as one: the mean of what they give, how far they are apart, one file.
 
 Metadata of its file beside those of `saving`: ``members``, a JSON list with the texts of each model's own
-file, of which those that all share stand once beside it; ``weights``, a JSON list. Tensors are those of the members
-under their number, ``"0/0.weight"``.
+file, of which those that all share stand once beside it; ``weights``, a JSON list. Tensors are those of the
+members under their number, ``"0/0.weight"``.
 """
 
 from __future__ import annotations

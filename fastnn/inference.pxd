@@ -38,6 +38,7 @@ cdef enum Kind:
     NOISE
     PERIODIC
     PIECEWISE
+    SCALE_COLUMNS
 
 cdef struct Layer:
     Kind kind
@@ -48,15 +49,17 @@ cdef struct Layer:
     double rate
     double factor, shift       # scale; of what alpha_dropout keeps; factor: deviation of noise
     double dropped             # alpha_dropout: instead of zero
-    double eps, momentum       # norms
+    double eps, momentum       # norms; momentum below 0: statistics are means over all batches so far
     bint centred               # layer_norm, not rms_norm
     bint shared                # prelu: one slope for all columns
-    ptrdiff_t running          # batch_norm: offset of its mean in the buffers; the variance follows
+    ptrdiff_t running          # batch_norm: offset of its mean in the buffers; the variance follows,
+                               # then, with momentum below 0, the number of batches
     ptrdiff_t with_next        # batch_norm: number of the activation that is done with it, 0: none
     bint is_done               # such an activation
     char *stats                # batch_norm (4, n_out): mean, variance, sums of d, sums of d times the normalised
                                # input; others (batch, 2): see norm_rows
     ptrdiff_t k                # periodic: frequencies a column
+    char *line                 # scale_columns (4, n_out): zeros, ones, factors, shifts
     int64_t *n_edges           # piecewise
     double *edges
     ptrdiff_t n_tables         # embedding

@@ -35,6 +35,7 @@ cdef dict KINDS = {
     "add": ADD, "columns": COLUMNS, "join": JOIN,
     "batch_norm": BATCH_NORM, "layer_norm": LAYER_NORM, "rms_norm": RMS_NORM, "prelu": PRELU,
     "alpha_dropout": ALPHA_DROPOUT, "noise": NOISE, "periodic": PERIODIC, "piecewise": PIECEWISE,
+    "scale_columns": SCALE_COLUMNS,
 }
 
 
@@ -93,7 +94,7 @@ cdef int describe(Net *net, tuple steps, Array parameters, Array buffers) except
             describe_tables(s, step.tables, 2 ** (24 if net.size == 4 else 53))
         elif s.kind == BATCH_NORM:
             net.coupled = True
-            if buffers is None or buffers.itemsize != net.size or buffers.columns < s.running + 2 * s.n_out:
+            if buffers is None or buffers.itemsize != net.size or buffers.columns < s.running + step.n_buffers:
                 raise ValueError(f"buffers must have {8 * net.size}-bit numbers for the statistics of step {i}")
             net.buffers = buffers.data
     describe_gradients(net)
@@ -265,6 +266,7 @@ cdef void forget(Net *net) noexcept:
         free(net.layers[i].values)
         free(net.layers[i].adds)
         free(net.layers[i].columns)
+        release(&net.layers[i].line)
         free(net.layers[i].n_edges)
         free(net.layers[i].edges)
     free(net.layers)

@@ -12,6 +12,13 @@ cdef int describe_layer(Net *net, Layer *s, step) except -1:
         s.k = step.weight_shape[1]
     if s.kind == ALPHA_DROPOUT:
         s.factor, s.shift, s.dropped = step.factor, step.shift, step.dropped
+    if s.kind == SCALE_COLUMNS:
+        s.line = allocate(4 * s.n_out * net.size)
+        for j, number in enumerate([0] * s.n_out + [1] * s.n_out + list(step.factors) + list(step.shifts)):
+            if net.size == 4:
+                (<float *>s.line)[j] = <float><double>number
+            else:
+                (<double *>s.line)[j] = number
     if s.kind != PIECEWISE:
         return 0
     s.n_edges = <int64_t *>calloc(max(1, s.n_in), sizeof(int64_t))
@@ -83,6 +90,7 @@ cdef void apply_layer(const Net *net, const Layer *s, ptrdiff_t rows, const char
                       ptrdiff_t ld_a, char *stats) noexcept nogil:
     """What one of these steps gives, the same in training and prediction; stats: of norm_rows, or NULL."""
     cdef const fastnn_kernels *t = net.table
+    cdef ptrdiff_t n
     cdef const char *weight = net.parameters + s.weight * net.size if s.weight >= 0 else NULL
     cdef const char *bias = net.parameters + s.bias * net.size if s.bias >= 0 else NULL
     if s.kind == LAYER_NORM or s.kind == RMS_NORM:
@@ -93,6 +101,9 @@ cdef void apply_layer(const Net *net, const Layer *s, ptrdiff_t rows, const char
         t.periodic(rows, s.n_in, s.k, weight, x, ld, a, ld_a)
     elif s.kind == PIECEWISE:
         t.piecewise(rows, s.n_in, s.n_edges, s.edges, x, ld, a, ld_a)
+    elif s.kind == SCALE_COLUMNS:  # a norm with a mean of 0 and a variance of 1
+        n = s.n_out * net.size
+        t.norm_columns(rows, s.n_out, 0, s.line, s.line + n, s.line + 2 * n, s.line + 3 * n, False, x, ld, a, ld_a)
 
 
 cdef void add_noise(const Net *net, const Layer *s, uint64_t step, ptrdiff_t first, ptrdiff_t rows,

@@ -145,26 +145,58 @@ class Dropout(Layer):
 class Scale(Layer):
     """``factor * x + shift``, not trained.
 
-    As the first layer it is done while rows are gathered: uint8 images become ``x / 255`` by
-    ``Scale(1 / 255)`` and are never held as floats.
+    As the first layer one with two numbers is done while rows are gathered: uint8 images become ``x / 255``
+    by ``Scale(1 / 255)`` and are never held as floats.
 
     Parameters
     ----------
-    factor, shift : float
+    factor, shift : float or sequence of floats
+        A sequence has one number for each column of x.
+
+    Examples
+    --------
+    Columns with their means taken off and divided by their deviations:
+
+    >>> import numpy as np
+    >>> import fastnn as fn
+    >>> mean, deviation = np.array([2.0, 50.0]), np.array([0.5, 4.0])
+    >>> fn.Scale(1 / deviation, -mean / deviation)
+    Scale(factor=(2.0, 0.25), shift=(-4.0, -12.5))
     """
 
     by_number: ClassVar[bool] = True
-    factor: float
-    shift: float = 0.0
+    factor: float | tuple[float, ...]
+    shift: float | tuple[float, ...] = 0.0
 
     def __post_init__(self) -> None:
         for field in ("factor", "shift"):
-            value = getattr(self, field)
-            set_field(self, field, errors.real(field, value, -sys.float_info.max))
+            value = errors.listed(getattr(self, field))
+            if isinstance(value, (tuple, list)):
+                if not value:
+                    raise ValueError(f"{field} must be a number, or one for each column, got none")
+                set_field(self, "by_number", False)
+                numbers = enumerate(value)
+                value = tuple(errors.real(f"{field}[{i}]", v, -sys.float_info.max) for i, v in numbers)
+            else:
+                value = errors.real(field, value, -sys.float_info.max)
+            set_field(self, field, value)
 
     def lower(self, to: Lowering) -> None:
         """One step."""
-        to.add(Step("scale", to.layer, to.width, to.width, factor=self.factor, shift=self.shift))
+        found = []
+        for field in ("factor", "shift"):
+            value = getattr(self, field)
+            if isinstance(value, tuple) and len(value) != to.width:
+                raise ValueError(
+                    f"layer {to.name}, Scale: {field} must have {to.width} numbers, one for each column, "
+                    f"got {len(value)}"
+                )
+            found.append(value if isinstance(value, tuple) else (value,) * to.width)
+        if isinstance(self.factor, float) and isinstance(self.shift, float):
+            step = Step("scale", to.layer, to.width, to.width, factor=self.factor, shift=self.shift)
+        else:
+            step = Step("scale_columns", to.layer, to.width, to.width, factors=found[0], shifts=found[1])
+        to.add(step)
 
 
 @dataclass(frozen=True, repr=False)

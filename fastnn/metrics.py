@@ -2,7 +2,7 @@
 
 A metric sees the model's outputs, not classes. The link of the loss says what they mean:
 
-* softmax (cross_entropy, kl_divergence): the class is the largest output, the first of equal ones;
+* softmax (cross_entropy, kl_divergence, softmax_focal): the class is the largest output, the first of equals;
   probabilities are the softmax. Of targets that are probabilities the largest is the class, too;
 * scores (multi_margin): the same of labels, without probabilities;
 * sigmoid (binary_cross_entropy, focal): an output above 0 (a probability above one half) is class 1. Several

@@ -27,22 +27,24 @@ class BatchNorm(Layer):
 
     Parameters
     ----------
-    momentum : float
-        Weight of the present batch in the running statistics, from 0 to 1.
+    momentum : float or None
+        Weight of the present batch in the running statistics, from 0 to 1. None: they are the mean over all
+        batches so far, whose number is kept with them ("0.num_batches_tracked").
     eps : float
     affine : bool
         Whether weight and bias are there.
     """
 
-    momentum: float = 0.1
+    momentum: float | None = 0.1
     eps: float = 1e-5
     affine: bool = True
 
     def __post_init__(self) -> None:
-        momentum = errors.real("momentum", self.momentum)
-        if momentum > 1:
-            raise ValueError(f"momentum must be from 0 to 1, got {momentum}")
-        set_field(self, "momentum", momentum)
+        if self.momentum is not None:
+            momentum = errors.real("momentum", self.momentum)
+            if momentum > 1:
+                raise ValueError(f"momentum must be from 0 to 1, got {momentum}")
+            set_field(self, "momentum", momentum)
         set_field(self, "eps", errors.real("eps", self.eps))
         set_field(self, "affine", errors.flag("affine", self.affine))
 
@@ -60,8 +62,9 @@ class BatchNorm(Layer):
                 bias=bias,
                 shape=(to.width,),
                 eps=self.eps,
-                momentum=self.momentum,
-                running=to.running(2 * to.width),
+                momentum=-1.0 if self.momentum is None else self.momentum,
+                counted=self.momentum is None,
+                running=to.running(2 * to.width + (self.momentum is None)),
                 initial=1.0,
             )
         )

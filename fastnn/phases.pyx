@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
     ADD, ALPHA_DROPOUT, BATCH_NORM, COLUMNS, DENSE, DROPOUT, EMBEDDING, JOIN, LAYER_NORM, PERIODIC, PIECEWISE, PRELU,
-    RMS_NORM, SCALE, Layer, Net, Part, Rule, end_of, forward, is_left_out, keep_exception,
+    RMS_NORM, SCALE, SCALE_COLUMNS, Layer, Net, Part, Rule, end_of, forward, is_left_out, keep_exception,
     share_of_columns, source_of, take_row, tells_slope,
 )
 from fastnn.kernels cimport (
@@ -232,6 +232,8 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
             return met
     elif met != FINE:
         return met
+    if r.rates != NULL and part.thread == 0:
+        count_batch(net)  # read after the next wait alone
     if not r.loss_only:
         backward(net, r.training, net.first_updated if r.rates != NULL else 0, part)
     return FINE

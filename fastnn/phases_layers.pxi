@@ -24,7 +24,7 @@ cdef void backward_layer(const Net *net, const Layer *s, ptrdiff_t first, ptrdif
                          ptrdiff_t ld_dx) noexcept nogil:
     """The gradient of one of the other steps at its source."""
     cdef const fastnn_kernels *t = net.table
-    cdef ptrdiff_t size = net.size, at = first * s.ld * size, ld = 0
+    cdef ptrdiff_t size = net.size, at = first * s.ld * size, ld = 0, n
     cdef const char *x = source_of(net, s, 0, first, &ld)
     cdef const char *weight = net.parameters + s.weight * size if s.weight >= 0 else NULL
     if s.kind == LAYER_NORM or s.kind == RMS_NORM:
@@ -36,6 +36,26 @@ cdef void backward_layer(const Net *net, const Layer *s, ptrdiff_t first, ptrdif
         t.periodic_backward(rows, s.n_in, s.k, weight, s.a + at, s.ld, s.d + at, s.ld, dx, ld_dx)
     elif s.kind == PIECEWISE:
         t.piecewise_backward(rows, s.n_in, s.n_edges, s.edges, x, ld, s.d + at, s.ld, dx, ld_dx)
+    elif s.kind == SCALE_COLUMNS:  # the same line without its shifts
+        n = s.n_out * size
+        t.norm_columns(rows, s.n_out, 0, s.line, s.line + n, s.line + 2 * n, s.line, False, s.d + at, s.ld, dx, ld_dx)
+
+
+cdef double number_in(const Net *net, ptrdiff_t i) noexcept nogil:
+    """Number i of the buffers."""
+    return (<float *>net.buffers)[i] if net.size == 4 else (<double *>net.buffers)[i]
+
+
+cdef void count_batch(Net *net) noexcept nogil:
+    """One batch more for the norms whose running statistics are means over all batches."""
+    cdef ptrdiff_t i, at
+    for i in range(net.n_steps):
+        if net.layers[i].kind == BATCH_NORM and net.layers[i].momentum < 0:
+            at = net.layers[i].running + 2 * net.layers[i].n_out
+            if net.size == 4:
+                (<float *>net.buffers)[at] += 1
+            else:
+                (<double *>net.buffers)[at] += 1
 
 
 cdef void take_gradient(Run *r, const fastnn_update *u, ptrdiff_t offset, ptrdiff_t length, const char *g) noexcept nogil:
@@ -57,14 +77,18 @@ cdef void layer_phase(Run *r, const fastnn_update *u, Layer *s, int thread, int 
     cdef const char *x = source_of(net, s, 0, 0, &ld)
     cdef char *stats = s.stats
     cdef char *buffers
+    cdef double momentum
     cdef Part part
     part.thread, part.n_threads = thread, n_threads
     share_of_columns(&part, n, size, &c, &c_end)
     if s.kind == BATCH_NORM and c < c_end:
         if r.rates != NULL:
             buffers = net.buffers + s.running * size
-            t.running(c_end - c, s.momentum, 1, stats + c * size, buffers + c * size)
-            t.running(c_end - c, s.momentum, <double>r.batch / (r.batch - 1), stats + (n + c) * size,
+            momentum = s.momentum
+            if momentum < 0:  # counted by count_batch, which all threads have waited for
+                momentum = 1 / number_in(net, s.running + 2 * n)
+            t.running(c_end - c, momentum, 1, stats + c * size, buffers + c * size)
+            t.running(c_end - c, momentum, <double>r.batch / (r.batch - 1), stats + (n + c) * size,
                       buffers + (n + c) * size)
         if s.weight >= 0:
             take_gradient(r, u, s.weight + c, c_end - c, stats + (3 * n + c) * size)

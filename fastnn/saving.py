@@ -35,11 +35,26 @@ from .errors import FormatError
 from .layers import AnyLayer, lower, places
 from .steps import running_places
 
-__all__ = ["KINDS", "Description", "judge_kind", "read", "read_model", "take", "write", "write_model"]
+__all__ = [
+    "KINDS",
+    "Description",
+    "judge_kind",
+    "names_fault",
+    "read",
+    "read_model",
+    "take",
+    "write",
+    "write_model",
+]
 
 Array = NDArray[Any]
 
-KINDS = {"model": "fn.load", "ensemble": "fn.load", "checkpoint": "trainer.resume"}
+KINDS = {
+    "model": "fn.load",
+    "ensemble": "fn.load",
+    "weights": "fn.load_weights",
+    "checkpoint": "trainer.resume",
+}
 LINKS = ("softmax", "sigmoid")
 
 
@@ -205,7 +220,7 @@ def judge_kind(found: Contents, kind: str, more: set[str]) -> None:
     missing = required - found.metadata.keys()
     extra = found.metadata.keys() - required - {"link", "recipe", "classes"}
     if missing or extra:
-        raise FormatError(f"the metadata of {found.path} {_both(missing, extra)}")
+        raise FormatError(f"the metadata of {found.path} {names_fault(missing, extra)}")
 
 
 def take(
@@ -220,7 +235,7 @@ def take(
     """
     missing = shapes.keys() - found.tensors.keys()
     extra = set() if others else found.tensors.keys() - shapes.keys()
-    faults = [_both(missing, extra)] if missing or extra else []
+    faults = [names_fault(missing, extra)] if missing or extra else []
     for name, shape in shapes.items():
         if name in missing:
             continue
@@ -234,7 +249,7 @@ def take(
     return {name: found.tensors.pop(name) for name in shapes}
 
 
-def _both(missing: set[str], extra: set[str]) -> str:
+def names_fault(missing: set[str], extra: set[str]) -> str:
     """Names that are missing and names that do not belong, some of each."""
     parts = []
     for fault, names in (("misses", missing), ("must not have", extra)):

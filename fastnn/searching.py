@@ -170,9 +170,9 @@ def grid(
     Returns
     -------
     Results
-        A row for each combination: its parameters, then the mean over the folds of "loss" and the metrics, each
-        with its standard deviation ("loss_std"), nan where a fold failed. `best` is the best row, `trainers[i]`
-        the trainers of its folds.
+        A row for each combination: its parameters, then the mean over the folds of "loss" and the metrics,
+        each with its standard deviation ("loss_std"), nan where a fold failed. `best` is the best row,
+        `trainers[i]` the trainers of its folds.
 
     Raises
     ------

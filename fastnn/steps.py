@@ -73,7 +73,7 @@ class Step:
     kind : str
         "dense", "activation", "dropout", "scale", "embedding", "add" (the sum of its two sources), "columns"
         (some columns of its source), "join" (its sources side by side), "batch_norm", "layer_norm",
-        "rms_norm", "prelu", "alpha_dropout", "noise", "periodic" or "piecewise".
+        "rms_norm", "prelu", "alpha_dropout", "noise", "periodic", "piecewise" or "scale_columns".
     layer : int
         Position of the layer in the model, or of the layer of the model that it is within.
     n_in, n_out : int
@@ -86,6 +86,8 @@ class Step:
         Of a dropout step.
     factor, shift : float
         Of a scale step.
+    factors, shifts : tuple of float
+        Of "scale_columns", one for each column.
     tables : tuple of Table
         Of an embedding step, sorted by column.
     sources : tuple of int
@@ -105,7 +107,9 @@ class Step:
     eps : float
         Added to the variance by "batch_norm", "layer_norm" and "rms_norm".
     momentum : float
-        Weight of a batch in the running statistics of "batch_norm".
+        Weight of a batch in the running statistics of "batch_norm"; -1: they are the mean over all batches.
+    counted : bool
+        Whether the number of batches stands behind its running variance, in the dtype of the block.
     running : int
         Offset of its running mean in the flat block of buffers; the variance follows. -1 for none.
     factor, shift, dropped : float
@@ -127,6 +131,8 @@ class Step:
     rate: float = 0.0
     factor: float = 1.0
     shift: float = 0.0
+    factors: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
     tables: tuple[Table, ...] = ()
     sources: tuple[int, ...] = ()
     name: str = ""
@@ -137,6 +143,7 @@ class Step:
     bias_init: float | tuple[float, ...] | str | Initializer | None = None
     eps: float = 0.0
     momentum: float = 0.0
+    counted: bool = False
     running: int = -1
     dropped: float = 0.0
     edges: tuple[tuple[float, ...], ...] = ()
@@ -149,6 +156,11 @@ class Step:
             return sum(table.n_categories * table.width for table in self.tables)
         n_weights = math.prod(self.weight_shape) if self.weight >= 0 else 0
         return n_weights + (self.n_out if self.bias >= 0 else 0)
+
+    @property
+    def n_buffers(self) -> int:
+        """How many numbers of the flat block of buffers are this step's."""
+        return 2 * self.n_out + self.counted if self.running >= 0 else 0
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -273,18 +285,23 @@ def n_parameters(steps: tuple[Step, ...]) -> int:
 
 
 def running_places(steps: tuple[Step, ...]) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Offset and shape of running statistics by name: "1.running_mean" and "1.running_var" (n_out,)."""
+    """Offset and shape of running statistics by name: "1.running_mean" and "1.running_var" (n_out,).
+
+    With "1.num_batches_tracked" (1,) where they are the mean over all batches.
+    """
     found: dict[str, tuple[int, tuple[int, ...]]] = {}
     for s in steps:
         if s.running >= 0:
             found[f"{s.prefix}.running_mean"] = s.running, (s.n_out,)
             found[f"{s.prefix}.running_var"] = s.running + s.n_out, (s.n_out,)
+        if s.counted:
+            found[f"{s.prefix}.num_batches_tracked"] = s.running + 2 * s.n_out, (1,)
     return found
 
 
 def initial_buffers(steps: tuple[Step, ...], dtype: Any) -> NDArray[Any]:
-    """The flat block of buffers of an untrained network: means of 0, variances of 1."""
-    block = np.zeros(sum(2 * s.n_out for s in steps if s.running >= 0), dtype)
+    """The flat block of buffers of an untrained network: means of 0, variances of 1, counts of 0."""
+    block = np.zeros(sum(s.n_buffers for s in steps), dtype)
     for s in steps:
         if s.running >= 0:
             block[s.running + s.n_out : s.running + 2 * s.n_out] = 1

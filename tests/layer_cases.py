@@ -95,6 +95,20 @@ NETWORKS = {
         fn.Periodic(3),
         fn.Dense(3),
     ),
+    "scale by column": lambda f: (
+        fn.Scale((0.5, 2.0, -1.0, 1.0, 0.1, 3.0), (0.0, 1.0, -0.5, 0.25, 0.0, 0.0)),
+        fn.Dense(19, activation=f),
+        fn.Scale(tuple(0.1 * j - 0.9 for j in range(19))),
+        fn.Residual(fn.Scale(0.5, tuple(0.1 * j for j in range(19))), fn.Dense(19)),
+        fn.Dense(3),
+    ),
+    "batch norm over all batches": lambda f: (
+        fn.Dense(17),
+        fn.BatchNorm(momentum=None),
+        fn.Activation(f),
+        fn.Residual(fn.Dense(17), fn.BatchNorm(momentum=None, affine=False)),
+        fn.Dense(3),
+    ),
 }
 # Those that a batch of one row cannot train.
-COUPLED = {"batch norm", "batch norm in branches"}
+COUPLED = {"batch norm", "batch norm in branches", "batch norm over all batches"}

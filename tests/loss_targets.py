@@ -30,6 +30,8 @@ DESCRIPTIONS = (
     losses.Focal(alpha=None, gamma=0.7),
     losses.Focal(alpha=0.9, gamma=0.0),
     losses.KLDivergence(),
+    losses.SoftmaxFocal(),
+    losses.SoftmaxFocal(gamma=0.7),
 )
 OF_THREE_OUTPUTS = [name for name in losses.CLASSES if name != "gaussian_nll"]
 
@@ -60,6 +62,9 @@ def torch_rows(torch, loss, z, y):
         return f.cross_entropy(z, y, reduction="none", label_smoothing=loss.label_smoothing, **kept)
     if name == "kl_divergence":
         return f.kl_div(f.log_softmax(z, dim=1), y, reduction="none").sum(dim=1)
+    if name == "softmax_focal":
+        of_label = f.log_softmax(z, dim=1).gather(1, y[:, None])[:, 0]
+        return -((1 - of_label.exp()) ** loss.gamma) * of_label
     if name == "multi_margin":
         return f.multi_margin_loss(z, y, p=loss.p, margin=loss.margin, reduction="none")
     if name == "binary_cross_entropy":

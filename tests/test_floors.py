@@ -42,7 +42,7 @@ FLOORS = [
     {"data", "samples"},
     {"network", "stepping", "validation"},
     {"callbacks", "ensemble", "history"},
-    {"averages", "loading", "checkpoints", "engine", "reports"},
+    {"averages", "checkpoints", "engine", "loading", "named_weights", "reports"},
     {"trainer", "distributed"},
     {"diagnose", "lr_finder", "workers"},
     {"many"},

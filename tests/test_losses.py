@@ -356,6 +356,7 @@ def test_balanced_weights_do_not_count_ignored_rows():
         (lambda: losses.Quantile(0), "q must be above 0"),
         (lambda: losses.Quantile((0.5, 1.0)), r"q\[1\] must be at least 0 and below 1"),
         (lambda: losses.Quantile(()), "q must hold at least one number"),
+        (lambda: losses.SoftmaxFocal(gamma=-1), "gamma must be at least 0"),
         (lambda: losses.MultiMargin(p=3), "p must be from 1 to 2, got 3"),
         (lambda: losses.Focal(gamma=-1), "gamma must be at least 0"),
         (lambda: losses.GaussianNLL(eps=0), "eps must be"),
@@ -398,6 +399,38 @@ def trained(loss, n_out, metrics, x, y, **fit):
     return trainer
 
 
+def test_softmax_focal_by_hand(isa, rng):
+    # of two even classes p is one half
+    assert ops.softmax_focal([[3.0, 3.0]], [1])[0] == pytest.approx(0.25 * math.log(2), rel=1e-14)
+    z, labels, weight = rng.standard_normal((9, 37)), rng.integers(0, 37, 9), rng.random(9)
+    for columns in (2, 5, 37):  # without gamma it is the cross-entropy
+        given = z[:, :columns], labels % columns, weight
+        (loss, dz), (expected, expected_dz) = ops.softmax_focal(*given, gamma=0.0), ops.cross_entropy(*given)
+        assert loss == pytest.approx(expected, rel=1e-14)
+        np.testing.assert_allclose(dz, expected_dz, rtol=1e-12, atol=1e-15)
+    assert ops.softmax_focal([[5.0]], [0])[0] == 0
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.7])
+def test_softmax_focal_of_sure_rows_keeps_its_digits(isa, gamma):
+    for gap in (
+        1.0,
+        20.0,
+        60.0,
+        300.0,
+    ):  # of two classes: q = 1 / (1 + exp(gap)), the cross-entropy log1p(exp(-gap))
+        e = math.exp(-gap)
+        q, cross = e / (1 + e), math.log1p(e)
+        loss, dz = ops.softmax_focal([[gap, 0.0]], [0], gamma=gamma)
+        slope = q ** (1 + gamma) * (1 + gamma * (1 - q) * cross / q)
+        assert loss == pytest.approx(q**gamma * cross, rel=1e-11, abs=1e-300)
+        np.testing.assert_allclose(dz, [[-slope, slope]], rtol=1e-11, atol=1e-300)
+    loss, dz = ops.softmax_focal([[2000.0, 0.0]], [0], gamma=gamma)  # q is 0
+    assert loss == 0
+    assert not dz.any()
+    assert ops.softmax_focal([[-2000.0, 0.0]], [0], gamma=gamma)[0] == 2000
+
+
 def test_metrics_know_what_outputs_mean(rng):
     x = rng.standard_normal((200, 2))
     labels = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
@@ -406,6 +439,7 @@ def test_metrics_know_what_outputs_mean(rng):
     classes, values = ["accuracy", "balanced_accuracy", "f1", "auc"], ["r2", "mae"]
     for loss, n_out, y, metrics, name in [
         ("multi_margin", 3, labels, [*classes, "top_2_accuracy"], "accuracy"),
+        ("softmax_focal", 3, labels, [*classes, "top_2_accuracy", "log_loss"], "accuracy"),
         (fn.CrossEntropy(label_smoothing=0.1), 3, np.eye(3)[labels], [*classes, "log_loss"], "accuracy"),
         ("kl_divergence", 3, np.eye(3)[labels], [*classes, "log_loss"], "accuracy"),
         ("hinge", 1, signs, classes, "accuracy"),
@@ -441,6 +475,7 @@ def test_class_weight_of_labels_and_of_signs(rng):
     for loss, n_out, y, keys in (
         ("cross_entropy", 2, labels, (0, 1)),
         ("multi_margin", 2, labels, (0, 1)),
+        ("softmax_focal", 2, labels, (0, 1)),
         ("binary_cross_entropy", 1, labels, (0, 1)),
         ("focal", 1, labels, (0, 1)),
         ("hinge", 1, 2 * labels - 1, (-1, 1)),

@@ -46,6 +46,20 @@ def test_all_instruction_sets_give_the_same_bits(rng, request):
 
 
 @pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("stride", [1024, 2048, 4096, 12288])
+def test_rows_that_share_sets_of_the_cache_are_summed_in_the_same_order(isa, rng, stride, dtype):
+    k = stride // np.dtype(dtype).itemsize
+    x, w = (rng.standard_normal(shape).astype(dtype) for shape in ((41, k), (k, 2)))
+    assert kernels.product_path(41, 2, k, itemsize=x.itemsize) == "narrow"
+    elsewhere = np.empty((41, k + 7), dtype)[:, :k]
+    elsewhere[...] = x
+    np.testing.assert_array_equal(ops.matmul(x, w), ops.matmul(elsewhere, w))
+    row, dx = w[:, :1].T.copy(), np.empty((1, 41), dtype)
+    kernels.linear_input_gradient(row, x, dx)
+    np.testing.assert_array_equal(dx[0], ops.matmul(x, w)[:, 0])
+
+
+@pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("activation", list(kernels.ACTIVATIONS))
 def test_bias_and_activation_follow_the_sum(isa, rng, activation, dtype):
     for m, n in [(8, 3), (33, 1), (41, 2), (70, 4)]:

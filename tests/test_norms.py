@@ -63,6 +63,43 @@ def test_batch_norm_by_hand():
     assert trainer.evaluate([[0.5]], [[0.0]])["loss"] == 0.0  # running statistics, of any number of rows
 
 
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_batch_norm_over_all_batches_by_hand(device):
+    model = fn.Sequential(fn.BatchNorm(momentum=None), dtype="float64").build(1)
+    assert model.buffers.tolist() == [0.0, 1.0, 0.0]
+    trainer = fn.Trainer(model, loss="mse", optimizer=fn.SGD(lr=0.1), seed=0, device=device)
+    for n, mean, var in ((1, 2.0, 2.0), (2, 1.5, 5.0), (3, 4.0, 4.0)):
+        x = [[[1.0], [3.0]], [[-1.0], [3.0]], [[8.0], [10.0]]][n - 1]
+        trainer.gradient(x, [[0.0], [0.0]])  # counts nothing
+        trainer.partial_fit(x, [[0.0], [0.0]])
+        assert model.buffers.tolist() == pytest.approx([mean, var, n], rel=1e-15)
+    fn.update_statistics(model, [[1.0], [3.0], [5.0], [9.0]], batch_size=2)
+    assert model.buffers.tolist() == pytest.approx([4.5, 5.0, 2.0], rel=1e-15)
+
+
+def test_batch_norm_over_all_batches_has_equal_bits_on_threads_and_goes_on_from_a_checkpoint(
+    tmp_path, threads
+):
+    def make():
+        model = fn.Sequential(fn.Dense(170), fn.BatchNorm(momentum=None), fn.Activation("relu"), fn.Dense(3))
+        return fn.Trainer(model, "cross_entropy", fn.Adam(lr=0.01), seed=0)
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((150, 6)).astype(np.float32), rng.integers(0, 3, 150)
+    found = set()
+    for n_threads in (1, 2, 3):
+        threads(n_threads)
+        whole, half, rest = make(), make(), make()
+        whole.fit(x, y, epochs=4, batch_size=32)
+        half.fit(x, y, epochs=2, batch_size=32)
+        half.save_checkpoint(tmp_path / "c")
+        rest.resume(tmp_path / "c")
+        rest.fit(x, y, epochs=2, batch_size=32)
+        assert whole.model.running["1.num_batches_tracked"] == 20
+        found |= {(t.model.parameters.tobytes(), t.model.buffers.tobytes()) for t in (whole, rest)}
+    assert len(found) == 1
+
+
 def test_prelu_by_hand():
     model = fn.Sequential(fn.PReLU(2), dtype="float64").build(2)
     model.weights["0.weight"][...] = [0.5, -2.0]

@@ -93,6 +93,56 @@ def test_bytes_give_what_their_floats_give(isa, threads, device):
         assert len(set(found)) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_scale_by_column_has_the_bits_of_one_number(isa, dtype):
+    rng = np.random.default_rng(0)
+    for n in (1, 3, 16, 37, 130):
+        x, y = rng.standard_normal((50, n)).astype(dtype), rng.integers(0, 3, 50)
+        found = set()
+        for layer in (fn.Scale(0.3, -0.1), fn.Scale(np.full(n, 0.3), -0.1), fn.Scale(0.3, [-0.1] * n)):
+            model = fn.Sequential(layer, fn.Dense(3), dtype=dtype)
+            fn.Trainer(model, "cross_entropy", fn.SGD(lr=0.1), seed=0).fit(x, y, epochs=2, batch_size=16)
+            outputs = model.predict(x), model.compile()(x), model.compile()(x[:1])
+            found.add((model.parameters.tobytes(), *(out.tobytes() for out in outputs)))
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_a_scale_by_column_takes_bytes(isa, device):
+    x = np.array([[0, 1, 255], [7, 128, 2]], np.uint8)
+    model = fn.Sequential(fn.Scale((1.0, 0.5, -2.0), (0.0, 1.0, 3.0)), dtype="float64").build(3)
+    expected = [[0.0, 1.5, -507.0], [7.0, 65.0, -1.0]]
+    assert model.predict(x).tolist() == model.compile()(x).tolist() == expected
+    trainer = fn.Trainer(model, "mse", "sgd", device=device)
+    assert trainer.gradient(x, np.array(expected))[0] == 0
+    trained = []
+    for data in (x, x.astype(np.float32)):
+        model = fn.Sequential(fn.Scale((1.0, 0.5, -2.0), (0.0, 1.0, 3.0)), fn.Dense(2), dtype="float32")
+        fn.Trainer(model, "cross_entropy", fn.SGD(1e-3), seed=0, device=device).fit(data, [0, 1], epochs=3)
+        trained.append(model.parameters.tobytes())
+    assert trained[0] == trained[1]
+
+
+def test_a_scale_by_column_names_what_is_wrong():
+    layer = fn.Scale([2, 3], shift=np.arange(2))
+    assert layer == fn.Scale((2.0, 3.0), (0.0, 1.0))
+    assert hash(layer) == hash(fn.Scale((2.0, 3.0), (0.0, 1.0)))
+    assert repr(layer) == "Scale(factor=(2.0, 3.0), shift=(0.0, 1.0))"
+    assert "Scale" in fn.Sequential(layer).build(2).summary()
+    with pytest.raises(ValueError, match="factor must have 3 numbers, one for each column, got 2"):
+        fn.Sequential(layer).build(3)
+    with pytest.raises(ValueError, match="factor must be a number, or one for each column, got none"):
+        fn.Scale(())
+    with pytest.raises(ValueError, match=r"shift\[1\] must be .*finite"):
+        fn.Scale(1.0, (0.0, np.inf))
+    with pytest.raises(TypeError, match=r"factor\[0\] must be .*'a'"):
+        fn.Scale(("a",))
+    # Flatten goes behind what takes each number by itself, and this takes columns
+    model = fn.Sequential(layer, fn.Flatten(), fn.Dense(1))
+    with pytest.raises(ValueError, match="must be 2-D, as Flatten comes after Scale"):
+        fn.Trainer(model, "mse", "sgd").fit(np.ones((4, 2, 1)), np.ones(4))
+
+
 def test_embeddings_train_to_the_same_bits_on_any_threads_and_instruction_set(threads, request):
     before = kernels.isa()
     request.addfinalizer(lambda: kernels.set_isa(before))

@@ -33,6 +33,8 @@ LAYERS = [
     (fn.Dense(3, bias=False),),
     (fn.Dropout(0.0),),
     (fn.Scale(1 / 255, -0.1), fn.Dense(2)),
+    (fn.Scale((0.5, 2.0, -1.0), 0.25), fn.Dense(2), fn.Scale(3.0, [0.1, 0.2])),
+    (fn.Dense(2), fn.BatchNorm(momentum=None)),
     (fn.Scale(2.0), fn.Embedding(((2, 9, 4), (0, 2, 1))), fn.Dense(2)),
     (fn.Embedding(((0, 3, 2), (1, 1, 1), (2, 2, 3))),),
     (fn.Dropout(0.3), fn.Activation("tanh")),

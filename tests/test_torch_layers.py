@@ -13,6 +13,13 @@ pytestmark = pytest.mark.torch
 # Of 6 columns, with 4 outputs.
 NETWORKS = {
     "batch norm": (fn.BatchNorm(), fn.Dense(9), fn.BatchNorm(eps=1e-3), fn.Activation("relu"), fn.Dense(4)),
+    "batch norm over all batches": (
+        fn.Dense(33),
+        fn.BatchNorm(momentum=None),
+        fn.Activation("tanh"),
+        fn.Concat((None, fn.BatchNorm(momentum=None, affine=False)), (slice(0, 4),)),
+        fn.Dense(4),
+    ),
     "batch norm, not affine": (fn.Dense(33), fn.BatchNorm(affine=False), fn.Activation("tanh"), fn.Dense(4)),
     "layer norm": (fn.LayerNorm(), fn.Dense(17, activation="tanh"), fn.LayerNorm(eps=1e-3), fn.Dense(4)),
     "layer norm, not affine": (fn.Dense(17), fn.LayerNorm(affine=False), fn.Dense(4)),
@@ -57,7 +64,11 @@ def applied(torch, steps, parameters, x, buffers=None):
         elif s.kind == "batch_norm":
             mean = buffers[s.running : s.running + s.n_out]
             var = buffers[s.running + s.n_out : s.running + 2 * s.n_out]
-            a = functional.batch_norm(a, mean, var, w, b, True, s.momentum, s.eps)
+            momentum = s.momentum
+            if s.counted:  # as torch.nn.BatchNorm1d(momentum=None) does
+                buffers.data[s.running + 2 * s.n_out] += 1
+                momentum = 1 / buffers[s.running + 2 * s.n_out].item()
+            a = functional.batch_norm(a, mean, var, w, b, True, momentum, s.eps)
         elif s.kind == "layer_norm":
             a = functional.layer_norm(a, (s.n_out,), w, b, s.eps)
         elif s.kind == "rms_norm":
@@ -135,3 +146,19 @@ def test_alpha_dropout_has_pytorchs_numbers(torch):
         dropped = (sums - 40 * theirs[1]) / (theirs[0] - theirs[1])
         np.testing.assert_allclose(dropped, np.rint(dropped), atol=1e-9)
         assert 8 <= dropped.mean() <= 16
+
+
+def test_statistics_over_all_batches_equal_pytorchs_module(torch):
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((300, 6)), rng.standard_normal((300, 6))
+    order = rng.integers(0, 300, (50, 17))
+    theirs = torch.nn.BatchNorm1d(6, momentum=None, dtype=torch.float64)
+    for rows in order:
+        theirs(torch.from_numpy(x[rows]))
+    for device in ("cpu", "numpy"):
+        model = fn.Sequential(fn.BatchNorm(momentum=None), dtype="float64").build(6)
+        fn.Trainer(model, "mse", fn.SGD(lr=0.1), device=device).run(x, y, order)
+        for name, found in model.running.items():
+            expected = theirs.state_dict()[name.removeprefix("0.")].numpy()
+            np.testing.assert_allclose(found, np.reshape(expected, found.shape), rtol=1e-12, atol=1e-14)
+        assert model.running["0.num_batches_tracked"] == 50

@@ -91,7 +91,7 @@ def generated(model: Sequential, name: Any, target: Any, header_name: str) -> Ex
     _judge_name(name)
     errors.choice("target", target, TARGETS)
     steps, block = model.steps, model.parameters
-    if folding.pairs(steps):
+    if folding.can_fold(steps):
         steps, block = folding.fold(steps, block, model.buffers)
     return generate(
         steps,

@@ -40,15 +40,23 @@ static REAL @hard_sigmoid(REAL z)
 /// hard_swish
 static REAL @hard_swish(REAL z)
 {
-    const REAL left = -3.0R > z ? -3.0R : z, moved = left + 3.0R;
-    return left * ((6.0R < moved ? 6.0R : moved) * (REAL)(1.0 / 6));
+    const REAL left = -3.0R > z ? -3.0R : z, inner = 3.0R < left ? 3.0R : left, from_turn = inner + 1.5R;
+    const REAL sixth = (REAL)(1.0 / 6);
+    if (3.0R < z)
+        return z;
+    if (inner < -2.25R)
+        return left * ((left + 3.0R) * sixth);
+    if (inner < -0.75R)
+        return FMA(from_turn * from_turn, sixth, -0.375R);
+    return COPYSIGN(ABS(FMA(inner * sixth, inner, inner * 0.5R)), inner);
 }
 
 /// softsign
 static REAL @softsign(REAL z)
 {
-    const REAL whole = ABS(z), size = SOFTSIGN_FLAT < whole ? SOFTSIGN_FLAT : whole;
-    return COPYSIGN(size / (1.0R + size), z);
+    const REAL t = ABS(z), sum = 1.0R + t, lost = t - (sum - 1.0R), part = 1.0R / sum, ratio = t * part;
+    const REAL rest = FMA(-ratio, lost, FMA(-ratio, sum, t));
+    return COPYSIGN(1.0R <= t ? 1.0R - part : FMA(rest, part, ratio), z);
 }
 
 /// elu
@@ -69,7 +77,18 @@ static REAL @selu(REAL z)
     return z < 0.0R ? @expm1_left(z) * SELU_LEFT : z * SELU_RIGHT;
 }
 
-/// softplus
+/// softplus float
+static REAL @softplus(REAL z)
+{
+    const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
+    REAL rounded, p;
+    p = @exp_polynomial(@exp_remainder(-t, &rounded));
+    if (whole < NEAR_ZERO)
+        return FMA(z * z, @softplus_near(z * z), 0.5R * z) + 0.69314718055994530942R;
+    return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @log1p_unit(@scaled(p, rounded));
+}
+
+/// softplus double
 static REAL @softplus(REAL z)
 {
     const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
@@ -78,7 +97,19 @@ static REAL @softplus(REAL z)
     return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @log1p_unit(@scaled(p, rounded));
 }
 
-/// silu
+/// silu float
+static REAL @silu(REAL z)
+{
+    const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
+    REAL rounded, p, part;
+    p = @exp_polynomial(@exp_remainder(-t, &rounded));
+    part = 1.0R / (1.0R + @scaled(p, rounded));
+    if (t < NEAR_ZERO)
+        return COPYSIGN(ABS(FMA(t * t, @silu_near(t * t), 0.5R * z)), z);
+    return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
+}
+
+/// silu double
 static REAL @silu(REAL z)
 {
     const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
@@ -88,7 +119,20 @@ static REAL @silu(REAL z)
     return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
 }
 
-/// mish
+/// mish float
+static REAL @mish(REAL z)
+{
+    const REAL right = -SILU_FLAT > z ? -SILU_FLAT : z, inner = MISH_LINE < right ? MISH_LINE : right;
+    REAL rounded, p, e, part;
+    p = @exp_polynomial(@exp_remainder(inner, &rounded));
+    e = @scaled(p, rounded);
+    part = 1.0R / (e * (e + 2.0R) + 2.0R);
+    if (z < 0.0R && !(z < -MISH_NEAR))
+        return FMA(z, 0.6R, z * z * @mish_near(-z));
+    return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
+}
+
+/// mish double
 static REAL @mish(REAL z)
 {
     const REAL right = -SILU_FLAT > z ? -SILU_FLAT : z, inner = MISH_LINE < right ? MISH_LINE : right;
@@ -99,7 +143,19 @@ static REAL @mish(REAL z)
     return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
 }
 
-/// gelu
+/// gelu float
+static REAL @gelu(REAL z)
+{
+    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = -0.5R * t;
+    const REAL rounded = FMA(half * t, LOG2E, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(n, -LN2_LOW, FMA(half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
+    const REAL g = @gelu_over(t) / @gelu_under(t);
+    if (t < NEAR_ZERO)
+        return COPYSIGN(ABS(FMA(t * t, @gelu_near(t * t), 0.5R * z)), z);
+    return (-0.0R > z ? -0.0R : z) - @scaled(t * g * p, rounded);
+}
+
+/// gelu double
 static REAL @gelu(REAL z)
 {
     const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = -0.5R * t;
@@ -109,7 +165,22 @@ static REAL @gelu(REAL z)
     return (-0.0R > z ? -0.0R : z) - @scaled(t * g * p, rounded);
 }
 
-/// gelu_tanh
+/// gelu_tanh float
+static REAL @gelu_tanh(REAL z)
+{
+    const REAL whole = ABS(z), t = GELU_TANH_FLAT < whole ? GELU_TANH_FLAT : whole;
+    const REAL square = t * t, lost = FMA(t, t, -square), high = FMA(GELU_C3, square, GELU_C1);
+    const REAL low = FMA(GELU_C3, square, GELU_C1 - high) +
+                     FMA(GELU_C3, lost, FMA(GELU_C3_LOW, square, GELU_C1_LOW));
+    const REAL rounded = FMA(-t * high, LOG2E, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(n, -LN2_LOW, FMA(-t, low, FMA(-t, high, n * -LN2_HIGH)));
+    const REAL p = @exp_polynomial(r), part = 1.0R / (1.0R + @scaled(p, rounded));
+    if (t < NEAR_ZERO)
+        return COPYSIGN(ABS(FMA(t * t, @gelu_tanh_near(t * t), 0.5R * z)), z);
+    return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
+}
+
+/// gelu_tanh double
 static REAL @gelu_tanh(REAL z)
 {
     const REAL whole = ABS(z), t = GELU_TANH_FLAT < whole ? GELU_TANH_FLAT : whole;
@@ -125,8 +196,11 @@ static REAL @gelu_tanh(REAL z)
 /// sigmoid
 static REAL @sigmoid(REAL x)
 {
-    const REAL e = @exp(-ABS(x)), q = e / (1.0R + e), scale = x < 0.0R ? e : 1.0R;
-    return FMA(-scale, q, scale);
+    const REAL size = ABS(x), e = @exp(-size), left = FMA(-e, e / (1.0R + e), e);
+    const REAL half = x * 0.5R, square = half * half;
+    if (size < 2.0R * TANH_SMALL)
+        return FMA(0.5R, FMA(square * @tanh_terms(square), half, half), 0.5R);
+    return x < 0.0R ? left : 1.0R - left;
 }
 
 /// tanh

@@ -153,6 +153,12 @@ class _Writer:
         factor, shift = self._number(step.factor), self._number(step.shift)
         self._each(step.n_out, f"{out}[j] = {self._fma}({factor}, {sources[0]}[j], {shift});")
 
+    def _scale_columns(self, i: int, step: Step, sources: list[str], out: str) -> None:
+        dtype = self.block.dtype
+        factor = self._table(f"factor_{i}", np.array(step.factors, dtype))
+        shift = self._table(f"shift_{i}", np.array(step.shifts, dtype))
+        self._each(step.n_out, f"{out}[j] = {self._fma}({sources[0]}[j], {factor}[j], {shift}[j]);")
+
     def _embedding(self, i: int, step: Step, sources: list[str], out: str) -> None:
         categories = {table.column for table in step.tables}
         kept = [j for j in range(step.n_in) if j not in categories]

@@ -12,7 +12,9 @@ __all__ = ["LEFT_OUT", "Plan", "plan"]
 LEFT_OUT = frozenset({"dropout", "alpha_dropout", "noise"})
 # Kinds that may write where they read: number j of the result wants number j of the input alone, or the
 # whole row is read before it is written.
-_IN_PLACE = frozenset({"activation", "scale", "batch_norm", "layer_norm", "rms_norm", "prelu", "add"})
+_IN_PLACE = frozenset(
+    {"activation", "scale", "scale_columns", "batch_norm", "layer_norm", "rms_norm", "prelu", "add"}
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ __all__ = ["run"]
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their names."""
     model = fn.load(arguments.model)
+    if isinstance(model, fn.Ensemble):
+        raise ValueError(f"{arguments.model} is an ensemble; export each of its models")
     output = arguments.output
     if output is None:
         output = f"{os.path.splitext(arguments.model)[0]}.{arguments.to}"

@@ -80,6 +80,19 @@ def _scale_backward(
     return [da]
 
 
+def _scale_columns(c: Context, s: Step, sources: list[Array], out: Array) -> None:
+    out[...] = sources[0]
+    out *= c.xp.asarray(s.factors, out.dtype)
+    out += c.xp.asarray(s.shifts, out.dtype)
+
+
+def _scale_columns_backward(
+    c: Context, s: Step, sources: list[Array], out: Array, da: Array, wanted: list[bool]
+) -> list[Any]:
+    da *= c.xp.asarray(s.factors, da.dtype)
+    return [da]
+
+
 def _dropout(c: Context, s: Step, sources: list[Array], out: Array) -> None:
     if c.dropout_step is None:
         out[...] = sources[0]
@@ -179,6 +192,7 @@ FORWARD: dict[str, Callable[[Context, Step, list[Array], Array], None]] = {
     "dense": _dense,
     "activation": _activation,
     "scale": _scale,
+    "scale_columns": _scale_columns,
     "dropout": _dropout,
     "embedding": _embed,
     "add": _add,
@@ -192,6 +206,7 @@ BACKWARD: dict[str, Callable[[Context, Step, list[Array], Array, Array, list[boo
     "dense": _dense_backward,
     "activation": _activation_backward,
     "scale": _scale_backward,
+    "scale_columns": _scale_columns_backward,
     "dropout": _dropout_backward,
     "embedding": _embed_backward,
     "add": _add_backward,

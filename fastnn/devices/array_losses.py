@@ -104,6 +104,25 @@ def _focal(xp: Any, z: Array, y: Array, dz: Array, alpha: float, gamma: float) -
     return loss
 
 
+def _softmax_focal(xp: Any, z: Array, y: Array, dz: Array, gamma: float) -> Array:
+    rows = xp.arange(len(z))
+    top = z.max(axis=1)
+    xp.exp(z - top[:, None], out=dz)
+    own = dz[rows, y].copy()
+    dz[rows, y] = 0
+    rest = dz.sum(axis=1)
+    total = rest + own
+    q, chosen = rest / total, z[rows, y]
+    cross = xp.where(chosen == top, xp.log1p(rest), xp.log(total) + (top - chosen))
+    power = q**gamma
+    steep = power * (1 + gamma * own / total * xp.where(q == 0, 1, cross / xp.where(q == 0, 1, q)))
+    dz /= total[:, None]
+    dz[rows, y] = -q
+    dz *= steep[:, None]
+    loss: Array = power * cross + (chosen - chosen)
+    return loss
+
+
 def _hinge(xp: Any, z: Array, y: Array, dz: Array) -> Array:
     short = 1 - y * z
     dz[...] = xp.where(short > 0, -y, 0) / z.shape[1]
@@ -196,4 +215,5 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "multi_margin": _multi_margin,
     "focal": _focal,
     "kl_divergence": _kl_divergence,
+    "softmax_focal": _softmax_focal,
 }

@@ -65,10 +65,15 @@ def _batch_norm_backward(
 def store_statistics(s: Step, kept: dict[str, Any], buffers: Array, n_rows: int) -> None:
     """Move the running statistics of a step towards those of its last batch."""
     mean, var = kept["moments"]
+    momentum = s.momentum
+    if momentum < 0:
+        count = buffers[s.running + 2 * s.n_out : s.running + s.n_buffers]
+        count += 1
+        momentum = 1 / float(count[0])
     for first, value in ((s.running, mean), (s.running + s.n_out, var * (n_rows / (n_rows - 1)))):
         view = buffers[first : first + s.n_out]
-        view *= 1 - s.momentum
-        view += s.momentum * value
+        view *= 1 - momentum
+        view += momentum * value
 
 
 def row_norm_eps(s: Step, dtype: Any) -> float:

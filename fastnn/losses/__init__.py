@@ -1,14 +1,23 @@
 """Losses as frozen descriptions; the arithmetic is the kernels'.
 
 A loss is a number for each row; that of a batch is the mean over its rows, with weights
-sum(weight * loss) / sum(weight). Where outputs count alone (all but cross_entropy, kl_divergence and
-multi_margin), the number of a row is the mean over its outputs. Gradients are of the mean over the batch.
+sum(weight * loss) / sum(weight). Where outputs count alone (all but cross_entropy, kl_divergence,
+softmax_focal and multi_margin), the number of a row is the mean over its outputs. Gradients are of the mean
+over the batch.
 """
 
 from __future__ import annotations
 
 from .base import Loss
-from .of_classes import BinaryCrossEntropy, CrossEntropy, Focal, Hinge, KLDivergence, MultiMargin
+from .of_classes import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    Hinge,
+    KLDivergence,
+    MultiMargin,
+    SoftmaxFocal,
+)
 from .of_values import MAE, MSE, GaussianNLL, Huber, LogCosh, Poisson, Quantile
 from .own import CLASSES, Custom, check, get
 
@@ -29,6 +38,7 @@ __all__ = [
     "MultiMargin",
     "Poisson",
     "Quantile",
+    "SoftmaxFocal",
     "check",
     "get",
 ]

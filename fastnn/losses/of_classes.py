@@ -18,6 +18,7 @@ __all__ = [
     "Hinge",
     "KLDivergence",
     "MultiMargin",
+    "SoftmaxFocal",
 ]
 
 
@@ -161,6 +162,32 @@ class Focal(Loss):
     def numbers(self, n_out: int) -> Mapping[str, Any]:
         """Its fields; alpha is -1 for None."""
         return {"alpha": -1.0 if self.alpha is None else self.alpha, "gamma": self.gamma}
+
+
+@dataclass(frozen=True)
+class SoftmaxFocal(Loss):
+    """Focal loss of logits (batch, n_out) and labels (batch,): (1 - p)^gamma times the cross-entropy.
+
+    p is the softmax's probability of the label, which the loss takes itself (Lin et al. 2017, of several
+    classes). Their alpha, a weight of each class, is the `class_weight` of `fit`. For outputs that count
+    each on its own: `Focal`.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0; with 0 it is the cross-entropy.
+    """
+
+    gamma: float = 2.0
+    name: ClassVar[str] = "softmax_focal"
+    link: ClassVar[str | None] = "softmax"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gamma", errors.real("gamma", self.gamma))
+
+    def numbers(self, n_out: int) -> Mapping[str, Any]:
+        """Its field."""
+        return {"gamma": self.gamma}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike
 from .. import errors, kernels, targets
 from ..late_dataclass import dataclass
 from .base import Array, Loss
-from .of_classes import BinaryCrossEntropy, CrossEntropy, Focal, Hinge, KLDivergence, MultiMargin
+from .of_classes import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    Hinge,
+    KLDivergence,
+    MultiMargin,
+    SoftmaxFocal,
+)
 from .of_values import MAE, MSE, GaussianNLL, Huber, LogCosh, Poisson, Quantile
 
 __all__ = ["CLASSES", "Custom", "check", "get"]
@@ -84,6 +92,7 @@ CLASSES: dict[str, type[Loss]] = {
     "multi_margin": MultiMargin,
     "focal": Focal,
     "kl_divergence": KLDivergence,
+    "softmax_focal": SoftmaxFocal,
 }
 
 

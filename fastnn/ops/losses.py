@@ -28,6 +28,7 @@ __all__ = [
     "multi_margin",
     "poisson",
     "quantile",
+    "softmax_focal",
 ]
 
 
@@ -66,6 +67,17 @@ def cross_entropy(
 def kl_divergence(z: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, Array]:
     """Kullback-Leibler divergence of softmax(z) from probabilities y, both (n, n_out), and its gradient."""
     return _loss(losses.KLDivergence(), z, y, sample_weight)
+
+
+def softmax_focal(
+    z: ArrayLike,
+    labels: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    gamma: float = 2.0,
+) -> tuple[float, Array]:
+    """Focal loss of logits z (n, n_out) and integer labels (n,), and its gradient (n, n_out)."""
+    return _loss(losses.SoftmaxFocal(gamma), z, labels, sample_weight, "labels")
 
 
 def multi_margin(

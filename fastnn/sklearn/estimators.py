@@ -2,164 +2,277 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 from sklearn import neural_network
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._param_validation import StrOptions
 
-from .. import devices
-from ..errors import DivergenceError
-from . import stochastic
-from .network import ACTIVATIONS, Network, layers_of, task_of
-from .steps import targets_of
+from ..losses import Loss
+from . import extras
+from .base import STOCK, Compiled
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
-
-Array = NDArray[Any]
-
-# The compiled network of each estimator: not in its __dict__, which users print, compare and pickle.
-_NETWORKS: weakref.WeakKeyDictionary[Any, Network] = weakref.WeakKeyDictionary()
-_REAL = (np.dtype(np.float32), np.dtype(np.float64))
+__all__ = ["STOCK", "MLPClassifier", "MLPRegressor"]
 
 
-def _hidden(estimator: Any) -> list[int]:
-    sizes = estimator.hidden_layer_sizes
-    return [int(n) for n in sizes] if hasattr(sizes, "__iter__") else [int(sizes)]
+class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[misc]
+    """scikit-learn's MLPClassifier, several times faster.
 
+    Every parameter, attribute and method of scikit-learn's; the same seed gives the same weights. What
+    follows is more, and does nothing by default.
 
-class _Compiled:
-    """What both estimators put in the place of scikit-learn's."""
+    Parameters
+    ----------
+    activation : str or sequence of str
+        Names of fastnn too ("gelu", "silu", "elu", ...), or one a hidden layer.
+    loss : str or fastnn.losses.Loss
+        "log_loss", or e.g. CrossEntropy(label_smoothing=0.1), Focal().
+    class_weight : dict, "balanced" or None
+        Multiplies sample_weight in training, as everywhere in scikit-learn.
+    dropout : float or sequence of float
+        Share of the outputs of hidden layers that a step leaves out, of all or one a layer.
+    batch_norm : bool
+        Whether each hidden layer's product is normalised over its batch before the activation.
+    optimizer : fastnn optimizer, optional
+        AdamW, Lion, RMSprop, ..., with its schedule and weight decay, in place of the solver's update and of
+        `alpha`; `solver` must still be "sgd" or "adam".
+    clip_norm : float, optional
+        The gradient of a batch, with its penalty, is scaled down to this norm.
+    callbacks : list of fastnn.Callback, optional
+        Called between epochs with a fastnn.Trainer; logs hold "loss", with validation_data "val_loss" and
+        "val_score".
+    n_threads : int, optional
+        Of fit and predict; None: as `fastnn.get_num_threads()` says.
+    device : str
+        "cpu"; "numpy" runs scikit-learn's own code.
 
-    # ------------------------------------------------------------ which engine
+    Attributes
+    ----------
+    fit_info_ : dict
+        "engine" that the last fit ran on: "fastnn", "scikit-learn", or the one until the loss overflowed
+        and then the other; "reason": why.
+    validation_loss_curve_ : list of float
+        Of `validation_data`, by epoch.
+    """
 
-    def _obstacle(self, x: Any) -> str | None:
-        """Why scikit-learn's own code must do it; None: nothing stands in the way."""
-        if sparse.issparse(x):
-            return "X is sparse"
-        if x.dtype not in _REAL:
-            return f"X is of {x.dtype}"
-        base = neural_network.MLPClassifier.__mro__
-        stock = next(one for one in base if one.__name__ == "BaseMultilayerPerceptron")
-        for name in ("_backprop", "_forward_pass", "_compute_loss_grad"):
-            if getattr(type(self), name) is not getattr(stock, name):
-                return f"{type(self).__name__} has its own {name}"
-        return None
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **neural_network.MLPClassifier._parameter_constraints,
+        **extras.CONSTRAINTS,
+        "loss": [StrOptions({"log_loss"}), Loss],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
 
-    def _bound(self: Any, dtype: np.dtype[Any]) -> Network | None:
-        """The network whose block `coefs_` and `intercepts_` are views of; None where they fit in none."""
-        network = _NETWORKS.get(self)
-        if network is not None and network.dtype == dtype and network.holds(self.coefs_, self.intercepts_):
-            return network
-        if network is None or not network.takes(self.coefs_, self.intercepts_):
-            coefs = self.coefs_
-            if self.activation not in ACTIVATIONS or any(np.ndim(w) != 2 for w in coefs):
-                return None
-            widths = [w.shape[1] for w in coefs]
-            layers = layers_of(widths[:-1], widths[-1], [ACTIVATIONS[self.activation]] * (len(widths) - 1))
-            network = Network(layers, coefs[0].shape[0], dtype, self.out_activation_)
-            if not network.takes(coefs, self.intercepts_):
-                return None
-        network.load(self.coefs_, self.intercepts_)
-        # In place: the lists are the user's.
-        self.coefs_[:], self.intercepts_[:] = network.coefs, network.intercepts
-        _NETWORKS[self] = network
-        return network
-
-    # ------------------------------------------------------------ training
-
-    def _fit_stochastic(
-        self: Any,
-        X: Any,
-        y: Array,
-        sample_weight: Array | None,
-        activations: list[Any],
-        deltas: list[Any],
-        coef_grads: list[Any],
-        intercept_grads: list[Any],
-        layer_units: list[int],
-        incremental: bool,
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
+        loss: Any = "log_loss",
+        class_weight: Any = None,
+        dropout: Any = 0.0,
+        batch_norm: Any = False,
+        optimizer: Any = None,
+        clip_norm: Any = None,
+        callbacks: Any = None,
+        n_threads: Any = None,
+        device: Any = "cpu",
     ) -> None:
-        lists = activations, deltas, coef_grads, intercept_grads
-        reason = self._obstacle(X)
-        if reason is None and sample_weight is not None and not np.all(sample_weight > 0):
-            reason = "some of sample_weight are not above 0"
-        network = self._bound(X.dtype) if reason is None else None
-        if network is None:
-            self.fit_info_ = {
-                "engine": "scikit-learn",
-                "reason": reason or "coefs_ or intercepts_ are not of the dtype of X",
-            }
-            super()._fit_stochastic(  # type: ignore[misc]
-                X, y, sample_weight, *lists, layer_units, incremental
-            )
-            return
-        self.fit_info_ = {"engine": "fastnn", "reason": f"dense {X.dtype} data"}
-        stochastic.fit(self, network, X, y, sample_weight, lists, incremental)
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+        )
+        self.loss = loss
+        self.class_weight = class_weight
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.callbacks = callbacks
+        self.n_threads = n_threads
+        self.device = device
 
-    # ------------------------------------------------------------ prediction
-
-    def _forward_pass_fast(self: Any, X: Any, check_input: bool = True) -> Array:
-        network = _NETWORKS.get(self)
-        if (
-            network is not None
-            and type(X) is np.ndarray
-            and X.dtype == network.dtype
-            and X.ndim == 2
-            and X.shape[1] == network.n_in
-            and X.shape[0]
-            and X.flags.c_contiguous
-            and network.holds(self.coefs_, self.intercepts_)
-            and not (check_input and not _is_plain(self, X))
-        ):
-            return network.output(X)
-        return self._slow_pass(X, check_input)
-
-    def _slow_pass(self: Any, X: Any, check_input: bool) -> Array:
-        if check_input:
-            X = self._validated(X)
-        dtype = self.coefs_[0].dtype
-        if self._obstacle_to_predict(X) is None and np.result_type(X.dtype, dtype) == dtype:
-            network = self._bound(dtype)
-            if network is not None:
-                return network.output(np.ascontiguousarray(X, dtype))
-        return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc,no-any-return]
-
-    def _obstacle_to_predict(self, X: Any) -> str | None:
-        return "X is sparse" if sparse.issparse(X) else None
-
-    def _validated(self, X: Any) -> Any:
-        from sklearn.utils.validation import validate_data
-
-        return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-
-    def _require_fitted(self) -> None:
-        if self not in _NETWORKS:
-            check_is_fitted(self)
-
-
-def _is_plain(estimator: Any, x: Array) -> bool:
-    """Whether scikit-learn's validation would let x pass as it is."""
-    return not hasattr(estimator, "feature_names_in_") and bool(np.isfinite(np.add.reduce(x, axis=None)))
-
-
-class MLPClassifier(_Compiled, neural_network.MLPClassifier):  # type: ignore[misc]
-    """scikit-learn's MLPClassifier, several times faster."""
-
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any) -> Any:
+        """Classes of the rows of X, (n_samples,) or (n_samples, n_classes)."""
         self._require_fitted()
         return self._predict(X)
 
-    def _predict(self, X: Any, check_input: bool = True) -> Array:
+    def _predict(self, X: Any, check_input: bool = True) -> Any:
         found = self._forward_pass_fast(X, check_input=check_input)
         binarizer = self._label_binarizer
         if binarizer.y_type_ == "multiclass" and not binarizer.sparse_input_ and len(self.classes_) > 2:
             return binarizer.classes_.take(found.argmax(axis=1), mode="clip")
+        if binarizer.y_type_ == "binary" and not binarizer.sparse_input_ and len(self.classes_) == 2:
+            return binarizer.classes_[(found.ravel() > 0.5).astype(int)]
         return binarizer.inverse_transform(found.ravel() if self.n_outputs_ == 1 else found)
 
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities (n_samples, n_classes) of the rows of X, in the order of `classes_`."""
+        self._require_fitted()
+        found = self._forward_pass_fast(X)
+        if self.n_outputs_ > 1:
+            return found
+        both = np.empty((len(found), 2), found.dtype)
+        both[:, 1] = found[:, 0]
+        np.subtract(1, found[:, 0], out=both[:, 0])
+        return both
 
-class MLPRegressor(_Compiled, neural_network.MLPRegressor):  # type: ignore[misc]
-    """scikit-learn's MLPRegressor, several times faster."""
+
+class MLPRegressor(Compiled, neural_network.MLPRegressor):  # type: ignore[misc]
+    """scikit-learn's MLPRegressor, several times faster.
+
+    Every parameter, attribute and method of scikit-learn's; the same seed gives the same weights. What
+    follows is more, and does nothing by default.
+
+    Parameters
+    ----------
+    activation : str or sequence of str
+        Names of fastnn too ("gelu", "silu", "elu", ...), or one a hidden layer.
+    loss : str or fastnn.losses.Loss
+        "squared_error", "poisson", or e.g. Huber(), MAE(), LogCosh().
+    dropout : float or sequence of float
+        Share of the outputs of hidden layers that a step leaves out, of all or one a layer.
+    batch_norm : bool
+        Whether each hidden layer's product is normalised over its batch before the activation.
+    optimizer : fastnn optimizer, optional
+        AdamW, Lion, RMSprop, ..., with its schedule and weight decay, in place of the solver's update and of
+        `alpha`; `solver` must still be "sgd" or "adam".
+    clip_norm : float, optional
+        The gradient of a batch, with its penalty, is scaled down to this norm.
+    callbacks : list of fastnn.Callback, optional
+        Called between epochs with a fastnn.Trainer; logs hold "loss", with validation_data "val_loss" and
+        "val_score".
+    n_threads : int, optional
+        Of fit and predict; None: as `fastnn.get_num_threads()` says.
+    device : str
+        "cpu"; "numpy" runs scikit-learn's own code.
+
+    Attributes
+    ----------
+    fit_info_ : dict
+        "engine" that the last fit ran on: "fastnn", "scikit-learn", or the one until the loss overflowed
+        and then the other; "reason": why.
+    validation_loss_curve_ : list of float
+        Of `validation_data`, by epoch.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **neural_network.MLPRegressor._parameter_constraints,
+        **extras.CONSTRAINTS,
+        "loss": [*neural_network.MLPRegressor._parameter_constraints["loss"], Loss],
+    }
+
+    def __init__(
+        self,
+        loss: Any = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
+        dropout: Any = 0.0,
+        batch_norm: Any = False,
+        optimizer: Any = None,
+        clip_norm: Any = None,
+        callbacks: Any = None,
+        n_threads: Any = None,
+        device: Any = "cpu",
+    ) -> None:
+        super().__init__(
+            loss=loss,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+        )
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.callbacks = callbacks
+        self.n_threads = n_threads
+        self.device = device
+
+    def predict(self, X: Any) -> Any:
+        """Values (n_samples,) or (n_samples, n_outputs) for the rows of X."""
+        self._require_fitted()
+        return self._predict(X)

@@ -17,7 +17,7 @@ from ..network import Sequential
 from ..norm_layers import BatchNorm
 from ..optimizers import Optimizer
 from ..program import Program
-from ..steps import Objective
+from ..steps import Objective, initial_buffers
 
 __all__ = ["ACTIVATIONS", "Network", "layers_of", "task_of"]
 
@@ -143,6 +143,14 @@ class Network:
             if to is not given:
                 to[...] = given
 
+    def reset_norms(self) -> None:
+        """Norms as they begin: weights of 1, running variances of 1."""
+        views = self.model.weights
+        for step in self.model.steps:
+            if step.kind == "batch_norm" and step.weight >= 0:
+                views[f"{step.prefix}.weight"][...] = step.initial
+        self.model.buffers[...] = initial_buffers(self.model.steps, self.dtype)
+
     # ------------------------------------------------------------ programs
 
     def compile(
@@ -165,7 +173,11 @@ class Network:
     def state_views(self, row: int) -> list[Array]:
         """A vector of optimizer state in the shapes of coefs, then intercepts."""
         assert self.program is not None
-        flat, size = self.program.state[row], self.dtype.itemsize
+        return self.parts(self.program.state[row])
+
+    def parts(self, flat: Array) -> list[Array]:
+        """Views of a vector laid out as the block, in the shapes of coefs, then intercepts."""
+        size = self.dtype.itemsize
         start = self.model.parameters.__array_interface__["data"][0]
         found = []
         for view in (*self.coefs, *self.intercepts):

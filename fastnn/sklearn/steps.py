@@ -1,11 +1,12 @@
 """The steps of one epoch: compiled, or as scikit-learn takes them.
 
-Both have one face: `epoch(rows)` takes the batches of an epoch and gives the sum over batches of rows times loss,
-which is what scikit-learn's loss curve is made of.
+Both have one face: `epoch(rows)` takes the batches of an epoch and gives the sum over batches of rows times
+loss, which is what scikit-learn's loss curve is made of.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,18 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from .. import optimizers
 from ..errors import DivergenceError
 from ..optimizers import SGD, Adam, Optimizer
-from .network import Network, task_of
+from . import extras
+from .network import Network
 
-__all__ = ["CompiledSteps", "NumpySteps", "Unfit", "targets_of"]
+__all__ = [
+    "CompiledSteps",
+    "NumpySteps",
+    "OwnOptimizer",
+    "Unfit",
+    "new_optimizer",
+    "poisson_constant",
+    "targets_of",
+]
 
 Array = NDArray[Any]
 
@@ -75,37 +85,48 @@ class CompiledSteps:
     ) -> None:
         self.estimator, self.network, self.batch_size = estimator, network, batch_size
         dtype = network.dtype
-        loss, objective = task_of(estimator.loss, estimator.out_activation_, network.n_out, dtype)
-        self.loss = loss
+        loss, objective = extras.plan(estimator, network.n_out, dtype)
+        self.loss, self.objective = loss, objective
         self.x = np.ascontiguousarray(x, dtype)
-        self.y = targets_of(y, estimator.out_activation_ == "softmax", dtype)
+        self.y = targets_of(y, estimator.out_activation_ == "softmax" and loss.takes_labels, dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
-        self.constant = _poisson_constant(self.y) if loss.name == "poisson" else None
+        self.constant = poisson_constant(self.y) if estimator.loss == "poisson" else None
         self.constant_sum = None if self.constant is None else float(self.constant.sum())
         optimizer = self._optimizer()
-        objective = type(objective)(float(estimator.alpha), objective.factor, objective.told, objective.cap)
-        plan = (loss, optimizer, objective)
+        own = getattr(loss, "function", None) is not None
+        plan = (loss, optimizer, None if own else objective)
         if network.plan != plan or network.program is None:
-            network.compile(*plan)
+            seed = 0
+            if any(step.kind == "dropout" for step in network.model.steps):
+                seed = int(estimator._random_state.randint(2**31))
+            network.compile(*plan, seed)
             network.plan = plan
         assert network.program is not None
         self.program = network.program
+        self.optimizer = optimizer
+        self.factor = 1.0  # of the rates; callbacks change it
         self.rate: float = estimator._optimizer.learning_rate
         self._take_state()
 
     def _optimizer(self) -> Optimizer:
-        one = self.estimator._optimizer
+        one, clip = self.estimator._optimizer, self.estimator.clip_norm
+        clip = {} if clip is None else {"clip_norm": float(clip)}
+        if isinstance(one, OwnOptimizer):
+            return dataclasses.replace(one.description, **clip)
         if isinstance(one, AdamOptimizer):
-            return Adam(lr=1.0, betas=(one.beta_1, one.beta_2), eps=one.epsilon, eps_hat=True)
+            betas, eps = (float(one.beta_1), float(one.beta_2)), float(one.epsilon)
+            return Adam(lr=1.0, betas=betas, eps=eps, eps_hat=True, **clip)
         momentum = float(one.momentum)
-        return SGD(lr=1.0, momentum=momentum, nesterov=bool(one.nesterov and momentum))
+        return SGD(lr=1.0, momentum=momentum, nesterov=bool(one.nesterov and momentum), **clip)
 
     # ------------------------------------------------------------ state, ours and scikit-learn's
 
     def _take_state(self) -> None:
         """From scikit-learn's optimizer to the program."""
         one, program = self.estimator._optimizer, self.program
-        if isinstance(one, AdamOptimizer):
+        if isinstance(one, OwnOptimizer):
+            one.give(program)
+        elif isinstance(one, AdamOptimizer):
             for row, vectors in enumerate((one.ms, one.vs)):
                 for to, given in zip(self.network.state_views(row), vectors, strict=True):
                     to[...] = given
@@ -119,7 +140,9 @@ class CompiledSteps:
     def give_state(self) -> None:
         """From the program to scikit-learn's optimizer."""
         one = self.estimator._optimizer
-        if isinstance(one, AdamOptimizer):
+        if isinstance(one, OwnOptimizer):
+            one.take(self.program)
+        elif isinstance(one, AdamOptimizer):
             one.ms = [view.copy() for view in self.network.state_views(0)]
             one.vs = [view.copy() for view in self.network.state_views(1)]
             one.t = int(self.program.step)
@@ -133,9 +156,11 @@ class CompiledSteps:
     def _rate_now(self) -> float:
         """The rate of this epoch; the velocity is scikit-learn's in units of the rate, ours is not."""
         one = self.estimator._optimizer
+        if isinstance(one, OwnOptimizer):
+            return 1.0
         if isinstance(one, AdamOptimizer):
-            return float(one.learning_rate_init)
-        rate = float(one.learning_rate)
+            return float(one.learning_rate_init) * self.factor
+        rate = float(one.learning_rate) * self.factor
         if rate != self.rate and len(self.program.state):
             if not rate or not 1 / _MOST_RATIO < self.rate / rate < _MOST_RATIO:
                 raise Unfit(f"the learning rate fell from {self.rate:g} to {rate:g}")
@@ -164,8 +189,8 @@ class CompiledSteps:
         return told + (self.constant_sum if self.constant_sum is not None and self.weight is None else 0.0)
 
     def _run(self, order: Array, rate: float, done: int, told: float) -> float:
-        steps, size = order.shape
-        rates = optimizers.rates(SGD(lr=rate), steps)
+        steps = len(order)
+        rates = self._rates(rate, steps)
         if self.weight is None:
             try:
                 return self.program.run(self.x, self.y, order, rates)[0]
@@ -186,6 +211,12 @@ class CompiledSteps:
             ) from None
         return self._mean(order, weights, losses, totals)
 
+    def _rates(self, rate: float, steps: int) -> NDArray[np.float64]:
+        one = self.estimator._optimizer
+        if isinstance(one, OwnOptimizer):
+            return optimizers.rates(self.optimizer, steps, self.factor, self.program.step, one.epoch)
+        return np.full(steps, rate)
+
     def _mean(self, order: Array, weights: Array, losses: Array, totals: Array) -> float:
         """Rows times weighted mean loss, over batches."""
         n = len(order)
@@ -195,7 +226,7 @@ class CompiledSteps:
         return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
 
 
-def _poisson_constant(y: Array) -> Array:
+def poisson_constant(y: Array) -> Array:
     """What scikit-learn's half deviance of a row has beyond exp(z) - y z."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(y > 0, y * np.log(y), 0.0) - y
@@ -249,4 +280,51 @@ class NumpySteps:
         """Nothing: it is scikit-learn's optimizer that was at work."""
 
 
-SOLVERS = {"sgd": SGDOptimizer, "adam": AdamOptimizer}
+class OwnOptimizer:
+    """An optimizer of fastnn with scikit-learn's face between epochs, and its state between fits.
+
+    Parameters
+    ----------
+    description : Optimizer
+    """
+
+    learning_rate = 0.0
+
+    def __init__(self, description: Optimizer) -> None:
+        self.description, self.epoch, self.step = description, 0, 0
+        self.state: Array | None = None
+        self.numbers: Array | None = None
+
+    def give(self, program: Any) -> None:
+        """State to a program that was compiled for the same net."""
+        if self.state is None or self.numbers is None:
+            program.state[...] = getattr(self.description, "initial_accumulator_value", 0.0)
+            program.numbers[...] = 0
+        else:
+            program.state[...], program.numbers[...] = self.state, self.numbers
+        program.step = self.step
+
+    def take(self, program: Any) -> None:
+        """State from a program."""
+        self.state, self.numbers, self.step = program.state.copy(), program.numbers.copy(), int(program.step)
+
+    def iteration_ends(self, time_step: int) -> None:
+        """An epoch is done."""
+        self.epoch += 1
+
+    def trigger_stopping(self, message: str, verbose: bool) -> bool:
+        """Training has converged: it ends."""
+        if verbose:
+            print(f"{message} Stopping.")
+        return True
+
+
+def new_optimizer(estimator: Any) -> Any:
+    """The optimizer of an estimator at its first step."""
+    if estimator.optimizer is not None:
+        return OwnOptimizer(estimator.optimizer)
+    params, rate = estimator.coefs_ + estimator.intercepts_, estimator.learning_rate_init
+    if estimator.solver == "adam":
+        return AdamOptimizer(params, rate, estimator.beta_1, estimator.beta_2, estimator.epsilon)
+    schedule, momentum = estimator.learning_rate, estimator.momentum
+    return SGDOptimizer(params, rate, schedule, momentum, estimator.nesterovs_momentum, estimator.power_t)

@@ -10,31 +10,15 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
+from . import extras
+from .monitors import Monitors
 from .network import Network
-from .steps import CompiledSteps, NumpySteps, Unfit
+from .steps import CompiledSteps, NumpySteps, Unfit, new_optimizer
 
 __all__ = ["fit"]
 
 Array = NDArray[Any]
-
-
-def _new_optimizer(estimator: Any) -> None:
-    params = estimator.coefs_ + estimator.intercepts_
-    if estimator.solver == "sgd":
-        estimator._optimizer = SGDOptimizer(
-            params,
-            estimator.learning_rate_init,
-            estimator.learning_rate,
-            estimator.momentum,
-            estimator.nesterovs_momentum,
-            estimator.power_t,
-        )
-    else:
-        estimator._optimizer = AdamOptimizer(
-            params, estimator.learning_rate_init, estimator.beta_1, estimator.beta_2, estimator.epsilon
-        )
 
 
 def _split(estimator: Any, x: Any, y: Array, weight: Array | None) -> tuple[Any, ...]:
@@ -85,6 +69,7 @@ def fit(
     weight: Array | None,
     lists: tuple[list[Any], ...],
     incremental: bool,
+    validation: tuple[Any, ...] | None,
 ) -> None:
     """Train an estimator whose parameters are in `network`, for one epoch or until it has converged.
 
@@ -97,32 +82,44 @@ def fit(
         scikit-learn's room: activations, deltas, coef_grads, intercept_grads.
     incremental : bool
         partial_fit.
+    validation : (x, y, weight) or None
+        The user's, judged; it takes the place of a split.
     """
     if not incremental or not hasattr(estimator, "_optimizer"):
-        _new_optimizer(estimator)
+        estimator._optimizer = new_optimizer(estimator)
     if estimator.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
     stopping = bool(estimator.early_stopping)
     x_val = y_val = weight_val = None
-    if stopping:
+    if validation is not None:
+        x_val, y_val, weight_val = validation
+    elif stopping:
         x, y, weight, x_val, y_val, weight_val = _split(estimator, x, y, weight)
     n_rows = x.shape[0]
     batch_size = _batch_size(estimator, n_rows)
     rows = np.arange(n_rows, dtype=np.int64)
     steps: Any = CompiledSteps(estimator, network, x, y, weight, batch_size)
     optimizer = estimator._optimizer
+    monitors = Monitors(estimator, network, steps, validation)
     try:
+        monitors.begin()
         estimator.n_iter_ = 0
         for _ in range(estimator.max_iter):
             if estimator.shuffle:  # the draws of sklearn.utils.shuffle, which takes longer than a small epoch
                 drawn = np.arange(n_rows)
                 estimator._random_state.shuffle(drawn)
                 rows = rows[drawn]
+            monitors.epoch_begin(steps)
             try:
                 told = steps.epoch(rows)
             except Unfit as stopped:
+                if found := extras.extensions(estimator):
+                    raise ValueError(_diverged(estimator, stopped.reason, found)) from None
                 steps.give_state()
-                estimator.fit_info_ = {"engine": "scikit-learn", "reason": stopped.reason}
+                estimator.fit_info_ = {
+                    "engine": "fastnn, then scikit-learn",
+                    "reason": f"{stopped.reason} in epoch {estimator.n_iter_ + 1}",
+                }
                 steps = NumpySteps(estimator, x, y, weight, batch_size, lists)
                 told = steps.epoch(rows, stopped.done, stopped.loss)
             estimator.n_iter_ += 1
@@ -132,12 +129,13 @@ def fit(
             if estimator.verbose:
                 print(f"Iteration {estimator.n_iter_:d}, loss = {estimator.loss_:.8f}")
             estimator._update_no_improvement_count(stopping, x_val, y_val, weight_val)
+            stop = monitors.epoch_end()
             optimizer.iteration_ends(estimator.t_)
             if estimator._no_improvement_count > estimator.n_iter_no_change:
                 if optimizer.trigger_stopping(_improved_message(estimator), estimator.verbose):
                     break
                 estimator._no_improvement_count = 0
-            if incremental:
+            if incremental or stop:
                 break
             if estimator.n_iter_ == estimator.max_iter:
                 warnings.warn(
@@ -148,6 +146,19 @@ def fit(
                 )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=2)
+    except BaseException as error:
+        monitors.end(error)
+        raise
+    monitors.end(None)
     steps.give_state()
     if stopping:
-        estimator.coefs_, estimator.intercepts_ = estimator._best_coefs, estimator._best_intercepts
+        network.load(estimator._best_coefs, estimator._best_intercepts)
+        monitors.restore_best()
+    estimator.coefs_, estimator.intercepts_ = list(network.coefs), list(network.intercepts)
+
+
+def _diverged(estimator: Any, reason: str, found: list[str]) -> str:
+    return (
+        f"{reason} in epoch {estimator.n_iter_ + 1}; parameters are as before that step. Scale X to about "
+        f"-1 .. 1 or take a smaller learning rate (with {', '.join(found)} there is no NumPy code to go on)"
+    )

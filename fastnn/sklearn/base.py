@@ -1,0 +1,254 @@
+"""What both estimators put in the place of scikit-learn's."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn import neural_network
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from . import extras, stochastic
+from .gradients import Gradients
+from .network import Network
+
+__all__ = ["STOCK", "Compiled"]
+
+Array = NDArray[Any]
+
+# The compiled network of each estimator: not in its __dict__, which users print, compare and pickle.
+_NETWORKS: weakref.WeakKeyDictionary[Any, Network] = weakref.WeakKeyDictionary()
+_VALIDATION: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictionary()  # of running fits
+_GRADIENTS: weakref.WeakKeyDictionary[Any, Gradients] = weakref.WeakKeyDictionary()  # likewise
+_REAL = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+STOCK = (neural_network.MLPClassifier, neural_network.MLPRegressor)
+_BASE: Any = next(one for one in STOCK[0].__mro__ if one.__name__ == "BaseMultilayerPerceptron")
+# What the loss and the gradient are made of: a subclass with its own has scikit-learn's code call it.
+_PARTS = "_backprop", "_forward_pass", "_compute_loss_grad"
+
+
+class Compiled:
+    """Before scikit-learn's classes in the order of methods."""
+
+    # ------------------------------------------------------------ which engine
+
+    def _obstacle(self: Any, x: Any, weight: Array | None = None) -> str | None:
+        """Why scikit-learn's own code must do it; None: nothing stands in the way."""
+        if sparse.issparse(x):
+            return "X is sparse"
+        if weight is not None and not np.all(weight > 0):
+            return "some of sample_weight are not above 0"
+        if x.dtype not in _REAL:
+            return f"X is of {x.dtype}"
+        for name in _PARTS:  # a subclass of ours with its own
+            if getattr(type(self), name) is not getattr(_BASE, name):
+                return f"{type(self).__name__} has its own {name}"
+        return None if self.device == "cpu" else f"device is {self.device!r}"
+
+    def _bound(self: Any, dtype: np.dtype[Any]) -> Network | None:
+        """The network whose block `coefs_` and `intercepts_` are views of; None where they fit in none."""
+        network = _NETWORKS.get(self)
+        if network is not None and network.dtype == dtype and network.holds(self.coefs_, self.intercepts_):
+            return network
+        if network is None or not network.takes(self.coefs_, self.intercepts_):
+            network = self._built(dtype)
+            if network is None:
+                return None
+        network.load(self.coefs_, self.intercepts_)
+        # In place: the lists are the user's.
+        self.coefs_[:], self.intercepts_[:] = network.coefs, network.intercepts
+        _NETWORKS[self] = network
+        return network
+
+    def _built(self: Any, dtype: np.dtype[Any]) -> Network | None:
+        coefs = self.coefs_
+        if any(np.ndim(w) != 2 or not np.size(w) for w in coefs):
+            return None
+        widths = [w.shape[1] for w in coefs]
+        network = Network(
+            extras.layers(self, widths[:-1], widths[-1]), coefs[0].shape[0], dtype, self.out_activation_
+        )
+        if not network.takes(coefs, self.intercepts_):
+            return None
+        if self.batch_norm and (kept := getattr(self, "_norms", None)) is not None:
+            network.model.parameters[...], network.model.buffers[...] = kept
+        elif self.batch_norm:
+            network.reset_norms()
+        return network
+
+    # ------------------------------------------------------------ training
+
+    def fit(
+        self: Any, X: Any, y: Any, sample_weight: Any = None, validation_data: tuple[Any, ...] | None = None
+    ) -> Any:
+        """Fit to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} (n_samples, n_features)
+        y : array-like (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like (n_samples,), optional
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            Scored after each epoch, into `validation_scores_` and `validation_loss_curve_`; early stopping
+            goes by these rows and splits none off.
+
+        Returns
+        -------
+        self
+        """
+        if validation_data is None:
+            return super().fit(X, y, sample_weight=sample_weight)  # type: ignore[misc]
+        if self.solver == "lbfgs":
+            raise ValueError("solver must be 'sgd' or 'adam' with validation_data, got 'lbfgs'")
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+        _VALIDATION[self] = tuple(validation_data)
+        try:
+            return super().fit(X, y, sample_weight=sample_weight)  # type: ignore[misc]
+        finally:
+            del _VALIDATION[self]
+
+    def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        extras.judge(self)
+        if getattr(self, "class_weight", None) is not None:
+            if incremental and self.class_weight == "balanced":
+                raise ValueError("class_weight must be a dict with partial_fit, which does not see all of y")
+            weights = compute_sample_weight(self.class_weight, y)
+            sample_weight = weights if sample_weight is None else weights * np.asarray(sample_weight)
+        if not (incremental or self.warm_start):
+            self.__dict__.pop("_norms", None)
+        with extras.threads(self.n_threads):
+            return super()._fit(  # type: ignore[misc]
+                X, y, sample_weight=sample_weight, incremental=incremental
+            )
+
+    def _initialize(self: Any, y: Array, layer_units: list[int], dtype: Any) -> None:
+        super()._initialize(y, layer_units, dtype)  # type: ignore[misc]
+        if getattr(self.loss, "name", None) == "poisson" and self.loss.log_input:
+            self.out_activation_ = "exp"
+        _NETWORKS.pop(self, None)
+
+    def _judged_validation(self: Any, dtype: np.dtype[Any]) -> tuple[Any, ...] | None:
+        given = _VALIDATION.get(self)
+        if given is None:
+            return None
+        x = validate_data(self, given[0], accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+        x = np.ascontiguousarray(x.toarray() if sparse.issparse(x) else x)
+        y = np.asarray(given[1])
+        weight = None if len(given) < 3 or given[2] is None else _check_sample_weight(given[2], x)
+        if y.shape[:1] != x.shape[:1]:
+            raise ValueError(f"validation_data must have {len(x)} targets, got shape {y.shape}")
+        several = not hasattr(self, "classes_") or self._label_binarizer.y_type_.startswith("multilabel")
+        unknown = set() if several else set(np.unique(y).tolist()) - set(self.classes_.tolist())
+        if unknown:
+            raise ValueError(f"validation_data must hold classes of y alone, got {sorted(unknown)} too")
+        return x, y, None if weight is None else weight.astype(np.float64)
+
+    def _fit_stochastic(
+        self: Any,
+        X: Any,
+        y: Array,
+        sample_weight: Array | None,
+        activations: list[Any],
+        deltas: list[Any],
+        coef_grads: list[Any],
+        intercept_grads: list[Any],
+        layer_units: list[int],
+        incremental: bool,
+    ) -> None:
+        lists = activations, deltas, coef_grads, intercept_grads
+        found = extras.extensions(self)
+        how = f"dense {X.dtype} data"
+        if sparse.issparse(X) and (found or self.callbacks or self in _VALIDATION):
+            X, how = X.toarray(), "sparse X was made dense"
+        reason = self._obstacle(X, sample_weight)
+        network = self._bound(X.dtype) if reason is None else None
+        if network is None:
+            reason = reason or "coefs_ or intercepts_ are not of the dtype of X"
+            if found or self.callbacks or self in _VALIDATION:
+                names = ", ".join([*found, *(["callbacks"] if self.callbacks else [])]) or "validation_data"
+                raise ValueError(f"{names} cannot be done by scikit-learn's code, and ours cannot: {reason}")
+            self.fit_info_ = {"engine": "scikit-learn", "reason": reason}
+            super()._fit_stochastic(  # type: ignore[misc]
+                X, y, sample_weight, *lists, layer_units, incremental
+            )
+            return
+        self.fit_info_ = {"engine": "fastnn", "reason": how}
+        validation = self._judged_validation(X.dtype)
+        stochastic.fit(self, network, X, y, sample_weight, lists, incremental, validation)
+        if self.batch_norm:
+            self._norms = network.model.parameters.copy(), network.model.buffers.copy()
+
+    def _fit_lbfgs(self: Any, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
+        reason = self._obstacle(X, sample_weight)
+        found = extras.extensions(self)
+        if found and reason == "X is sparse":
+            X, reason = X.toarray(), None
+        if reason is not None and found:
+            raise ValueError(f"{', '.join(found)} cannot be done by scikit-learn's code: {reason}")
+        if reason is not None:
+            self.fit_info_ = {"engine": "scikit-learn", "reason": reason}
+            super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
+            return
+        self.fit_info_ = {"engine": "fastnn", "reason": "its gradients under scipy's L-BFGS-B"}
+        _GRADIENTS[self] = Gradients(self, X, y, sample_weight)
+        try:
+            super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
+        finally:
+            del _GRADIENTS[self]
+
+    def _loss_grad_lbfgs(self: Any, packed: Array, *rest: Any) -> Any:
+        gradients = _GRADIENTS.get(self)
+        if gradients is not None:
+            found = gradients.at(packed)
+            if found is not None:
+                return found
+        return super()._loss_grad_lbfgs(packed, *rest)  # type: ignore[misc]
+
+    # ------------------------------------------------------------ prediction
+
+    def _forward_pass_fast(self: Any, X: Any, check_input: bool = True) -> Any:
+        network = _NETWORKS.get(self)
+        if (
+            network is not None
+            and type(X) is np.ndarray
+            and X.dtype == network.dtype
+            and X.ndim == 2
+            and X.shape[1] == network.n_in
+            and X.shape[0]
+            and X.flags.c_contiguous
+            and self.n_threads is None
+            and network.holds(self.coefs_, self.intercepts_)
+            and not (check_input and not _is_plain(self, X))
+        ):
+            return network.output(X)
+        return self._slow_pass(X, check_input)
+
+    def _slow_pass(self: Any, X: Any, check_input: bool) -> Any:
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        dtype = self.coefs_[0].dtype
+        extended = bool(extras.extensions(self))
+        if extended:
+            X = (X.toarray() if sparse.issparse(X) else np.asarray(X)).astype(dtype, copy=False)
+        if not sparse.issparse(X) and dtype in _REAL and np.result_type(X.dtype, dtype) == dtype and len(X):
+            network = self._bound(dtype)
+            if network is not None:
+                with extras.threads(self.n_threads):
+                    return network.output(np.ascontiguousarray(X, dtype))
+        return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
+
+    def _require_fitted(self) -> None:
+        if self not in _NETWORKS:
+            check_is_fitted(self)
+
+
+def _is_plain(estimator: Any, x: Array) -> bool:
+    """Whether scikit-learn's validation would let x pass as it is."""
+    return not hasattr(estimator, "feature_names_in_") and bool(np.isfinite(np.add.reduce(x, axis=None)))

@@ -1,0 +1,81 @@
+"""A batch's penalty, sums over outputs and capped losses: one result whichever way the steps go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastnn as fn
+from fastnn.program import Program
+from fastnn.steps import Objective
+
+
+def trained(calls, *, dtype, optimizer, weighted, widths):
+    rng = np.random.RandomState(0)
+    n_in, *hidden, n_out = widths
+    model = fn.Sequential(*(fn.Dense(n, "relu") for n in hidden), fn.Dense(n_out), dtype=dtype).build(n_in)
+    x, y = rng.randn(96, n_in).astype(dtype), rng.randint(0, n_out, 96)
+    weight = rng.uniform(0.5, 2, 96) if weighted else None
+    objective = Objective(l2=0.3, factor=1.5, told=0.25, cap=2.0)
+    program = Program(
+        model.steps, model._block, loss=fn.losses.CrossEntropy(), optimizer=optimizer, objective=objective
+    )
+    order = rng.permutation(96).reshape(-1, 4)
+    losses = np.empty(len(order))
+    for part in np.split(np.arange(len(order)), calls):
+        told = losses[part[0] : part[-1] + 1]
+        program.run(x, y, order[part], np.full(len(part), 0.05), weight, step_losses=told)
+    return program.small, model.parameters, losses
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("optimizer", [fn.SGD(), fn.SGD(momentum=0.9), fn.Adam(eps_hat=True)], ids=str)
+@pytest.mark.parametrize("widths", [(5, 7, 3), (20, 33, 17), (4, 2)], ids=str)
+def test_small_nets_kernel_and_general_steps_have_the_same_bits(dtype, weighted, optimizer, widths):
+    arguments = {"dtype": dtype, "optimizer": optimizer, "weighted": weighted, "widths": widths}
+    at_once, singly = trained(1, **arguments), trained(24, **arguments)
+    assert at_once[0]
+    assert not singly[0]
+    np.testing.assert_array_equal(at_once[1], singly[1])
+    np.testing.assert_array_equal(at_once[2], singly[2])
+
+
+def test_one_step_by_hand():
+    model = fn.Sequential(fn.Dense(1), dtype="float64").build(1)
+    model.parameters = [2.0, 1.0]
+    objective = Objective(l2=0.5, factor=0.5, told=0.5)
+    loss = fn.losses.MSE()
+    program = Program(model.steps, model._block, loss=loss, optimizer=fn.SGD(), objective=objective)
+    x, y = np.array([[1.0], [3.0]]), np.array([[2.0], [3.0]])
+    told = program.run(x, y, np.array([[0, 1]]), np.array([0.1]))
+    # Errors 1 and 4; half their squares 8.5; half of l2 times w^2: 1.
+    assert told == (8.5 + 1.0, 2.0)
+    # Gradient of w: (1 * 1 + 4 * 3 + 0.5 * 2) / 2; of the bias, without penalty: (1 + 4) / 2.
+    np.testing.assert_allclose(model.parameters, [2 - 0.1 * 7, 1 - 0.1 * 2.5], rtol=1e-15)
+
+
+def test_decoupled_decay_and_accumulated_batches_take_no_penalty():
+    model = fn.Sequential(fn.Dense(1), dtype="float64").build(1)
+    for optimizer in (fn.AdamW(), fn.SGD(accumulate=2)):
+        with pytest.raises(ValueError, match="l2 must be 0 with"):
+            Program(
+                model.steps,
+                model._block,
+                loss=fn.losses.MSE(),
+                optimizer=optimizer,
+                objective=Objective(l2=1.0),
+            )
+
+
+@pytest.mark.parametrize("kind", [fn.Adam, fn.AdamW])
+def test_eps_hat_is_that_of_the_array_program_and_not_the_other(kind):
+    x = np.random.RandomState(0).randn(64, 3)
+    found = {}
+    for device, eps_hat in (("cpu", True), ("numpy", True), ("cpu", False)):
+        model = fn.Sequential(fn.Dense(1), dtype="float64")
+        optimizer = kind(lr=0.1, eps=0.1, eps_hat=eps_hat)
+        fn.Trainer(model, "mse", optimizer, device=device, seed=0).fit(x, x[:, 0], epochs=2)
+        found[device, eps_hat] = model.parameters.copy()
+    np.testing.assert_allclose(found["cpu", True], found["numpy", True], rtol=1e-12)
+    assert abs(found["cpu", True] - found["cpu", False]).max() > 1e-3

@@ -1,0 +1,313 @@
+"""The scikit-learn adapter: scikit-learn's numbers, its behaviour around them, and what is more."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn import neural_network
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fastnn as fn
+import fastnn.sklearn as ours
+from fastnn.sklearn.differences import DIFFERENCES
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS = DIGITS[:600] / 16
+LABELS = LABELS[:600]
+DIABETES, PROGRESS = load_diabetes(return_X_y=True)
+PROGRESS = (PROGRESS - PROGRESS.mean()) / PROGRESS.std()
+WEIGHTS = np.random.RandomState(0).uniform(0.5, 2, 600)
+
+
+def both(name, x, y, sample_weight=None, **parameters):
+    """scikit-learn's estimator and ours, fitted alike."""
+    found = []
+    for module in (neural_network, ours):
+        one = getattr(module, name)(**{"random_state": 3, "max_iter": 5, **parameters})
+        found.append(one.fit(x, y, sample_weight=sample_weight))
+    return found
+
+
+def assert_same(stock, own, tolerance=1e-10):
+    assert own.fit_info_["engine"] == "fastnn"
+    assert stock.n_iter_ == own.n_iter_
+    for a, b in zip(stock.coefs_ + stock.intercepts_, own.coefs_ + own.intercepts_, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+    curves = [getattr(one, "loss_curve_", []) for one in (stock, own)]
+    np.testing.assert_allclose(*curves, atol=tolerance)
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["plain", "weighted"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize(("solver", "activation"), [("sgd", "tanh"), ("adam", "relu"), ("adam", "logistic")])
+def test_weights_after_five_epochs_are_scikit_learns(solver, activation, early_stopping, weight):
+    assert_same(
+        *both(
+            "MLPClassifier", DIGITS, LABELS, weight, solver=solver, activation=activation,
+            early_stopping=early_stopping, hidden_layer_sizes=(20,), batch_size=37,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("kind", ["binary", "multilabel", "squares", "several", "poisson"])
+def test_every_kind_of_target_gives_scikit_learns_weights(kind, solver):
+    given = {"solver": solver, "hidden_layer_sizes": (7, 5), "alpha": 0.1, "random_state": 1}
+    if kind == "binary":
+        pair = both("MLPClassifier", DIGITS, LABELS > 4, **given)
+    elif kind == "multilabel":
+        pair = both("MLPClassifier", *make_multilabel_classification(120, 9, random_state=0), **given)
+    else:
+        several, counts = np.c_[PROGRESS, PROGRESS**2], np.rint(np.exp(PROGRESS))
+        y = {"squares": PROGRESS, "several": several, "poisson": counts}
+        loss = "poisson" if kind == "poisson" else "squared_error"
+        pair = both("MLPRegressor", DIABETES, y[kind], loss=loss, **given)
+    assert_same(*pair, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"learning_rate": "invscaling", "nesterovs_momentum": False},
+        {"learning_rate": "adaptive", "tol": 10.0, "n_iter_no_change": 1},
+        {"momentum": 0.0},
+        {"shuffle": False, "batch_size": 1000},
+        {"hidden_layer_sizes": ()},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Got `batch_size`")
+def test_policies_of_sgd_are_scikit_learns(parameters):
+    assert_same(*both("MLPClassifier", DIGITS, LABELS, WEIGHTS, solver="sgd", **parameters))
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_training_goes_on_as_scikit_learns_does(solver):
+    pair = [m.MLPClassifier(solver=solver, random_state=0) for m in (neural_network, ours)]
+    for one in pair:
+        for i in range(4):
+            rows = slice(i * 100, i * 100 + 150)
+            one.partial_fit(DIGITS[rows], LABELS[rows], classes=range(10))
+    assert_same(*pair)
+    own = pickle.loads(pickle.dumps(pair[1]))
+    for one in (pair[0], own):
+        one.partial_fit(DIGITS, LABELS)
+    assert_same(pair[0], own)
+    warm = both("MLPClassifier", DIGITS, LABELS, solver=solver, warm_start=True)
+    for one in warm:
+        one.set_params(max_iter=3).fit(DIGITS, LABELS)
+    assert_same(*warm)
+
+
+def test_float32_stays_float32():
+    stock, own = both("MLPClassifier", DIGITS.astype(np.float32), LABELS)
+    assert {w.dtype for w in own.coefs_} == {np.dtype(np.float32)}
+    assert own.predict_proba(DIGITS.astype(np.float32)).dtype == np.float32
+    assert_same(stock, own, tolerance=2e-5)  # float32 rounds at 6e-8, some 15 steps amplify it
+
+
+def test_a_loss_that_overflows_goes_on_as_scikit_learns_does():
+    x = np.random.RandomState(0).rand(40, 3) * 1e150
+    with np.errstate(all="ignore"):
+        for module in (neural_network, ours):
+            with pytest.raises(ValueError, match="non-finite parameter weights"), pytest.warns():
+                module.MLPRegressor(solver="sgd", random_state=0, max_iter=3).fit(x, x[:, 0])
+
+
+def test_sparse_rows_go_to_scikit_learn_and_say_so():
+    stock, own = both("MLPClassifier", sparse.csr_matrix(DIGITS), LABELS)
+    assert own.fit_info_ == {"engine": "scikit-learn", "reason": "X is sparse"}
+    np.testing.assert_array_equal(stock.coefs_[0], own.coefs_[0])
+    np.testing.assert_allclose(stock.predict_proba(DIGITS), own.predict_proba(DIGITS), atol=1e-12)
+
+
+def test_predictions_follow_what_users_do_to_coefs():
+    stock, own = both("MLPClassifier", DIGITS, LABELS)
+    for one in (stock, own):
+        one.coefs_[1][...] *= -1
+        one.intercepts_ = [b + 1 for b in one.intercepts_]
+    np.testing.assert_allclose(stock.predict_proba(DIGITS), own.predict_proba(DIGITS), atol=1e-12)
+    copied = copy.deepcopy(own)
+    own.coefs_[0][...] = 0
+    np.testing.assert_allclose(stock.predict_proba(DIGITS), copied.predict_proba(DIGITS), atol=1e-12)
+    with pytest.raises(ValueError, match="NaN"):
+        own.predict(np.full((1, 64), np.nan))
+
+
+def test_estimators_live_in_pipelines_and_grids():
+    names = np.array(["no", "yes"])[(LABELS > 4).astype(int)]
+    grids = []
+    for module in (neural_network, ours):
+        model = make_pipeline(StandardScaler(), module.MLPClassifier((8,), max_iter=4, random_state=0))
+        grid = GridSearchCV(model, {"mlpclassifier__alpha": [1e-4, 1.0]}, cv=2, n_jobs=2)
+        grids.append(grid.fit(DIGITS[:200], names[:200]))
+    np.testing.assert_allclose(*[grid.cv_results_["mean_test_score"] for grid in grids])
+    assert set(grids[1].predict(DIGITS)) == {"no", "yes"}
+    assert clone(grids[1].best_estimator_[-1]).get_params()["dropout"] == 0.0
+
+
+# ---------------------------------------------------------------- beyond scikit-learn
+
+
+def test_dropout_norms_and_activations_by_layer_learn_and_survive_pickling():
+    model = ours.MLPClassifier(
+        (32, 16), ["gelu", "tanh"], dropout=[0.2, 0.0], batch_norm=True, max_iter=60, random_state=0,
+        early_stopping=True, clip_norm=5.0,
+    ).fit(DIGITS, LABELS)  # fmt: skip
+    assert model.score(DIGITS, LABELS) > 0.9
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(model.predict_proba(DIGITS), again.predict_proba(DIGITS))
+    moved = ours.to_fastnn(model)
+    np.testing.assert_allclose(model.predict_proba(DIGITS), moved.predict_proba(DIGITS), atol=1e-14)
+
+
+def test_optimizers_losses_and_schedules_of_fastnn():
+    optimizer = fn.AdamW(lr=fn.schedules.Cosine(3e-3, 600), weight_decay=0.05)
+    model = ours.MLPClassifier((16,), optimizer=optimizer, loss=fn.losses.CrossEntropy(label_smoothing=0.1),
+                               batch_size=20, max_iter=20, random_state=0).fit(DIGITS, LABELS)  # fmt: skip
+    assert model.score(DIGITS, LABELS) > 0.9
+    model = ours.MLPRegressor(
+        loss=fn.losses.Huber(), optimizer=fn.Lion(lr=3e-3), max_iter=100, random_state=0
+    )
+    assert model.fit(DIABETES, PROGRESS).score(DIABETES, PROGRESS) > 0.3
+    with pytest.raises(ValueError, match="loss must be one of classes"):
+        ours.MLPClassifier(loss=fn.losses.Focal()).fit(DIGITS, LABELS)
+
+
+def test_class_weight_is_sample_weight():
+    weight = {label: 1.0 + label for label in range(10)}
+    a = ours.MLPClassifier((8,), class_weight=weight, max_iter=3, random_state=0).fit(DIGITS, LABELS)
+    b = ours.MLPClassifier((8,), max_iter=3, random_state=0).fit(DIGITS, LABELS, sample_weight=1.0 + LABELS)
+    np.testing.assert_array_equal(a.coefs_[0], b.coefs_[0])
+
+
+def test_validation_data_and_callbacks():
+    held = DIGITS[400:], LABELS[400:]
+    stopping = fn.EarlyStopping(monitor="val_loss", patience=3)
+    model = ours.MLPClassifier((32,), learning_rate_init=0.02, callbacks=[stopping], random_state=0)
+    model.fit(DIGITS[:400], LABELS[:400], validation_data=held)
+    assert len(model.validation_loss_curve_) == len(model.validation_scores_) == model.n_iter_ < 200
+    p = model.predict_proba(held[0])[np.arange(200), held[1]]
+    assert -np.log(p).mean() == pytest.approx(min(model.validation_loss_curve_))  # the best epoch's weights
+    plain = ours.MLPClassifier((32,), learning_rate_init=0.02, random_state=0, max_iter=model.n_iter_)
+    assert plain.fit(DIGITS[:400], LABELS[:400]).loss_curve_ == model.loss_curve_
+    with pytest.raises(ValueError, match="validation_data must hold classes of y alone, got"):
+        plain.fit(DIGITS[:400], LABELS[:400], validation_data=(held[0], held[1] + 1))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dropout": 1.5}, "The 'dropout' parameter"),
+        ({"dropout": [0.1, 0.2]}, "dropout must be a rate"),
+        ({"activation": ["relu", "relu"]}, "activation must be one name"),
+        ({"activation": ["softmax"]}, "activation must be of"),
+        ({"dropout": 0.5, "solver": "lbfgs"}, "solver must be 'sgd' or 'adam' with dropout"),
+        ({"optimizer": fn.LBFGS()}, "optimizer must take mini-batches"),
+        ({"device": "numpy", "dropout": 0.5}, "device must be 'cpu' with dropout"),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_go_together_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        ours.MLPClassifier(**parameters).fit(DIGITS, LABELS)
+
+
+def test_a_device_that_is_not_there_never_falls_back():
+    with pytest.raises(fn.DeviceError):
+        ours.MLPClassifier(device="cuda").fit(DIGITS, LABELS)
+    model = ours.MLPClassifier(device="numpy", max_iter=1).fit(DIGITS, LABELS)
+    assert model.fit_info_["engine"] == "scikit-learn"
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "sklearn"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_published_style_scripts_print_the_same_scores(script):
+    printed = []
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    for before in ([], ["-m", "fastnn.sklearn"]):
+        command = [sys.executable, *before, script]
+        done = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.split())
+    assert len(printed[0]) == len(printed[1]) > 2
+    for stock, own in zip(*printed, strict=True):
+        try:
+            assert float(own) == pytest.approx(float(stock), abs=1e-6)
+        except ValueError:
+            assert own == stock
+
+
+# ---------------------------------------------------------------- patching, models, differences
+
+SCRIPT = """
+from sklearn.neural_network import MLPClassifier
+from sklearn.datasets import load_iris
+import sys, sklearn.neural_network._multilayer_perceptron as deep
+assert deep.MLPClassifier is MLPClassifier
+x, y = load_iris(return_X_y=True)
+print(MLPClassifier(max_iter=5, random_state=0).fit(x, y).fit_info_["engine"], sys.argv[1:], __name__)
+"""
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_an_unchanged_script_runs_on_our_classes(tmp_path, as_module):
+    (tmp_path / "unchanged.py").write_text(SCRIPT)
+    what = ["-m", "unchanged"] if as_module else ["unchanged.py"]
+    command = [sys.executable, "-W", "ignore", "-m", "fastnn.sklearn", *what, "--flag", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "fastnn ['--flag', '1'] __main__", done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "are replaced" in done.stderr
+
+
+def test_patch_reaches_names_imported_before_and_unpatch_brings_them_back():
+    stock = neural_network.MLPClassifier
+    globals()["imported_before"] = stock
+    assert ours.patch() >= 5
+    try:
+        assert imported_before is ours.MLPClassifier  # noqa: F821
+        assert ours.is_patched()
+        assert ours.patch() == 0
+    finally:
+        ours.unpatch()
+    assert globals().pop("imported_before") is stock is neural_network.MLPClassifier
+    assert not ours.is_patched()
+
+
+def test_models_move_both_ways(tmp_path):
+    stock, _ = both("MLPClassifier", DIGITS, LABELS)
+    model = ours.to_fastnn(stock)
+    model.save(tmp_path / "digits.safetensors")
+    loaded = fn.load(tmp_path / "digits.safetensors")
+    np.testing.assert_allclose(loaded.predict_proba(DIGITS), stock.predict_proba(DIGITS), atol=1e-12)
+    own = ours.from_sklearn(stock)
+    for one in (stock, own):
+        one.partial_fit(DIGITS, LABELS)
+    assert_same(stock, own)
+    with pytest.raises(TypeError, match="estimator must be an MLPClassifier"):
+        ours.from_sklearn(StandardScaler())
+
+
+@pytest.mark.parametrize(("sentence", "shown"), DIFFERENCES, ids=[one for one, _ in DIFFERENCES])
+@pytest.mark.filterwarnings("ignore")
+def test_known_differences_still_differ(sentence, shown):
+    stock = shown(neural_network.MLPClassifier, neural_network.MLPRegressor)
+    assert shown(ours.MLPClassifier, ours.MLPRegressor) != stock
