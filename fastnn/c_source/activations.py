@@ -80,12 +80,12 @@ static REAL @selu(REAL z)
 /// softplus float
 static REAL @softplus(REAL z)
 {
-    const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
+    const REAL t = -ABS(z), square = z * z;
     REAL rounded, p;
-    p = @exp_polynomial(@exp_remainder(-t, &rounded));
-    if (whole < NEAR_ZERO)
-        return FMA(z * z, @softplus_near(z * z), 0.5R * z) + 0.69314718055994530942R;
-    return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @log1p_unit(@scaled(p, rounded));
+    if (-NEAR_ZERO < t)
+        return FMA(square, @softplus_near(square), 0.5R * z) + LN2;
+    p = @exp_polynomial(@exp_remainder(-SILU_FLAT > t ? -SILU_FLAT : t, &rounded));
+    return (0.0R > z ? 0.0R : z) + @softplus_log(@scaled(p, rounded));
 }
 
 /// softplus double
@@ -126,9 +126,9 @@ static REAL @mish(REAL z)
     REAL rounded, p, e, part;
     p = @exp_polynomial(@exp_remainder(inner, &rounded));
     e = @scaled(p, rounded);
-    part = 1.0R / (e * (e + 2.0R) + 2.0R);
+    part = 1.0R / FMA(e, e + 2.0R, 2.0R);
     if (z < 0.0R && !(z < -MISH_NEAR))
-        return FMA(z, 0.6R, z * z * @mish_near(-z));
+        return FMA(z, 0.6R, z * z * @mish_near(z));
     return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
 }
 
@@ -139,16 +139,16 @@ static REAL @mish(REAL z)
     REAL rounded, p, e, part;
     p = @exp_polynomial(@exp_remainder(inner, &rounded));
     e = @scaled(p, rounded);
-    part = 1.0R / (e * (e + 2.0R) + 2.0R);
+    part = 1.0R / FMA(e, e + 2.0R, 2.0R);
     return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
 }
 
 /// gelu float
 static REAL @gelu(REAL z)
 {
-    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = -0.5R * t;
-    const REAL rounded = FMA(half * t, LOG2E, ROUNDER), n = rounded - ROUNDER;
-    const REAL r = FMA(n, -LN2_LOW, FMA(half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
+    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = 0.5R * t;
+    const REAL rounded = FMA(t * t, -0.5R * LOG2E, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(n, -LN2_LOW, FMA(-half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
     const REAL g = @gelu_over(t) / @gelu_under(t);
     if (t < NEAR_ZERO)
         return COPYSIGN(ABS(FMA(t * t, @gelu_near(t * t), 0.5R * z)), z);
@@ -158,9 +158,9 @@ static REAL @gelu(REAL z)
 /// gelu double
 static REAL @gelu(REAL z)
 {
-    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = -0.5R * t;
-    const REAL rounded = FMA(half * t, LOG2E, ROUNDER), n = rounded - ROUNDER;
-    const REAL r = FMA(n, -LN2_LOW, FMA(half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
+    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = 0.5R * t;
+    const REAL rounded = FMA(t * t, -0.5R * LOG2E, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(n, -LN2_LOW, FMA(-half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
     const REAL g = @gelu_over(t) / @gelu_under(t);
     return (-0.0R > z ? -0.0R : z) - @scaled(t * g * p, rounded);
 }
@@ -172,9 +172,9 @@ static REAL @gelu_tanh(REAL z)
     const REAL square = t * t, lost = FMA(t, t, -square), high = FMA(GELU_C3, square, GELU_C1);
     const REAL low = FMA(GELU_C3, square, GELU_C1 - high) +
                      FMA(GELU_C3, lost, FMA(GELU_C3_LOW, square, GELU_C1_LOW));
-    const REAL rounded = FMA(-t * high, LOG2E, ROUNDER), n = rounded - ROUNDER;
-    const REAL r = FMA(n, -LN2_LOW, FMA(-t, low, FMA(-t, high, n * -LN2_HIGH)));
-    const REAL p = @exp_polynomial(r), part = 1.0R / (1.0R + @scaled(p, rounded));
+    const REAL rounded = FMA(-t, high, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(-t, low, FMA(-t, high, -n)), p = @exp2_polynomial(r);
+    const REAL part = 1.0R / (1.0R + @scaled(p, rounded));
     if (t < NEAR_ZERO)
         return COPYSIGN(ABS(FMA(t * t, @gelu_tanh_near(t * t), 0.5R * z)), z);
     return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
@@ -187,9 +187,9 @@ static REAL @gelu_tanh(REAL z)
     const REAL square = t * t, lost = FMA(t, t, -square), high = FMA(GELU_C3, square, GELU_C1);
     const REAL low = FMA(GELU_C3, square, GELU_C1 - high) +
                      FMA(GELU_C3, lost, FMA(GELU_C3_LOW, square, GELU_C1_LOW));
-    const REAL rounded = FMA(-t * high, LOG2E, ROUNDER), n = rounded - ROUNDER;
-    const REAL r = FMA(n, -LN2_LOW, FMA(-t, low, FMA(-t, high, n * -LN2_HIGH)));
-    const REAL p = @exp_polynomial(r), part = 1.0R / (1.0R + @scaled(p, rounded));
+    const REAL rounded = FMA(-t, high, ROUNDER), n = rounded - ROUNDER;
+    const REAL r = FMA(-t, low, FMA(-t, high, -n)), p = @exp2_polynomial(r);
+    const REAL part = 1.0R / (1.0R + @scaled(p, rounded));
     return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
 }
 

@@ -18,8 +18,9 @@ _BY_TYPE = {
         "TANH_FLAT": "20.0R", "TANH_SMALL": "0.55R", "SQRT_HALF": "0x1.6a09e6p-1R",
         "TINY_SCALE": "0x1p+24R", "TINY_SHIFT": "24.0R", "TINY": "0x1p-126R",
         "SILU_FLAT": "110.0R", "MISH_LINE": "20.0R", "GELU_FLAT": "14.5R",
-        "GELU_TANH_FLAT": "11.0R", "GELU_C1_LOW": "0x1.9ea1b2p-23R", "GELU_C1": "0x1.98845p+0R",
-        "GELU_C3_LOW": "0x1.49b16ap-29R", "GELU_C3": "0x1.2444f2p-4R",
+        "GELU_TANH_FLAT": "11.0R", "GELU_C1_LOW": "0x1.0de73ap-22R", "GELU_C1": "0x1.26aecp+1R",
+        "GELU_C3_LOW": "-0x1.151aaep-29R", "GELU_C3": "0x1.a5a7dp-4R",
+        "LN2": "0x1.62e43p-1R",
         "NEAR_ZERO": "0.5R", "MISH_NEAR": "0.25R",
     },
     "double": {
@@ -29,8 +30,9 @@ _BY_TYPE = {
         "TANH_FLAT": "40.0", "TANH_SMALL": "0.55", "SQRT_HALF": "0x1.6a09e667f3bcdp-1",
         "TINY_SCALE": "0x1p+54", "TINY_SHIFT": "54.0", "TINY": "0x1p-1022",
         "SILU_FLAT": "760.0", "MISH_LINE": "40.0", "GELU_FLAT": "38.8",
-        "GELU_TANH_FLAT": "22.0", "GELU_C1_LOW": "0x1.08d0fcb3c500cp-48", "GELU_C1": "0x1.9884533d4364p+0",
-        "GELU_C3_LOW": "-0x1.6c843a29d1c7p-61", "GELU_C3": "0x1.2444f2a4d8b4bp-4",
+        "GELU_TANH_FLAT": "22.0", "GELU_C1_LOW": "-0x1.ad12d7a64bcebp-49", "GELU_C1": "0x1.26aec21bce76p+1",
+        "GELU_C3_LOW": "-0x1.b91c940e4cfcfp-58", "GELU_C3": "0x1.a5a7cf7572a98p-4",
+        "LN2": "0x1.62e42fefa39efp-1",
     },
 }  # fmt: skip
 _SHARED = {
@@ -54,7 +56,8 @@ POLYNOMIALS = {
         "gelu_near": "0x1.988454p-2 -0x1.1058a2p-4 0x1.46cad2p-7 -0x1.2ddcep-10",
         "gelu_tanh_near": "0x1.988454p-2 -0x1.11b1b4p-4 0x1.4e4136p-7 -0x1.3c0d42p-10",
         "softplus_near": "0x1p-3 -0x1.55553cp-8 0x1.6bf036p-12 -0x1.a95b24p-16",
-        "mish_near": "0x1.47ad92p-2 0x1.0761d4p-6 -0x1.7f4654p-5 0x1.3da4c2p-8",
+        "mish_near": "0x1.47ad92p-2 -0x1.0761d4p-6 -0x1.7f4654p-5 -0x1.3da4c2p-8",
+        "exp2_terms": "0x1.62e43p-1 0x1.ebfbdcp-3 0x1.c6af7ap-5 0x1.3b2ddap-7 0x1.5f0976p-10 0x1.4172b6p-13",
         "sin_terms": "-0x1.555556p-3 0x1.111112p-7 -0x1.a01a02p-13 0x1.71de3ap-19",
         "cos_terms": "0x1.555556p-5 -0x1.6c16c2p-10 0x1.a01a02p-16 -0x1.27e4fcp-22",
     },

@@ -75,6 +75,32 @@ static REAL @exp_polynomial(REAL r)
     return FMA(FMA(@exp_terms(r), r, 1.0R), r, 1.0R);
 }
 
+/// exp2_polynomial float
+/* 2^r for |r| <= 1/2. */
+static REAL @exp2_polynomial(REAL r)
+{
+    return FMA(@exp2_terms(r), r, 1.0R);
+}
+
+/// exp2_polynomial double
+/* 2^r for |r| <= 1/2. */
+static REAL @exp2_polynomial(REAL r)
+{
+    return @exp_polynomial(r * LN2);
+}
+
+/// softplus_log float
+/* log(1 + x) for 0 <= x <= exp(-NEAR_ZERO); in pairs. */
+static REAL @softplus_log(REAL x)
+{
+    const REAL square = x * x;
+    REAL sum = FMA(0x1.e31686p-7R, x, -0x1.d0f728p-5R);
+    sum = FMA(sum, square, FMA(0x1.c485d8p-4R, x, -0x1.412de6p-3R));
+    sum = FMA(sum, square, FMA(0x1.95d8e6p-3R, x, -0x1.ff9a54p-3R));
+    sum = FMA(sum, square, FMA(0x1.5552b2p-2R, x, -0x1.fffff4p-2R));
+    return FMA(square, sum, x);
+}
+
 /// exp
 static REAL @exp(REAL x)
 {
