@@ -106,7 +106,8 @@ NETWORKS = {
         fn.Dense(17),
         fn.BatchNorm(momentum=None),
         fn.Activation(f),
-        fn.Residual(fn.Dense(17), fn.BatchNorm(momentum=None, affine=False)),
+        # a bias here had the gradient 0, as a sum whose terms the norm makes large: softmax hardly varies
+        fn.Residual(fn.Dense(17, bias=False), fn.BatchNorm(momentum=None, affine=False)),
         fn.Dense(3),
     ),
 }
