@@ -1,8 +1,9 @@
 """Trainings side by side: the bits of each alone, who fails, what Ctrl-C leaves, arguments by trainer."""
 
-import os
-import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,32 +86,47 @@ def test_one_that_fails_stops_no_other():
     assert np.isfinite(trainers[1].model.parameters).all()
 
 
+CTRL_C = """
+import os, signal, threading
+import numpy as np
+import fastnn as fn
+from test_many import X, Y, trainer_of
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it, whoever started the tests
+trainers = [trainer_of(i, units=64) for i in range(4)]
+x, y = np.tile(X, (400, 1)), np.tile(Y, 400)
+at_work = threading.Barrier(3)  # both workers have ended an epoch; then this thread is told to stop
+
+class Tell(fn.Callback):
+    def on_epoch_end(self, trainer, epoch, logs):
+        if epoch == 1:
+            at_work.wait(60)
+
+def interrupt():
+    at_work.wait(60)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    fn.fit_many(trainers, x, y, epochs=100_000, batch_size=32, n_workers=2, callbacks=lambda i: [Tell()])
+except KeyboardInterrupt:
+    print("interrupted")
+assert not [one for one in threading.enumerate() if one.name.startswith("fastnn-fit")]
+assert trainers[0].step > 0
+assert trainers[3].step == 0
+assert not trainers[3].model.is_built
+for trainer in trainers[:2]:
+    assert np.isfinite(trainer.predict(X)).all()
+    trainer.fit(X, Y)  # goes on
+print("usable")
+"""
+
+
 def test_ctrl_c_stops_all_and_leaves_usable_models():
-    trainers = [trainer_of(i, units=64) for i in range(4)]
-    x, y = np.tile(X, (400, 1)), np.tile(Y, 400)
-    at_work = threading.Barrier(3)  # both workers have ended an epoch; then this thread is told to stop
-
-    class Tell(fn.Callback):
-        def on_epoch_end(self, trainer, epoch, logs):
-            if epoch == 1:
-                at_work.wait(60)
-
-    def interrupt():
-        at_work.wait(60)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    watcher = threading.Thread(target=interrupt)
-    watcher.start()
-    with pytest.raises(KeyboardInterrupt):  # after a number of epochs that would take hours
-        fn.fit_many(trainers, x, y, epochs=100_000, batch_size=32, n_workers=2, callbacks=lambda i: [Tell()])
-    watcher.join()
-    assert not [one for one in threading.enumerate() if one.name.startswith("fastnn-fit")]
-    assert trainers[0].step > 0
-    assert trainers[3].step == 0
-    assert not trainers[3].model.is_built
-    for trainer in trainers[:2]:
-        assert np.isfinite(trainer.predict(X)).all()
-        trainer.fit(X, Y)  # goes on
+    command = [sys.executable, "-c", CTRL_C]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["interrupted", "usable"]
 
 
 def test_what_ends_the_process_ends_all():
