@@ -58,7 +58,8 @@ class LionOfThePaper:
 
 def theirs(torch: Any, ours: Any, tensors: dict[str, Any]) -> Any:
     """PyTorch's optimizer over the weights, with its groups."""
-    shared = {"l1", "clip_norm", "clip_value", "max_norm", "accumulate", "ema", "groups"}
+    # what PyTorch has beside its optimizers, or not at all
+    shared = {"l1", "clip_norm", "clip_value", "max_norm", "accumulate", "ema", "groups", "eps_hat"}
     names = [field.name for field in fields(ours) if field.name not in shared]
     arguments = {name: getattr(ours, name) for name in names}
     groups = []
