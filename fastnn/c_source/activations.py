@@ -97,29 +97,19 @@ static REAL @softplus(REAL z)
     return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @log1p_unit(@scaled(p, rounded));
 }
 
-/// silu float
+/// silu
 static REAL @silu(REAL z)
 {
     const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
     REAL rounded, p, part;
     p = @exp_polynomial(@exp_remainder(-t, &rounded));
     part = 1.0R / (1.0R + @scaled(p, rounded));
-    if (t < NEAR_ZERO)
-        return COPYSIGN(ABS(FMA(t * t, @silu_near(t * t), 0.5R * z)), z);
+    //float if (t < NEAR_ZERO)
+    //float     return COPYSIGN(ABS(FMA(t * t, @silu_near(t * t), 0.5R * z)), z);
     return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
 }
 
-/// silu double
-static REAL @silu(REAL z)
-{
-    const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
-    REAL rounded, p, part;
-    p = @exp_polynomial(@exp_remainder(-t, &rounded));
-    part = 1.0R / (1.0R + @scaled(p, rounded));
-    return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
-}
-
-/// mish float
+/// mish
 static REAL @mish(REAL z)
 {
     const REAL right = -SILU_FLAT > z ? -SILU_FLAT : z, inner = MISH_LINE < right ? MISH_LINE : right;
@@ -127,45 +117,24 @@ static REAL @mish(REAL z)
     p = @exp_polynomial(@exp_remainder(inner, &rounded));
     e = @scaled(p, rounded);
     part = 1.0R / FMA(e, e + 2.0R, 2.0R);
-    if (z < 0.0R && !(z < -MISH_NEAR))
-        return FMA(z, 0.6R, z * z * @mish_near(z));
+    //float if (z < 0.0R && !(z < -MISH_NEAR))
+    //float     return FMA(z, 0.6R, z * z * @mish_near(z));
     return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
 }
 
-/// mish double
-static REAL @mish(REAL z)
-{
-    const REAL right = -SILU_FLAT > z ? -SILU_FLAT : z, inner = MISH_LINE < right ? MISH_LINE : right;
-    REAL rounded, p, e, part;
-    p = @exp_polynomial(@exp_remainder(inner, &rounded));
-    e = @scaled(p, rounded);
-    part = 1.0R / FMA(e, e + 2.0R, 2.0R);
-    return z < 0.0R ? @scaled(inner * ((e + 2.0R) * part) * p, rounded) : z * FMA(-2.0R, part, 1.0R);
-}
-
-/// gelu float
+/// gelu
 static REAL @gelu(REAL z)
 {
     const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = 0.5R * t;
     const REAL rounded = FMA(t * t, -0.5R * LOG2E, ROUNDER), n = rounded - ROUNDER;
     const REAL r = FMA(n, -LN2_LOW, FMA(-half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
     const REAL g = @gelu_over(t) / @gelu_under(t);
-    if (t < NEAR_ZERO)
-        return COPYSIGN(ABS(FMA(t * t, @gelu_near(t * t), 0.5R * z)), z);
+    //float if (t < NEAR_ZERO)
+    //float     return COPYSIGN(ABS(FMA(t * t, @gelu_near(t * t), 0.5R * z)), z);
     return (-0.0R > z ? -0.0R : z) - @scaled(t * g * p, rounded);
 }
 
-/// gelu double
-static REAL @gelu(REAL z)
-{
-    const REAL whole = ABS(z), t = GELU_FLAT < whole ? GELU_FLAT : whole, half = 0.5R * t;
-    const REAL rounded = FMA(t * t, -0.5R * LOG2E, ROUNDER), n = rounded - ROUNDER;
-    const REAL r = FMA(n, -LN2_LOW, FMA(-half, t, n * -LN2_HIGH)), p = @exp_polynomial(r);
-    const REAL g = @gelu_over(t) / @gelu_under(t);
-    return (-0.0R > z ? -0.0R : z) - @scaled(t * g * p, rounded);
-}
-
-/// gelu_tanh float
+/// gelu_tanh
 static REAL @gelu_tanh(REAL z)
 {
     const REAL whole = ABS(z), t = GELU_TANH_FLAT < whole ? GELU_TANH_FLAT : whole;
@@ -175,21 +144,8 @@ static REAL @gelu_tanh(REAL z)
     const REAL rounded = FMA(-t, high, ROUNDER), n = rounded - ROUNDER;
     const REAL r = FMA(-t, low, FMA(-t, high, -n)), p = @exp2_polynomial(r);
     const REAL part = 1.0R / (1.0R + @scaled(p, rounded));
-    if (t < NEAR_ZERO)
-        return COPYSIGN(ABS(FMA(t * t, @gelu_tanh_near(t * t), 0.5R * z)), z);
-    return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
-}
-
-/// gelu_tanh double
-static REAL @gelu_tanh(REAL z)
-{
-    const REAL whole = ABS(z), t = GELU_TANH_FLAT < whole ? GELU_TANH_FLAT : whole;
-    const REAL square = t * t, lost = FMA(t, t, -square), high = FMA(GELU_C3, square, GELU_C1);
-    const REAL low = FMA(GELU_C3, square, GELU_C1 - high) +
-                     FMA(GELU_C3, lost, FMA(GELU_C3_LOW, square, GELU_C1_LOW));
-    const REAL rounded = FMA(-t, high, ROUNDER), n = rounded - ROUNDER;
-    const REAL r = FMA(-t, low, FMA(-t, high, -n)), p = @exp2_polynomial(r);
-    const REAL part = 1.0R / (1.0R + @scaled(p, rounded));
+    //float if (t < NEAR_ZERO)
+    //float     return COPYSIGN(ABS(FMA(t * t, @gelu_tanh_near(t * t), 0.5R * z)), z);
     return (-0.0R > z ? -0.0R : z) - @scaled(t * p * part, rounded);
 }
 

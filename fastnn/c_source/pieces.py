@@ -15,7 +15,8 @@ from .numbers import POLYNOMIALS, constants
 
 __all__ = ["NAMES", "written"]
 
-# "/// name": a piece for both types; "/// name float" for one. In the order in which C wants them.
+# "/// name": a piece for both types; "/// name float" for one. What follows "//float " is in the float form
+# alone. In the order in which C wants them.
 _TEXT = r"""
 /// bits
 /* An unsigned integer as wide as the numbers, and both views of it. */
@@ -359,6 +360,7 @@ def _pieces(real: str, by_output: bool) -> dict[str, str]:
         head, _, body = part.partition("\n")
         name, *only = head.split()
         if not only or only == [real]:
+            body = re.sub(r"//float " if real == "float" else r" *//float .*\n", "", body)
             found[name] = body.strip("\n") + "\n"
     if by_output:
         found["dense"] = _DENSE_BY_OUTPUT.lstrip("\n")
