@@ -136,13 +136,14 @@ cdef struct Prediction:
     char *out           # (rows, n_out)
     char *scratch       # two blocks of activations for each thread
     Watch watch
+    bint watches        # for signals: not where the work is short
     ptrdiff_t block_rows, block_bytes
 
 
 cdef bint given_up(Prediction *p, int thread) noexcept nogil:
     """Between two layers: whether a signal ends the call. A block of rows through a large net takes longer than
     Ctrl-C may wait; through a small one, less than a look at the clock is worth."""
-    if p.net.row_flops < LARGE_ROW_FLOPS:
+    if p.net.row_flops < LARGE_ROW_FLOPS or not p.watches:
         return False
     if thread == 0:
         look(&p.watch)
@@ -238,7 +239,7 @@ cdef void predict_task(void *context, int thread, int n_threads) noexcept nogil:
     for i in range(n_blocks):  # of one height, give or take a row: no rest of a row or two
         if p.watch.interrupted:
             return
-        if thread == 0:
+        if thread == 0 and p.watches:
             look(&p.watch)
         end = row + (last - row) // (n_blocks - i)
         if net.plain:
@@ -279,8 +280,12 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
             predict_heavy_rows(net, x, ld, rows, out, scratch, scratch + bytes_few)
         return 0
     cdef Prediction p
-    begin_watch(&p.watch)
     cdef int n_threads = team_for(flops, seconds()) if flops >= TEAM_FLOPS else 1
+    p.watches = n_threads > 1 or flops >= GIL_FLOPS  # two looks at the clock are 3 % of 16 rows of 64-64-10
+    if p.watches:
+        begin_watch(&p.watch)
+    else:
+        p.watch.interrupted = False
     p.net, p.x, p.ld_x, p.rows, p.out, p.is_bytes = net, x, ld, rows, out, is_bytes
     cdef ptrdiff_t width = net.widest_between if net.n_dense and not is_bytes else net.widest
     cdef ptrdiff_t per_thread = (rows + n_threads - 1) // n_threads
