@@ -1,4 +1,7 @@
-"""Single kernels through `fastnn.ops` beside in-place NumPy: products, activations, softmax, Adam."""
+"""Single kernels through `fastnn.ops` beside in-place NumPy: products, functions of numbers, softmax, Adam.
+
+All activations beside tanh: bench_activations.py; all optimizers beside memory: bench_updates.py.
+"""
 
 import timing
 
@@ -9,7 +12,6 @@ import numpy as np  # noqa: E402
 import fastnn as fn  # noqa: E402
 from fastnn import kernels, ops  # noqa: E402
 from fastnn.bench.limits import fma_peak  # noqa: E402
-from fastnn.devices import array_activations  # noqa: E402
 
 # (batch, n_in, n_out) of layers in the networks of bench_training, single rows, and squares.
 SHAPES = (
@@ -28,7 +30,6 @@ SHAPES = (
     (1024, 1024, 1024),
 )
 ELEMENTS = (1_000, 100_000)
-ACTIVATION_ELEMENTS = 10_000  # of which all arrays are in L1 and L2
 # float32 against float64: sums of up to 1024 terms in units of the largest result; functions of one
 # number are within a few units of the last place.
 PRODUCT_TOLERANCE, ELEMENT_TOLERANCE = 1e-5, 1e-6
@@ -162,44 +163,6 @@ def bench_elements(report):
             )
 
 
-def bench_activations(report):
-    """Every activation of numbers beside tanh, with the slope that training keeps of some, and backward."""
-    z = normal(1, ACTIVATION_ELEMENTS)
-    a, slope, da = np.empty_like(z), np.empty_like(z), normal(1, ACTIVATION_ELEMENTS)
-    before = kernels.isa()
-    for isa in kernels.isa_available()[-1:] if arguments.quick else kernels.isa_available()[1:]:
-        kernels.set_isa(isa)
-        of_tanh = None
-        names = [name for name, kind in kernels.ACTIVATIONS.items() if kind != "rowwise" and name != "tanh"]
-        for name in ("tanh", *names):
-            contenders = [
-                timing.Contender("fastnn", lambda name=name: kernels.activation(name, z, a)),
-                timing.Contender(
-                    "backward", lambda name=name: kernels.activation_backward(name, a, da, slope)
-                ),
-            ]
-            if kernels.ACTIVATIONS[name] == "from_input":
-                both = timing.Contender(
-                    "with slope", lambda name=name: kernels.activation_and_slope(name, z, a, slope)
-                )
-                contenders.append(both)
-            exact = z.astype(np.float64)
-            array_activations.ACTIVATIONS[name][0](np, exact)
-            kernels.activation(name, z, a)
-            error = timing.agree(f"{name}, fastnn", a, exact, ELEMENT_TOLERANCE)
-            timings = timing.compare(contenders, arguments)
-            of_tanh = of_tanh or timings["fastnn"].median
-            shares = " ".join(f"{part} {found.median / of_tanh:.2f}" for part, found in timings.items())
-            report.add(
-                f"{name}, {isa}",
-                timings,
-                error,
-                ns=f"{timings['fastnn'].median / z.size * 1e9:.3f}",
-                of_tanh=shares.replace("fastnn ", ""),
-            )
-    kernels.set_isa(before)
-
-
 class NumpyAdam:
     """Adam in place, as PyTorch writes it."""
 
@@ -259,7 +222,6 @@ def main():
     )
     bench_products(report, peak)
     bench_elements(report)
-    bench_activations(report)
     bench_adam(report)
     report.save()
 

@@ -407,6 +407,9 @@ typedef struct {
 
     /* Runs `turns` turns of a loop of FMAs in registers; gives its multiplications and additions. */
     double (*fma_loop)(ptrdiff_t turns);
+    /* The traffic of an optimizer's step and no more work than it needs: x[q] += c g for q < count <= FASTNN_STATES + 1,
+     * g and all x[q] (n). */
+    void (*stream)(ptrdiff_t n, int count, double c, const void *g, void *const *x);
 
     /* Training steps of a small net on the calling thread, to the bits of the other kernels; returns the first step
      * not done: end, or one with a row or label out of range or with something that is not finite, of which nothing

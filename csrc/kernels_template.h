@@ -79,6 +79,7 @@ const fastnn_kernels TABLE = {
     .piecewise = FN(piecewise),
     .piecewise_backward = FN(piecewise_backward),
     .fma_loop = FN(fma_loop),
+    .stream = FN(stream),
     .small_bytes = FN(small_bytes),
     .small_steps = FN(small_steps),
     .exp = FN(exp_n),

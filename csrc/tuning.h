@@ -59,6 +59,9 @@
 #define TEAM_FLOPS 600000
 /* The same below which training does not even try: a step is then shorter than a few joins. */
 #define LEAST_TEAM_FLOPS 200000
+/* Numbers of a vector from which a single step of an optimizer takes several threads: about 10 us of Adam or SGD on one.
+ * Smaller: a join, and waking workers that sleep, cost more than they give. */
+#define TEAM_ELEMENTS 131072
 /* Steps of training are run in segments of about so long, at whose ends the number of threads is chosen anew and
  * signals are looked at. Shorter: times are noise, and starting the team shows; longer: a bad choice lasts. */
 #define SEGMENT_MICROSECONDS 1000

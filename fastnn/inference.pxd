@@ -94,6 +94,7 @@ cdef struct Net:
     bint chain                 # each step reads the one before, and nothing else
     bint plain                 # a chain of the kinds that predict_block knows
     bint coupled               # rows of a training batch meet before the weights
+    bint counts                # of its norms one at least has statistics that are means over all batches
     bint scales_first          # the first step is a scale, alone to read x: done as rows are gathered
     double x_factor, x_shift   # its own; else 1 and 0
     ptrdiff_t first_trained    # steps before it do not depend on parameters

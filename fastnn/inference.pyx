@@ -23,6 +23,9 @@ cdef extern from "tuning.h" nogil:
     enum: CHUNK_BYTES
     enum: SIGNAL_MILLISECONDS
 
+cdef extern from "pages.h" nogil:
+    void fastnn_ask_for_large_pages(void *block, size_t n_bytes)
+
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
     void PyErr_Fetch(PyObject **type, PyObject **value, PyObject **traceback) noexcept
@@ -51,6 +54,7 @@ cdef char *allocate(ptrdiff_t n_bytes) except NULL:
     cdef char *raw = <char *>calloc(1, n_bytes + 192)
     if raw == NULL:
         raise MemoryError(f"{n_bytes} bytes for the buffers of a program")
+    fastnn_ask_for_large_pages(raw, n_bytes + 192)
     cdef char *aligned = raw + 64 + (64 - <size_t>raw % 64) % 64
     (<char **>aligned - 1)[0] = raw
     return aligned
@@ -94,6 +98,7 @@ cdef int describe(Net *net, tuple steps, Array parameters, Array buffers) except
             describe_tables(s, step.tables, 2 ** (24 if net.size == 4 else 53))
         elif s.kind == BATCH_NORM:
             net.coupled = True
+            net.counts = net.counts or s.momentum < 0
             if buffers is None or buffers.itemsize != net.size or buffers.columns < s.running + step.n_buffers:
                 raise ValueError(f"buffers must have {8 * net.size}-bit numbers for the statistics of step {i}")
             net.buffers = buffers.data

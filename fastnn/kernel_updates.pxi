@@ -32,6 +32,44 @@ cdef void begin_update(fastnn_update *u, uint64_t t) noexcept nogil:
     fastnn_begin_update(u, t)
 
 
+cdef struct Vectors:
+    # One pass over vectors of n numbers: a step of an optimizer, or the traffic of one.
+    const fastnn_kernels *table
+    ptrdiff_t n, n_segments
+    const fastnn_update *update
+    const fastnn_segment *segments
+    char *w
+    const char *g
+    void **states
+    int n_streams  # 0: an update
+    double c
+
+
+cdef void vectors_task(void *context, int thread, int n_threads) noexcept nogil:
+    """A thread's share, in whole lines: numbers do not depend on each other."""
+    cdef Vectors *p = <Vectors *>context
+    cdef ptrdiff_t size = p.table.itemsize, lines = (p.n * size + 63) // 64, line = 64 // size, begin, end, i
+    cdef ptrdiff_t first = lines * thread // n_threads * line, last = min(p.n, lines * (thread + 1) // n_threads * line)
+    cdef void *streams[FASTNN_STATES + 1]
+    cdef fastnn_segment segment
+    if p.n_streams:
+        for i in range(p.n_streams):
+            streams[i] = <char *>p.states[i] + first * size
+        if first < last:
+            p.table.stream(last - first, p.n_streams, p.c, p.g + first * size, streams)
+        return
+    for i in range(p.n_segments):
+        segment = p.segments[i]
+        begin, end = max(first, segment.offset), min(last, segment.offset + segment.length)
+        if begin < end:
+            segment.offset, segment.length = begin, end - begin
+            p.table.update(p.update, 1, &segment, p.w, p.g, p.states)
+
+
+cdef void run_vectors(Vectors *p) noexcept nogil:
+    run_team(vectors_task, p, thread_limit() if p.n >= TEAM_ELEMENTS else 1)
+
+
 def update(optimizer, w, g, states, uint64_t step, double lr, segments=None):
     """Step number `step` (from 1) of an optimizer on w (n,) and its states, each (n,), in place.
 
@@ -39,6 +77,7 @@ def update(optimizer, w, g, states, uint64_t step, double lr, segments=None):
     segments : (offset, length, lr, decay, l1) each, or None: all, as the description says. What is in none stays.
     """
     cdef fastnn_update u
+    cdef Vectors vectors
     cdef void *pointers[FASTNN_STATES]
     cdef Array w_ = Array(w, True), g_ = Array(g)
     cdef list held = [Array(state, True) for state in states]
@@ -71,10 +110,36 @@ def update(optimizer, w, g, states, uint64_t step, double lr, segments=None):
                 raise ValueError(f"segments[{i}] must lie within {n} parameters, got offset {offset}, length {length}")
             list_[i].offset, list_[i].length = offset, length
             list_[i].lr, list_[i].decay, list_[i].l1 = rate, decay, l1
+        vectors.table, vectors.n, vectors.n_segments, vectors.n_streams = t, n, count, 0
+        vectors.update, vectors.segments = &u, list_
+        vectors.w, vectors.g, vectors.states = w_.data, g_.data, pointers
         with nogil:
-            t.update(&u, count, list_, w_.data, g_.data, pointers)
+            run_vectors(&vectors)
     finally:
         free(list_)
+
+
+def stream(g, vectors, double c):
+    """x += c g for each x of `vectors`, all (n,), in place: what an optimizer with one state less than there are
+    vectors reads and writes, the yardstick of its speed."""
+    cdef Array g_ = Array(g), array
+    cdef list held = [Array(x, True) for x in vectors]
+    cdef const fastnn_kernels *t = table_for(g_)
+    cdef void *pointers[FASTNN_STATES + 1]
+    cdef Vectors p
+    cdef int i
+    if not 1 <= len(held) <= FASTNN_STATES + 1:
+        raise ValueError(f"vectors must be 1 to {FASTNN_STATES + 1} arrays, got {len(held)}")
+    check_shape(g_, 1, g_.columns, "g")
+    for i in range(len(held)):
+        array = held[i]
+        table_for(g_, array)
+        check_shape(array, 1, g_.columns, "an array of vectors")
+        pointers[i] = array.data
+    memset(&p, 0, sizeof(p))
+    p.table, p.n, p.n_streams, p.c, p.g, p.states = t, g_.columns, len(held), c, g_.data, pointers
+    with nogil:
+        run_vectors(&p)
 
 
 def dot(a, b):

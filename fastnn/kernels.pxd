@@ -262,6 +262,7 @@ cdef extern from "fastnn.h" nogil:
         void (*tanh)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         void (*sigmoid)(ptrdiff_t n, const void *x, void *out) noexcept nogil
         double (*fma_loop)(ptrdiff_t turns) noexcept nogil
+        void (*stream)(ptrdiff_t n, int count, double c, const void *g, void *const *x) noexcept nogil
 
     int fastnn_small_takes(const fastnn_loss *loss)
 

@@ -40,6 +40,7 @@ cdef extern from "update_steps.h" nogil:
     void fastnn_begin_update(fastnn_update *u, uint64_t t)
 
 cdef extern from "tuning.h" nogil:
+    enum: TEAM_ELEMENTS
     enum: TEAM_FLOPS
 
 cdef extern from *:

@@ -49,6 +49,8 @@ cdef double number_in(const Net *net, ptrdiff_t i) noexcept nogil:
 cdef void count_batch(Net *net) noexcept nogil:
     """One batch more for the norms whose running statistics are means over all batches."""
     cdef ptrdiff_t i, at
+    if not net.counts:
+        return
     for i in range(net.n_steps):
         if net.layers[i].kind == BATCH_NORM and net.layers[i].momentum < 0:
             at = net.layers[i].running + 2 * net.layers[i].n_out

@@ -1,4 +1,7 @@
-"""One result: every activation and loss, on each instruction set and 1 to 4 threads, and a row by itself."""
+"""One result: every activation, loss and kind of layer, on each instruction set and 1 to 4 threads.
+
+And of a row by itself, or among any others.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layer_cases import NETWORKS
 from loss_targets import targets_of
+from test_layer_gradients import KINDS
 
 import fastnn as fn
 from fastnn import kernels
@@ -60,3 +65,37 @@ def test_every_activation_has_one_result(threads: Any, activation: str) -> None:
 @pytest.mark.parametrize("loss", kernels.LOSSES)
 def test_every_loss_has_one_result(threads: Any, loss: str) -> None:
     one_result(threads, "tanh", loss)
+
+
+# Narrow ones, of which some take codes from columns 1 and 4, and those whose rows are several vectors.
+LAYERS = {kind: (*layers, fn.Activation("mish"), fn.Dense(3)) for kind, layers in KINDS.items()}
+LAYERS |= {f"{name}, wide": layers("gelu_tanh") for name, layers in NETWORKS.items()}
+
+
+def trained_layers(kind: str, dtype: str) -> bytes:
+    """Parameters, running statistics and predictions of a net after a few steps and a ragged one."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(N_ROWS, N_IN)).astype(dtype), rng.integers(0, 3, N_ROWS)
+    x[:, [1, 4]] = rng.integers(-1, 6, (N_ROWS, 2))
+    trainer = fn.Trainer(fn.Sequential(*LAYERS[kind], dtype=dtype), "cross_entropy", fn.AdamW(0.01), seed=2)
+    trainer.model.build(N_IN, seed=2)
+    trainer.run(x, y, rng.integers(0, N_ROWS, (3, 37)), sample_weight=rng.random(N_ROWS) + 0.1)
+    trainer.run(x, y, rng.integers(0, N_ROWS, (1, 5)))
+    model = trainer.model
+    whole, handle = model.predict(x), model.compile()
+    for rows in (slice(0, 1), slice(17, 19), slice(40, 41), slice(3, 32)):
+        np.testing.assert_array_equal(model.predict(x[rows]), whole[rows])
+        np.testing.assert_array_equal(handle(x[rows]), whole[rows])
+    return bytes(model.parameters.tobytes() + model.buffers.tobytes() + whole.tobytes())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_kind_of_layer_has_one_result(threads: Any, kind: str, dtype: str) -> None:
+    found = set()
+    for isa in kernels.isa_available():
+        kernels.set_isa(isa)
+        for n in (1, 2, 3, 4):
+            threads(n)
+            found.add(trained_layers(kind, dtype))
+    assert len(found) == 1

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_gradients import close
 from test_program import central_differences
+from test_torch import apply
 
 import fastnn as fn
 from fastnn import devices
@@ -150,7 +151,7 @@ def forward(torch: Any, steps: Any, parameters: Any, x: Array) -> Any:
         else:
             assert s.kind == "activation"
         if s.activation != "identity":
-            a = getattr(functional, s.activation)(a)
+            a = apply(torch, s.activation, a)
         results[i] = a
     return results[len(steps) - 1]
 

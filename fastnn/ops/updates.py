@@ -1,4 +1,7 @@
-"""Steps of optimizers in place."""
+"""Steps of optimizers in place.
+
+Long vectors are shared among the threads of `fn.set_num_threads`, with the bits of one.
+"""
 
 from __future__ import annotations
 
