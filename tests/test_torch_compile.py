@@ -56,7 +56,7 @@ class Made(nn.Module):
 
 
 # Nodes that PyTorch runs: looked up tables and views.
-LEFT = {"categories": 6, "images": 1, "functional": 1}
+LEFT = {"categories": 8, "images": 1, "functional": 1}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -106,12 +106,24 @@ def test_inputs_of_any_stride_are_read() -> None:
         same(quick(x), module(x))
 
 
+def test_a_number_that_changes_is_seen() -> None:
+    module = MODULES["layer norm"]()
+    quick, x = compiled(module, dynamic=True), torch.randn(5, 6)
+    with torch.no_grad():
+        for eps in (1e-5, 0.5, 2.0):
+            module[1].eps = eps
+            same(quick(x), module(x))
+        for scale in (0.5, 2.0, 3.0):
+            scaled = compiled(Made(lambda self, x, scale: self.a(x) * scale, a=nn.Linear(6, 6)), dynamic=True)
+            same(scaled(x, scale), scaled(x, 1.0) * scale)
+
+
 # ---------------------------------------------------------------- weights
 
 
 CHANGES = {
     "in place": lambda w: w.mul_(2),
-    "by an index": lambda w: w[0].zero_(),
+    "by an index": lambda w: w[0].add_(5),
     "copied": lambda w: w.copy_(torch.ones_like(w)),
     "data exchanged": lambda w: setattr(w, "data", torch.randn(w.shape)),
 }
@@ -119,7 +131,8 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_weights_are_seen(change: str) -> None:
-    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    module = stirred(module).eval()
     quick, x = compiled(module), torch.randn(5, 6)
     with torch.no_grad():
         before = quick(x)
@@ -232,7 +245,7 @@ def test_dropout_in_train_mode_is_left() -> None:
     module = MODULES["batch norm"]().train()
     with torch.no_grad():
         report = explain(module, torch.randn(8, 6))
-    assert report.n_left == 3  # both, and the ReLU between
+    assert report.n_left == 4  # both, the count of batches, and the ReLU between
     assert report.n_parts == 2
 
 

@@ -92,7 +92,7 @@ def _judged(module: nn.Module) -> str:
     found: dict[str, str] = {}
     for path, one in module.named_modules():
         if torch.nn.utils.parametrize.is_parametrized(one):
-            names = ", ".join(one.parametrizations)  # type: ignore[arg-type]
+            names = ", ".join(one.parametrizations)
             raise ValueError(
                 f"{_name(path, one)} must have no parametrization, has one of {names}; "
                 "torch.nn.utils.parametrize.remove_parametrizations makes it a plain parameter"
@@ -148,12 +148,12 @@ def _all(placed: Iterable[Placed]) -> Iterable[Placed]:
 # ---------------------------------------------------------------- tracing
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(fx.Tracer):  # type: ignore[misc]
     """Stops at modules that are known, and at all of PyTorch's."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, own.OWN) or is_known_module(m)
-        return known or super().is_leaf_module(m, module_qualified_name)
+        return known or bool(super().is_leaf_module(m, module_qualified_name))
 
 
 def _structure(module: nn.Module, path: str, n_in: int | None) -> Structure:
@@ -309,11 +309,8 @@ def _changes_in_place(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return (
-        name.endswith("_")
-        or node.kwargs.get("inplace") is True
-        or (getattr(node.target, "__module__", "") == "_operator" and name.startswith("i"))
-    )
+    is_assignment = getattr(node.target, "__module__", "") == "_operator" and name.startswith("i")
+    return bool(name.endswith("_") or node.kwargs.get("inplace") is True or is_assignment)
 
 
 def _judge_flow(node: fx.Node, operation: Operation, before: dict[Any, Operation], where: str) -> None:
@@ -338,7 +335,7 @@ def _tells_rows(node: fx.Node) -> bool:
     if node.op == "call_method" and node.target == "size":
         return True
     if node.op == "call_function" and node.target is getattr:
-        return node.args[1] == "shape"
+        return bool(node.args[1] == "shape")
     first = node.args[0] if node.args else None
     reads_shape = isinstance(first, fx.Node) and first.op != "placeholder" and _tells_rows(first)
     return node.op == "call_function" and reads_shape

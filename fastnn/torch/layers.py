@@ -38,7 +38,7 @@ class Scale(nn.Module):  # type: ignore[misc]
     """``factor * x + shift``."""
 
     def __init__(
-        self, factor: Sequence[float] | float, shift: Sequence[float] | float, dtype: Any
+        self, factor: tuple[float, ...] | float, shift: tuple[float, ...] | float, dtype: Any
     ) -> None:
         super().__init__()
         self.given = factor, shift
@@ -239,7 +239,8 @@ def parts(module: nn.Module, path: str, convert: Callable[[nn.Module, str], list
     """
     if isinstance(module, Scale):
         width = next((len(g) for g in module.given if isinstance(g, (tuple, list))), None)
-        return Parts(layers_.Scale(*module.given), n_in=width, n_out=width)
+        factor, shift = module.given
+        return Parts(layers_.Scale(factor, shift), n_in=width, n_out=width)
     if isinstance(module, GaussianNoise):
         return Parts(noise_layers.GaussianNoise(module.std))
     tensors = dict(module.named_parameters(recurse=False))

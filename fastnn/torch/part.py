@@ -81,7 +81,8 @@ class Part(nn.Module):  # type: ignore[misc]
             step = replace(step, weight=self._parameter(weight, n_in * n_out, turned=True))
             step = replace(step, bias=-1 if bias is None else self._parameter(bias, n_out))
         elif kind in ("batch_norm", "layer_norm", "rms_norm", "prelu"):
-            n = n_in if kind != "prelu" else int(weight.meta["example_value"].numel())
+            slopes = operation.tensors["weight"].meta["example_value"] if kind == "prelu" else None
+            n = n_in if slopes is None else int(slopes.numel())
             step = replace(
                 step,
                 shape=(n,),
@@ -233,4 +234,5 @@ def _same_bits(a: Any, b: Any) -> bool:
     """Whether two tensors are equal, NaN being equal to NaN."""
     if torch.equal(a, b):
         return True
-    return a.shape == b.shape and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
+    same_shape = a.shape == b.shape
+    return bool(same_shape and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes())

@@ -106,8 +106,8 @@ def find(graph: fx.Graph) -> tuple[list[Region], list[Left]]:
             if region.results:
                 kept.append(region)
                 continue
-        reason = "has no product beside it, without which a call is not worth it"
-        left += [Left(node, reason) for node in region.operations]
+        alone = "has no product beside it, without which a call is not worth it"
+        left += [Left(node, alone) for node in region.operations]
     return kept, left
 
 
@@ -134,7 +134,7 @@ def _may_change(node: fx.Node) -> bool:
         return True
     if "out" in node.kwargs or node.kwargs.get("inplace", False) is not False:
         return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
+    name = _name_of(node)
     if name.startswith("__"):
         return name not in ("__getitem__",)
     if isinstance(node.target, torch._ops.OpOverload):
@@ -154,6 +154,21 @@ def _may_change(node: fx.Node) -> bool:
 
 # ---------------------------------------------------------------- one node
 
+# Functions whose numbers may be others in each call: those that are not known are left to PyTorch.
+_ARITHMETIC = {"add", "iadd", "sub", "isub", "subtract", "mul", "imul", "multiply", "div", "divide"}
+_ARITHMETIC |= {"truediv", "itruediv", "true_divide", "add_", "sub_", "mul_", "div_", "getitem"}
+
+
+def _name_of(node: fx.Node) -> str:
+    """The name of a function or method."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
+
+
+def _known(argument: Any) -> Any:
+    """The number that a node stands for: with dynamic=True an eps is one. It is guarded by its value then."""
+    value = argument.meta.get("example_value") if isinstance(argument, fx.Node) else None
+    return float(value) if isinstance(value, torch.SymFloat) else argument
+
 
 def _value(node: Any) -> Any:
     """The stand-in of a node's tensor, with its shape and kind."""
@@ -167,7 +182,10 @@ def _fitting(node: fx.Node, grad: bool) -> Operation:
     """What a node does, if fastnn can do that with its tensors."""
     if node.op == "call_module":
         raise Unfit("is a call of a module")
-    operation = read(node.target, node.args, node.kwargs)
+    args, kwargs = node.args, node.kwargs
+    if _name_of(node) not in _ARITHMETIC:
+        args, kwargs = tuple(map(_known, args)), {name: _known(value) for name, value in kwargs.items()}
+    operation = read(node.target, args, kwargs)
     kind, numbers = operation.kind, operation.numbers
     result = _value(node)
     _judge_tensor(result, grad)
