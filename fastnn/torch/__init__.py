@@ -1,9 +1,9 @@
 """PyTorch's modules as fastnn's models and back, and a backend of ``torch.compile``.
 
->>> import fastnn.torch                                             # doctest: +SKIP
->>> model = fastnn.torch.from_torch(module)                         # doctest: +SKIP
->>> module = fastnn.torch.to_torch(model)                           # doctest: +SKIP
->>> quick = torch.compile(module, backend="fastnn")                 # doctest: +SKIP
+>>> import torch, fastnn.torch
+>>> model = fastnn.torch.from_torch(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU()))
+>>> module = fastnn.torch.to_torch(model)
+>>> quick = torch.compile(module, backend=fastnn.torch.backend)    # "fastnn" where it is installed
 """
 
 from __future__ import annotations

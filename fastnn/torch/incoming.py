@@ -53,10 +53,10 @@ def from_torch(module: nn.Module, n_in: int | None = None, *, untie: bool = Fals
 
     Examples
     --------
-    >>> import torch, fastnn.torch                                      # doctest: +SKIP
-    >>> module = torch.nn.Sequential(                                   # doctest: +SKIP
+    >>> import torch, fastnn.torch
+    >>> module = torch.nn.Sequential(
     ...     torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
-    >>> fastnn.torch.from_torch(module).layers                          # doctest: +SKIP
+    >>> fastnn.torch.from_torch(module).layers
     (Dense(units=16, activation='relu'), Dense(units=3))
     """
     if not isinstance(module, nn.Module):

@@ -61,9 +61,9 @@ def to_torch(model: Sequential) -> nn.Module:
 
     Examples
     --------
-    >>> import fastnn as fn, fastnn.torch                               # doctest: +SKIP
-    >>> model = fn.Sequential(fn.Dense(16, activation="relu"), fn.Dense(3)).build(4)    # doctest: +SKIP
-    >>> list(fastnn.torch.to_torch(model).state_dict())                 # doctest: +SKIP
+    >>> import fastnn as fn, fastnn.torch
+    >>> model = fn.Sequential(fn.Dense(16, activation="relu"), fn.Dense(3)).build(4)
+    >>> list(fastnn.torch.to_torch(model).state_dict())
     ['0.weight', '0.bias', '1.weight', '1.bias']
     """
     if not isinstance(model, Sequential):

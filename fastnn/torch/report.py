@@ -75,8 +75,10 @@ def explain(
 
     Examples
     --------
-    >>> with torch.no_grad():                                           # doctest: +SKIP
-    ...     print(fastnn.torch.explain(module, x))
+    >>> import torch, fastnn.torch
+    >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> with torch.no_grad():
+    ...     print(fastnn.torch.explain(module, torch.zeros(5, 4)))
     3 of 3 nodes in fastnn, in 1 parts of 1 graphs
     """
     if not callable(function):
