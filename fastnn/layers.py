@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
 from . import errors, initializers, kernels
@@ -280,6 +281,8 @@ class Residual(Layer):
     projection : bool
         ``x @ w + f(x)`` with a trained w (n_in, n_out), named "2.projection.weight", as He et al. do where
         the widths of x and f(x) differ. Without it they must be equal.
+    shortcut : tuple of layers
+        ``g(x) + f(x)``, g being these layers: "2.shortcut.0.weight" is that of the first.
 
     Examples
     --------
@@ -290,22 +293,31 @@ class Residual(Layer):
 
     layers: tuple[AnyLayer, ...]
     projection: bool = False
+    shortcut: tuple[AnyLayer, ...] = ()
     several: ClassVar[str] = "layers"
+    later: ClassVar[tuple[str, ...]] = ("shortcut",)
 
-    def __init__(self, *layers: AnyLayer, projection: bool = False) -> None:
+    def __init__(
+        self, *layers: AnyLayer, projection: bool = False, shortcut: Sequence[AnyLayer] = ()
+    ) -> None:
         if len(layers) == 1 and isinstance(layers[0], (tuple, list)):
             raise TypeError("layers must be given one by one: Residual(*layers)")
         if not layers:
             raise ValueError("layers must be at least one, got none")
         set_field(self, "layers", _inner("layers", layers))
         set_field(self, "projection", errors.flag("projection", projection))
+        set_field(self, "shortcut", _inner("shortcut", shortcut))
+        if self.projection and self.shortcut:
+            raise ValueError(f"shortcut must be () with projection=True, got {self.shortcut!r}")
 
     def __repr__(self) -> str:
         more = ["projection=True"] if self.projection else []
+        if self.shortcut:
+            more.append(f"shortcut={self.shortcut!r}")
         return f"Residual({', '.join([*map(repr, self.layers), *more])})"
 
     def lower(self, to: Lowering) -> None:
-        """f, the projection where there is one, and a sum."""
+        """f, the projection or shortcut where there is one, and a sum."""
         begin, width = to.at, to.width
         for i, layer in enumerate(self.layers):
             to.within(str(i), layer)
@@ -314,10 +326,20 @@ class Residual(Layer):
             to.at, to.width = begin, width
             to.within("projection", Dense(n_out, bias=False))
             begin = to.at
+        elif self.shortcut:
+            to.at, to.width = begin, width
+            for i, layer in enumerate(self.shortcut):
+                to.within(f"shortcut.{i}", layer)
+            if to.width != n_out:
+                raise ValueError(
+                    f"layer {to.name}, {self!r}: the shortcut gives {to.width} columns and f(x) {n_out}; "
+                    "they must be equal"
+                )
+            begin = to.at
         elif n_out != width:
             raise ValueError(
                 f"layer {to.name}, {self!r}: x has {width} columns and f(x) {n_out}; "
-                "give both the same width, or set projection=True"
+                "give both the same width, or set projection=True, or layers as shortcut"
             )
         to.add(Step("add", to.layer, n_out, n_out), (begin, end))
 

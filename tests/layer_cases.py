@@ -18,6 +18,15 @@ NETWORKS = {
         fn.Dense(5, activation=f),
         fn.Residual(fn.Dense(3, activation=f), projection=True),
     ),
+    "shortcut": lambda f: (
+        fn.Residual(
+            fn.Dense(5, activation=f),
+            fn.Dense(4),
+            shortcut=(fn.LayerNorm(), fn.Dense(4, activation=f), fn.Residual(fn.Dense(4))),
+        ),
+        fn.Activation(f),
+        fn.Residual(fn.Dense(3, activation=f), shortcut=(fn.Dense(3),)),
+    ),
     "nested": lambda f: (
         fn.Residual(fn.Residual(fn.Dense(6, activation=f), fn.Dropout(0.3)), fn.Dense(6)),
         fn.Residual(

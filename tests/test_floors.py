@@ -176,8 +176,21 @@ print(show_config("dict")["version"])
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=lambda p: p.stem)
+PYTHON = [p for p in SOURCES if p.suffix == ".py"]
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parent.name != "torch"], ids=lambda p: p.stem)
 def test_examples_in_docstrings_hold(path: Path) -> None:
+    _run_examples(path)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parent.name == "torch"], ids=lambda p: p.stem)
+def test_examples_in_docstrings_hold_with_pytorch(path: Path) -> None:
+    _run_examples(path)
+
+
+def _run_examples(path: Path) -> None:
     if ">>> " not in path.read_text(encoding="utf-8"):
         return
     parts = path.relative_to(PACKAGE).with_suffix("").parts

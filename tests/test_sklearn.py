@@ -306,6 +306,80 @@ def test_models_move_both_ways(tmp_path):
         ours.from_sklearn(StandardScaler())
 
 
+LINKS = {
+    "classes": (LABELS, "cross_entropy", 10),
+    "two classes": ((LABELS > 4).astype(int), "cross_entropy", 2),
+    "yes or no": ((LABELS > 4).astype(float), "binary_cross_entropy", 1),
+    "values": (np.stack([DIGITS.sum(1), DIGITS[:, 20]], 1), "mse", 2),
+}
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_models_become_estimators_of_scikit_learn(link):
+    y, loss, n_out = LINKS[link]
+    layers = fn.Dense(16), fn.BatchNorm(), fn.Activation("tanh"), fn.Dropout(0.1)
+    model = fn.Sequential(*layers, fn.Dense(8, activation="tanh"), fn.Dense(n_out), dtype="float64")
+    fn.Trainer(model, loss, fn.Adam(lr=0.01), seed=0).fit(DIGITS, y, epochs=5)
+    stock = ours.to_sklearn(model)
+    if link == "values":
+        assert type(stock) is neural_network.MLPRegressor
+        np.testing.assert_allclose(stock.predict(DIGITS), model.predict(DIGITS), rtol=1e-9, atol=1e-11)
+    else:
+        assert type(stock) is neural_network.MLPClassifier
+        expected = model.predict_proba(DIGITS)
+        np.testing.assert_allclose(stock.predict_proba(DIGITS), expected, rtol=1e-9, atol=1e-11)
+        np.testing.assert_array_equal(stock.predict(DIGITS), expected.argmax(1))
+    again = ours.to_fastnn(pickle.loads(pickle.dumps(stock)))
+    if link != "two classes":  # one output there
+        np.testing.assert_allclose(again.predict(DIGITS), model.predict(DIGITS), rtol=1e-9, atol=1e-11)
+    stock.partial_fit(DIGITS, y)
+
+
+def test_several_questions_become_a_classifier_of_many_labels():
+    y = np.stack([LABELS > 4, LABELS % 2 == 0, LABELS == 3], 1).astype(float)
+    model = fn.Sequential(fn.Dense(8, activation="relu"), fn.Dense(3), dtype="float64")
+    fn.Trainer(model, "binary_cross_entropy", fn.Adam(lr=0.01), seed=0).fit(DIGITS, y, epochs=5)
+    stock = ours.to_sklearn(model)
+    np.testing.assert_allclose(stock.predict_proba(DIGITS), model.predict_proba(DIGITS), rtol=1e-12)
+    np.testing.assert_array_equal(stock.predict(DIGITS), model.predict_proba(DIGITS) > 0.5)
+
+
+def test_estimators_of_ours_become_scikit_learns():
+    names = np.array(list("abcdefghij"))[LABELS]
+    own = ours.MLPClassifier((8,), max_iter=4, random_state=0).fit(DIGITS, names)
+    stock = ours.to_sklearn(own)
+    assert type(stock) is neural_network.MLPClassifier
+    assert ours.to_sklearn(stock) is stock
+    for one in (stock, own):
+        one.partial_fit(DIGITS, names)
+    assert_same(stock, own)
+    wide = ours.MLPClassifier((8,), dropout=0.1, batch_norm=True, max_iter=4, random_state=0)
+    wide.fit(DIGITS, names)
+    stock = ours.to_sklearn(wide)
+    np.testing.assert_allclose(stock.predict_proba(DIGITS), wide.predict_proba(DIGITS), rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(stock.predict(DIGITS), wide.predict(DIGITS))
+
+
+REFUSED = {
+    "hidden activations of identity, sigmoid, tanh, relu": (fn.Dense(3, activation="gelu"), fn.Dense(2)),
+    "one activation for all": (
+        fn.Dense(3, activation="relu"), fn.Dense(3, activation="tanh"), fn.Dense(2),
+    ),
+    "got a layer_norm at layer 1": (fn.Dense(3), fn.LayerNorm(), fn.Dense(2)),
+    "a chain of layers, has branches": (fn.Residual(fn.Dense(4)), fn.Dense(2)),
+    "end with no activation, softmax or sigmoid, got 'tanh'": (fn.Dense(3, activation="tanh"),),
+    "have a Dense": (fn.Activation("identity"),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_scikit_learn_has_not_is_named(text):
+    with pytest.raises(ValueError, match=text):
+        ours.to_sklearn(fn.Sequential(*REFUSED[text]).build(4))
+    with pytest.raises(TypeError, match="model must be a Sequential"):
+        ours.to_sklearn(StandardScaler())
+
+
 @pytest.mark.parametrize(("sentence", "shown"), DIFFERENCES, ids=[one for one, _ in DIFFERENCES])
 @pytest.mark.filterwarnings("ignore")
 def test_known_differences_still_differ(sentence, shown):

@@ -12,8 +12,17 @@ try:
 except ImportError:
     raise ImportError("fastnn.sklearn needs scikit-learn: pip install 'fastnn-core[sklearn]'") from None
 
-from .convert import from_sklearn, to_fastnn
+from .convert import from_sklearn, to_fastnn, to_sklearn
 from .estimators import MLPClassifier, MLPRegressor
 from .patching import is_patched, patch, unpatch
 
-__all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn", "is_patched", "patch", "to_fastnn", "unpatch"]
+__all__ = [
+    "MLPClassifier",
+    "MLPRegressor",
+    "from_sklearn",
+    "is_patched",
+    "patch",
+    "to_fastnn",
+    "to_sklearn",
+    "unpatch",
+]
