@@ -5,6 +5,8 @@ Needs the package onnx (``pip install 'fastnn-core[onnx]'``). See docs/interop.m
 
 from __future__ import annotations
 
+from .reading import load
 from .running import Backend, Prepared
+from .writing import export
 
-__all__ = ["Backend", "Prepared"]
+__all__ = ["Backend", "Prepared", "export", "load"]
