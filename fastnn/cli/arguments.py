@@ -63,6 +63,7 @@ examples:
 
 EXPORT_EXAMPLES = """\
 examples:
+  fastnn export digits.safetensors --to onnx
   fastnn export digits.safetensors --to c
   fastnn export digits.safetensors --to c -o firmware/digits.c --name digits --target microcontroller
 """
@@ -172,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
             _export,
             "write a model for use without fastnn",
             "Write a model as C source: one file without dependencies and its header, with the results of\n"
-            "predict to the bit. See docs/interop.md.",
+            "predict to the bit; or as an ONNX file, which needs the package onnx. See docs/interop.md.",
             EXPORT_EXAMPLES,
         )
     )
@@ -219,7 +220,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("model", help="model file that fastnn train or model.save wrote")
-    export.add_argument("--to", required=True, choices=["c"], help="what to write")
+    export.add_argument("--to", required=True, choices=["c", "onnx"], help="what to write")
     export.add_argument(
         "-o", "--output", metavar="FILE", help="file to write (default: MODEL with that ending)"
     )

@@ -18,6 +18,12 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if output is None:
         output = f"{os.path.splitext(arguments.model)[0]}.{arguments.to}"
+    if arguments.to == "onnx":
+        from .. import onnx
+
+        onnx.export(model, output)
+        print(output)
+        return 0
     for path in fn.to_c(model, output, arguments.name, target=arguments.target):
         print(path)
     return 0
