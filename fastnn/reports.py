@@ -146,7 +146,7 @@ class Board:
     trainings : int
     """
 
-    PAUSE = 0.2  # seconds between two looks: each wakes a thread that the trainings do without
+    PAUSE = 0.2  # seconds between two pictures of the bar
 
     def __init__(self, epochs: int, trainings: int) -> None:
         self._trainings = trainings
