@@ -21,7 +21,7 @@ except (ImportError, ValueError) as _error:
     sys.exit(1 if isinstance(_error, ImportError) else 2)  # 2: FASTNN_ISA or FASTNN_NUM_THREADS is wrong
 
 from . import devices, errors, ops
-from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+from .callbacks import Callback, EarlyStopping, ReduceLROnPlateau
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
 from .history import History
 from .input_layers import Flatten, Periodic, PiecewiseLinear
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .lr_finder import LRFinder, lr_find
     from .many import fit_many
+    from .model_checkpoint import ModelCheckpoint
     from .named_weights import load_weights, save_weights
     from .searching import cross_validate, grid
 
@@ -150,6 +151,7 @@ _LAZY_NAMES = {
     "update_statistics": "averages",
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
+    "ModelCheckpoint": "model_checkpoint",
     "fit_many": "many",
     "cross_validate": "searching",
     "grid": "searching",

@@ -37,11 +37,17 @@ class Engine:
     device: str
     seed: int
     epoch: int
+    epoch_step: int
     history: History
     _rate_factor: float
     _callbacks: tuple[Callback, ...]
     _running: bool
     _fitted: Any
+    _validated: Any
+    _measured_at: Any
+    _halted: bool
+    _paused: bool
+    _sums: tuple[float, float]
     _rows: Array | None
     _watchers: tuple[Callback, ...]
     _interrupted: bool
@@ -87,6 +93,7 @@ class Engine:
                 # The model was built anew: what was learned about the old parameters is void.
                 self._interrupted, self._resumed_states, self._saved = False, [], None
                 self.epoch, self.history, self._rate_factor = 0, History(), 1.0
+                self.epoch_step, self._sums = 0, (0.0, 0.0)
             steps, loss = self.model.steps, self.loss
             program = devices.make(
                 self.device,
@@ -162,4 +169,8 @@ class Engine:
         state["_program"] = state["_block"] = state["_gate"] = state["_learn"] = None
         state["_callbacks"], state["_running"], state["_fitted"] = (), False, None  # the fit runs here
         state["_rows"], state["_watchers"] = None, ()
+        state["_validated"] = state["_measured_at"] = None
+        state["_halted"] = state["_paused"] = False
+        if not self._interrupted:
+            state["epoch_step"], state["_sums"] = 0, (0.0, 0.0)
         return state

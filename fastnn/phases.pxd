@@ -33,6 +33,8 @@ cdef struct Run:
     ptrdiff_t begin, end       # steps that the team is at
     double until               # seconds at which the team ends early, 0: never
     bint cut                   # it did; end is moved
+    double deadline            # seconds at which the run ends early, at a step; 0: never
+    bint out_of_time           # it did
     ptrdiff_t done
     double loss_sum, weight_sum
     double *step_losses        # (n_steps,) what each adds to loss_sum, or NULL

@@ -39,6 +39,8 @@ class Program:
         sample_weight: NDArray[np.float64] | None = None,
         momenta: NDArray[np.float64] | None = None,
         step_losses: NDArray[np.float64] | None = None,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
     ) -> tuple[float, float]: ...
     def learn(self, x: Real, y: Real | NDArray[np.int64], lr: float) -> float | None: ...
     def gradient(

@@ -187,8 +187,12 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
         look(&r.watch)
         if r.done < r.end or r.watch.interrupted:
             return
-        note_time(p, n_threads, (seconds() - begin) / (r.end - first))
+        taken = seconds() - begin
+        note_time(p, n_threads, taken / (r.end - first))
         r.begin = r.end
+        if r.deadline != 0 and begin + taken >= r.deadline:
+            r.out_of_time = True
+            return
 
 
 cdef class Program:
@@ -400,6 +404,8 @@ cdef class Program:
             self.lock.release()
         if r.watch.interrupted:
             return raise_again(&r.watch)
+        if r.out_of_time:
+            return 0
         if r.done < r.n_steps and memchr(r.bad, CHANGED, FASTNN_MAX_THREADS) != NULL:
             raise RuntimeError("order or y was changed while the trainer was at work on it; steps before are done")
         if r.done < r.n_steps:
@@ -408,7 +414,8 @@ cdef class Program:
                                   layer=None if i == net.n_steps else -1 if i < 0 else self.steps[i].layer)
         return 0
 
-    def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None):
+    def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None, sums=(0.0, 0.0),
+            seconds_left=None):
         """One step for each row of `order`, without the GIL: (sum of w l, sum of w) over all rows of all steps.
 
         x : (rows, n_in) of the parameters' dtype, columns side by side; never scanned
@@ -417,6 +424,8 @@ cdef class Program:
         rates : float64 (steps,); sample_weight : float64 (rows,) or None
         momenta : float64 (steps,), in place of the optimizer's momentum or first beta, or None
         step_losses : float64 (steps,) to be filled with each step's share of the first sum, or None
+        sums : what the sums begin with: a run in parts then has the bits of the whole
+        seconds_left : after which it ends at a step, as `step` tells; None: it goes to the end
         Raises DivergenceError before the update of the first batch whose loss is not finite, ValueError for
         rows and labels out of range, KeyboardInterrupt at the end of a step.
         """
@@ -432,6 +441,9 @@ cdef class Program:
         if momenta_ is not None and momenta_.shape[0] != order_.shape[0]:
             raise ValueError(f"momenta must have {order_.shape[0]} elements, got {momenta_.shape[0]}")
         r.n_steps, r.batch, r.training = order_.shape[0], order_.shape[1], True
+        r.loss_sum, r.weight_sum = sums
+        if seconds_left is not None:
+            r.deadline = seconds() + <double>seconds_left
         if r.n_steps and r.batch:
             r.order, r.rates = &order_[0, 0], &rates_[0]
             r.momenta = &momenta_[0] if momenta_ is not None else NULL

@@ -24,9 +24,9 @@ from .trainer import Trainer
 
 __all__ = ["Job", "run"]
 
-# Seconds that the main thread sleeps at a time. A lock wakes it for a signal only where the system gave that to the
-# main thread while it slept: not one that another thread received, that came just before the sleep, or that
-# `_thread.interrupt_main` made. Python's handler runs when it wakes; 25 wakings a second cost nothing.
+# Seconds that the main thread sleeps at a time. A lock wakes it for a signal only where the system gave that
+# to the main thread while it slept: not one that another thread received, that came just before the sleep,
+# or that `_thread.interrupt_main` made. Python's handler runs when it wakes; that costs next to nothing.
 PAUSE = 0.04
 
 

@@ -7,6 +7,7 @@ benchmarks: so it is plain, but allocates nothing large in a step and works in p
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -243,11 +244,15 @@ class ArrayProgram:
         rates: NDArray[np.float64],
         sample_weight: Array | None = None,
         momenta: NDArray[np.float64] | None = None,
+        *,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
     ) -> tuple[float, float]:
-        """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
+        """See `Program.run`."""
         o = self._optimizer
         assert o is not None
-        loss_sum = weight_sum = 0.0
+        loss_sum, weight_sum = sums
+        deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         # A loss that overflows is an answer here, not an accident: it is looked at in _losses.
         with np.errstate(all="ignore"):
             for i, rows in enumerate(order):
@@ -274,6 +279,8 @@ class ArrayProgram:
                 self.step += 1
                 loss_sum += loss
                 weight_sum += total
+                if time.monotonic() >= deadline:
+                    break
         return loss_sum, weight_sum
 
     def _update(self, o: Optimizer, rate: float, batch_weight: float) -> None:

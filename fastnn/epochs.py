@@ -1,0 +1,115 @@
+"""The steps of one epoch: in one call of the program, or in as many as callbacks want to look in between.
+
+Nothing of a training depends on where it was cut: the sums of the loss go on from part to part, and all else
+goes by the number of the step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from .callbacks import Callback, Team
+from .samples import Sample
+from .stepping import batches
+
+if TYPE_CHECKING:
+    from . import devices
+
+__all__ = ["Piece", "TimeLimit", "judge_plan", "pieces_of", "walk"]
+
+Array = NDArray[Any]
+# Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
+Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
+
+
+def walk(trainer: Any, program: devices.Program, pieces: Iterable[Piece], team: Team) -> bool:
+    """Do the steps of the running epoch that are left, and let callbacks look in where they have asked to.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece
+        The steps of the epoch from number `trainer.epoch_step` on, in their order.
+
+    Returns
+    -------
+    bool
+        Whether the epoch was done to its end: False where a callback has stopped the fit in its middle.
+    """
+    number, saves = trainer.epoch + 1, False
+    pieces = iter(pieces)
+    for x, y, order, weights in pieces:
+        done, n_steps = 0, len(order) if order.size else 0
+        while done < n_steps:
+            if saves:
+                team.step_checkpoint(trainer, number)
+            step, when = team.asked(trainer)
+            end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
+            left = None if math.isinf(when) else max(0.0, when - time.monotonic())
+            n_before = program.step
+            trainer._go_on(program, (x, y, order[done:end], weights), left)
+            done += program.step - n_before
+            saves = team.step(trainer, number)
+            # After its last step the epoch ends as any other.
+            if trainer._halted and (done < n_steps or any(order.size for _, _, order, _ in pieces)):
+                team.step_checkpoint(trainer, number, ends=True)
+                return False
+    return True
+
+
+def pieces_of(
+    trainer: Any, trained: Sample, weights: Array | None, batch_size: int | None, shuffle: bool
+) -> Iterable[Piece]:
+    """What is left of the running epoch on arrays: whole batches, and the rest as a smaller one."""
+    if batch_size is None:
+        batch_size, shuffle = len(trained), False
+    whole, rest = batches(trainer.seed, trainer.epoch, len(trained), batch_size, shuffle)
+    done = trainer.epoch_step
+    for order in (whole[done:], rest[max(0, done - len(whole)) :]):
+        if order.size:
+            order = trained.rows[order] if trained.rows is not None else order
+            yield trained.x, trained.y, order, weights
+
+
+class TimeLimit(Callback):
+    """Ends a fit at the step that is running when its time is over; what a checkpoint then keeps goes on.
+
+    Parameters
+    ----------
+    seconds : float
+        From the beginning of the fit.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = math.inf
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    def next_time(self, trainer: Any) -> float | None:
+        return self._end
+
+    def on_step(self, trainer: Any, epoch: int) -> None:
+        trainer._pause(f"the time limit of {self.seconds:g} s is over in epoch {epoch}, step {trainer.step}")
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        if time.monotonic() >= self._end and epoch < trainer.last_epoch and trainer.stop_reason is None:
+            trainer._pause(f"the time limit of {self.seconds:g} s is over after epoch {epoch}")
+
+
+def judge_plan(trainer: Any, plan: dict[str, Any]) -> None:
+    """Refuse to finish an epoch in another order than it was begun in."""
+    theirs = trainer._plan
+    if not trainer.epoch_step or plan == theirs:
+        return
+    names = [name for name in {**theirs, **plan} if theirs.get(name) != plan.get(name)]
+    told = "; ".join(f"{name} was {theirs.get(name)!r} and is {plan.get(name)!r}" for name in names)
+    raise ValueError(
+        f"fit must go on with epoch {trainer.epoch + 1} after its step {trainer.epoch_step} as it was begun, "
+        f"but {told}"
+    )
