@@ -145,7 +145,7 @@ def writer(trainer: Any, copied: bool) -> Callable[[Any], None]:
         "callbacks": encoded,
         "history": list(history),
     }
-    if trainer._paused:  # not the end of what is to go on
+    if trainer._running and trainer._paused:  # not the end of what is to go on
         training["stop_reason"] = None
     if trainer.epoch_step:
         loss_sum, weight_sum = trainer._sums

@@ -136,6 +136,11 @@ class Engine:
     def rate_factor(self, value: float) -> None:
         self._rate_factor = errors.real("rate_factor", value)
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the last fit ended by its `time_limit`."""
+        return self._paused
+
     def averaged(self) -> Sequential:
         """A copy of the model with the moving average of the weights that the optimizer's `ema` asks for.
 
@@ -170,7 +175,7 @@ class Engine:
         state["_callbacks"], state["_running"], state["_fitted"] = (), False, None  # the fit runs here
         state["_rows"], state["_watchers"] = None, ()
         state["_validated"] = state["_measured_at"] = None
-        state["_halted"] = state["_paused"] = False
+        state["_halted"] = False
         if not self._interrupted:
             state["epoch_step"], state["_sums"] = 0, (0.0, 0.0)
         return state

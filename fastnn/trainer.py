@@ -262,7 +262,7 @@ class Trainer(Engine):
             team.end(self, None)
         finally:
             self._callbacks, self._running, self._fitted, self._validated = (), False, None, None
-            self._measured_at, self._halted, self._paused = None, False, False
+            self._measured_at, self._halted = None, False
             self.epoch_step, self._sums = 0, (0.0, 0.0)  # steps of an epoch that did not end count as steps
         return history
 
@@ -298,6 +298,7 @@ class Trainer(Engine):
 
     def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
         """Set how far the fit goes; gives the history that it will return."""
+        self._paused = False
         if self._interrupted:
             history, self.last_epoch = (
                 self.history.copy(self._fit_begun),

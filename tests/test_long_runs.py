@@ -237,6 +237,10 @@ def test_a_limit_that_is_over_between_epochs_is_no_end_either(tmp_path: Path) ->
     resumed = make("small")
     resumed.resume(tmp_path / "c")
     assert (resumed.stop_reason, resumed.epoch) == (None, 1)
+    assert trainer.out_of_time
+    assert not resumed.out_of_time
+    trainer.fit(x, y)
+    assert not trainer.out_of_time
 
 
 def test_minutes_are_those_since_the_last_file(tmp_path: Path) -> None:
