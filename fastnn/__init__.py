@@ -52,7 +52,7 @@ from .reports import CSVLogger, ProgressBar
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import data, metrics, schedules
+    from . import data, metrics, samplers, schedules
     from .averages import WeightAverage, update_statistics
     from .c_source import to_c
     from .ensemble import Ensemble
@@ -135,6 +135,7 @@ __all__ = [
     "lr_find",
     "metrics",
     "ops",
+    "samplers",
     "save_weights",
     "schedules",
     "set_num_threads",
@@ -144,7 +145,7 @@ __all__ = [
 ]
 
 
-_LAZY = ("data", "metrics", "schedules")
+_LAZY = ("data", "metrics", "samplers", "schedules")
 # Names of modules that few need.
 _LAZY_NAMES = {
     "WeightAverage": "averages",

@@ -39,6 +39,7 @@ class Engine:
     epoch: int
     epoch_step: int
     history: History
+    stop_reason: str | None
     _rate_factor: float
     _callbacks: tuple[Callback, ...]
     _running: bool
@@ -57,6 +58,9 @@ class Engine:
     _gate: Gate | None
     _learn: Callable[[Any, Any, float], float | None] | None
     _saved: tuple[Array, Array, int, int] | None
+
+    def _measured(self, sample: Any, with_loss: bool = True) -> dict[str, float]:
+        raise NotImplementedError
 
     # ------------------------------------------------------------ the program
 
@@ -140,6 +144,33 @@ class Engine:
     def out_of_time(self) -> bool:
         """Whether the last fit ended by its `time_limit`."""
         return self._paused
+
+    # ------------------------------------------------------------ the running fit, for callbacks
+
+    def stop(self, reason: str, *, now: bool = False) -> None:
+        """End the running fit after the epoch that is running, or now, at this step; for callbacks."""
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a text, got {reason!r}")
+        self._halted = errors.flag("now", now) or self._halted
+        self.stop_reason = reason
+
+    def _pause(self, reason: str) -> None:
+        """End the running fit now, for a checkpoint of this moment to go on with."""
+        if self.stop_reason is None:
+            self._paused = True
+            self.stop(reason, now=True)
+
+    def validate(self) -> dict[str, float]:
+        """What the validation rows of the running fit give at this step, under the names of its history.
+
+        For callbacks; several at one step share one measurement.
+        """
+        if self._validated is None:
+            raise RuntimeError("validate must be called while a fit with validation rows is running")
+        if self._measured_at is None or self._measured_at[0] != self.step:
+            found = {f"val_{name}": value for name, value in self._measured(self._validated).items()}
+            self._measured_at = self.step, found
+        return dict(self._measured_at[1])
 
     def averaged(self) -> Sequential:
         """A copy of the model with the moving average of the weights that the optimizer's `ema` asks for.

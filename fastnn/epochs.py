@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from .callbacks import Callback, Team
-from .samples import Sample
-from .stepping import batches
+from .late_dataclass import dataclass
+from .samples import Sample, Task
+from .stepping import batches, cut
 
 if TYPE_CHECKING:
     from . import devices
 
-__all__ = ["Piece", "TimeLimit", "judge_plan", "pieces_of", "walk"]
+__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "walk"]
 
 Array = NDArray[Any]
 # Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
@@ -61,18 +62,74 @@ def walk(trainer: Any, program: devices.Program, pieces: Iterable[Piece], team: 
     return True
 
 
-def pieces_of(
-    trainer: Any, trained: Sample, weights: Array | None, batch_size: int | None, shuffle: bool
-) -> Iterable[Piece]:
-    """What is left of the running epoch on arrays: whole batches, and the rest as a smaller one."""
+@dataclass(frozen=True, eq=False)
+class Course:
+    """How the epochs of a fit on arrays go.
+
+    Parameters
+    ----------
+    trained : Sample
+    weights : ndarray or None
+        Of all rows of x.
+    batch_size : int or None
+        None: all rows are one batch, in their order.
+    shuffle : bool
+    sampler : Sampler or None
+        What gives the order of an epoch; None: each row once.
+    draw : function or None
+        (seed, epochs done) -> row numbers, of that sampler.
+    """
+
+    trained: Sample
+    weights: Array | None
+    batch_size: int | None
+    shuffle: bool
+    sampler: Any = None
+    draw: Callable[[int, int], Array] | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What a fit that goes on inside an epoch must have alike."""
+        found = {"rows": len(self.trained), "batch_size": self.batch_size, "shuffle": self.shuffle}
+        return found if self.sampler is None else {**found, "sampler": self.sampler.told()}
+
+    def pieces(self, trainer: Any) -> Iterator[Piece]:
+        """What is left of the running epoch: whole batches, and the rest as a smaller one."""
+        trained, done = self.trained, trainer.epoch_step
+        if self.draw is not None:
+            assert self.batch_size is not None
+            parts = cut(self.draw(trainer.seed, trainer.epoch), self.batch_size)
+        else:
+            n = len(trained)
+            shuffle = self.shuffle and self.batch_size is not None
+            parts = batches(trainer.seed, trainer.epoch, n, self.batch_size or n, shuffle)
+        whole, rest = parts
+        for order in (whole[done:], rest[max(0, done - len(whole)) :]):
+            if order.size:
+                if trained.rows is not None and self.draw is None:
+                    order = trained.rows[order]
+                yield trained.x, trained.y, order, self.weights
+
+
+def course_of(
+    task: Task,
+    trained: Sample,
+    weights: Array | None,
+    *,
+    batch_size: int | None,
+    shuffle: bool,
+    sampler: object,
+) -> Course:
+    """The course of a fit, judged."""
+    if sampler is None:
+        return Course(trained, weights, batch_size, shuffle)
+    from . import samplers  # 1 ms that only its users pay
+
+    found = samplers.get(sampler)
     if batch_size is None:
-        batch_size, shuffle = len(trained), False
-    whole, rest = batches(trainer.seed, trainer.epoch, len(trained), batch_size, shuffle)
-    done = trainer.epoch_step
-    for order in (whole[done:], rest[max(0, done - len(whole)) :]):
-        if order.size:
-            order = trained.rows[order] if trained.rows is not None else order
-            yield trained.x, trained.y, order, weights
+        raise ValueError("sampler must be None with batch_size=None, which takes all rows")
+    if not shuffle:
+        raise ValueError("shuffle must be True with a sampler, which gives the order itself, got False")
+    return Course(trained, weights, batch_size, shuffle, found, samplers.bound(found, task, trained, weights))
 
 
 class TimeLimit(Callback):

@@ -12,7 +12,7 @@ from . import callbacks as callbacks_
 from . import devices, errors, losses, optimizers, validation
 from .callbacks import Callback
 from .engine import Engine
-from .epochs import Piece, TimeLimit, judge_plan, pieces_of, walk
+from .epochs import Piece, TimeLimit, course_of, judge_plan, walk
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
@@ -139,6 +139,7 @@ class Trainer(Engine):
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
         time_limit: float | None = None,
+        sampler: Any = None,
     ) -> History:
         """Train on mini-batches; a second call trains `epochs` more.
 
@@ -176,6 +177,9 @@ class Trainer(Engine):
         time_limit : float, optional
             Seconds after which the fit ends at a step, and `ModelCheckpoint` saves: what resumes that file
             goes on to the bits of a fit without limit. `stop_reason` tells; the epoch begun does not count.
+        sampler : Sampler or callable, optional
+            Which rows an epoch takes, in what order: of `fastnn.samplers`, or ``f(rng, epoch) -> row numbers``
+            of your own. rng is a NumPy generator made from seed and epoch; epochs count from 1.
 
         Returns
         -------
@@ -223,7 +227,8 @@ class Trainer(Engine):
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
-        plan = {"rows": len(trained), "batch_size": batch_size, "shuffle": shuffle}
+        course = course_of(task, trained, weights, batch_size=batch_size, shuffle=shuffle, sampler=sampler)
+        plan = course.told()
         if self._interrupted:
             callbacks_.judge_resumed(given, self._resumed_states)
             judge_plan(self, plan)
@@ -242,7 +247,7 @@ class Trainer(Engine):
             while self.epoch < self.last_epoch and self.stop_reason is None:
                 if not self.epoch_step:
                     team.epoch_begin(self, self.epoch + 1)
-                if not walk(self, program, pieces_of(self, trained, weights, batch_size, shuffle), team):
+                if not walk(self, program, course.pieces(self), team):
                     break
                 logs = {"loss": self._sums[0] / self._sums[1]}
                 self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
@@ -265,31 +270,6 @@ class Trainer(Engine):
             self._measured_at, self._halted = None, False
             self.epoch_step, self._sums = 0, (0.0, 0.0)  # steps of an epoch that did not end count as steps
         return history
-
-    def stop(self, reason: str, *, now: bool = False) -> None:
-        """End the running fit after the epoch that is running, or now, at this step; for callbacks."""
-        if not isinstance(reason, str):
-            raise TypeError(f"reason must be a text, got {reason!r}")
-        self._halted = errors.flag("now", now) or self._halted
-        self.stop_reason = reason
-
-    def _pause(self, reason: str) -> None:
-        """End the running fit now, for a checkpoint of this moment to go on with."""
-        if self.stop_reason is None:
-            self._paused = True
-            self.stop(reason, now=True)
-
-    def validate(self) -> dict[str, float]:
-        """What the validation rows of the running fit give at this step, under the names of its history.
-
-        For callbacks; several at one step share one measurement.
-        """
-        if self._validated is None:
-            raise RuntimeError("validate must be called while a fit with validation rows is running")
-        if self._measured_at is None or self._measured_at[0] != self.step:
-            found = {f"val_{name}": value for name, value in self._measured(self._validated).items()}
-            self._measured_at = self.step, found
-        return dict(self._measured_at[1])
 
     def _quantities(self, validated: bool) -> dict[str, str | None]:
         """What each epoch measures, in the order of the logs, and which way each is better."""
