@@ -53,6 +53,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from . import data, metrics, samplers, schedules
+    from .augment import ColumnDropout, Mixup
     from .averages import WeightAverage, update_statistics
     from .c_source import to_c
     from .ensemble import Ensemble
@@ -81,6 +82,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "CSVLogger",
     "Callback",
+    "ColumnDropout",
     "Concat",
     "CrossEntropy",
     "Dense",
@@ -104,6 +106,7 @@ __all__ = [
     "LayerNorm",
     "Lion",
     "LogCosh",
+    "Mixup",
     "ModelCheckpoint",
     "MultiMargin",
     "NAdam",
@@ -153,6 +156,8 @@ _LAZY_NAMES = {
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
     "ModelCheckpoint": "model_checkpoint",
+    "ColumnDropout": "augment",
+    "Mixup": "augment",
     "fit_many": "many",
     "cross_validate": "searching",
     "grid": "searching",

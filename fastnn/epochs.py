@@ -28,13 +28,21 @@ Array = NDArray[Any]
 Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
 
 
-def walk(trainer: Any, program: devices.Program, pieces: Iterable[Piece], team: Team) -> bool:
+def walk(
+    trainer: Any,
+    program: devices.Program,
+    pieces: Iterable[Piece],
+    team: Team,
+    augment: tuple[tuple[str, float], ...] = (),
+) -> bool:
     """Do the steps of the running epoch that are left, and let callbacks look in where they have asked to.
 
     Parameters
     ----------
     pieces : iterable of Piece
         The steps of the epoch from number `trainer.epoch_step` on, in their order.
+    augment : tuple
+        See `devices.Program.run`.
 
     Returns
     -------
@@ -52,7 +60,7 @@ def walk(trainer: Any, program: devices.Program, pieces: Iterable[Piece], team: 
             end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
             left = None if math.isinf(when) else max(0.0, when - time.monotonic())
             n_before = program.step
-            trainer._go_on(program, (x, y, order[done:end], weights), left)
+            trainer._go_on(program, (x, y, order[done:end], weights), left, augment)
             done += program.step - n_before
             saves = team.step(trainer, number)
             # After its last step the epoch ends as any other.
@@ -78,6 +86,8 @@ class Course:
         What gives the order of an epoch; None: each row once.
     draw : function or None
         (seed, epochs done) -> row numbers, of that sampler.
+    augment : tuple
+        What is done to its batches, as programs take it.
     """
 
     trained: Sample
@@ -86,11 +96,20 @@ class Course:
     shuffle: bool
     sampler: Any = None
     draw: Callable[[int, int], Array] | None = None
+    augment: tuple[tuple[str, float], ...] = ()
 
     def told(self) -> dict[str, Any]:
         """What a fit that goes on inside an epoch must have alike."""
-        found = {"rows": len(self.trained), "batch_size": self.batch_size, "shuffle": self.shuffle}
-        return found if self.sampler is None else {**found, "sampler": self.sampler.told()}
+        found: dict[str, Any] = {
+            "rows": len(self.trained),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+        }
+        if self.sampler is not None:
+            found["sampler"] = self.sampler.told()
+        if self.augment:
+            found["augment"] = [list(one) for one in self.augment]
+        return found
 
     def pieces(self, trainer: Any) -> Iterator[Piece]:
         """What is left of the running epoch: whole batches, and the rest as a smaller one."""
@@ -118,10 +137,17 @@ def course_of(
     batch_size: int | None,
     shuffle: bool,
     sampler: object,
+    augment: Any,
+    full_batch: bool,
 ) -> Course:
     """The course of a fit, judged."""
+    changes: tuple[tuple[str, float], ...] = ()
+    if not isinstance(augment, tuple) or augment:
+        from .augment import lowered  # as the samplers, only where it is used
+
+        changes = lowered(augment, task, trained, full_batch)
     if sampler is None:
-        return Course(trained, weights, batch_size, shuffle)
+        return Course(trained, weights, batch_size, shuffle, augment=changes)
     from . import samplers  # 1 ms that only its users pay
 
     found = samplers.get(sampler)
@@ -129,7 +155,9 @@ def course_of(
         raise ValueError("sampler must be None with batch_size=None, which takes all rows")
     if not shuffle:
         raise ValueError("shuffle must be True with a sampler, which gives the order itself, got False")
-    return Course(trained, weights, batch_size, shuffle, found, samplers.bound(found, task, trained, weights))
+    return Course(
+        trained, weights, batch_size, shuffle, found, samplers.bound(found, task, trained, weights), changes
+    )
 
 
 class TimeLimit(Callback):

@@ -11,7 +11,7 @@ from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
     DENSE, Net, Part, Rule, allocate, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch,
-    prepare_small, raise_again, seconds,
+    prepare_small, raise_again, release, seconds,
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
@@ -19,8 +19,8 @@ from fastnn.kernels cimport (
     told_to_stop,
 )
 from fastnn.phases cimport (
-    CHANGED, Run, after_phase, batch_weight, describe_small, divided, next_rows, rows_phase,
-    update_phase, weights_phase,
+    CHANGED, GAUSSIAN, MIXUP, SWAP, Augment, Run, after_phase, batch_weight, describe_small, divided, next_rows,
+    rows_phase, update_phase, weights_phase,
 )
 from fastnn.prediction cimport Right, predict, right_array
 
@@ -44,6 +44,10 @@ cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
 
 BUILD = FASTNN_BUILD.decode()
+
+cdef enum:
+    MOST_AUGMENTS = 16
+AUGMENTS = {"mixup": MIXUP, "swap": SWAP, "noise": GAUSSIAN}
 
 cdef int64_t NO_LABEL = -(2**63 - 1)
 cdef ptrdiff_t LEARN_ROWS = 64  # of a call of `learn`, whatever the net
@@ -284,6 +288,18 @@ cdef class Program:
                 raise MemoryError
         return 0
 
+    cdef int describe_augments(self, Run *r, Augment *augments, augment, y) except -1:
+        cdef int i
+        if len(augment) > MOST_AUGMENTS:
+            raise ValueError(f"augment must be at most {MOST_AUGMENTS}, got {len(augment)}")
+        for i, (kind, number) in enumerate(augment):
+            augments[i].kind, augments[i].number = AUGMENTS[kind], number
+            r.mixed = r.mixed or augments[i].kind == MIXUP
+        if r.mixed and np.ndim(y) == 1 and self.takes_labels and self.loss_name != "cross_entropy":
+            raise ValueError(f"{self.loss_name} takes labels, which cannot be mixed")
+        r.augments, r.n_augments = augments, len(augment)
+        return 0
+
     cdef int configure(self, optimizer) except -1:
         cdef Net *net = &self.net
         cdef ptrdiff_t rows, row_bytes = net.n_parameters * net.size
@@ -395,11 +411,15 @@ cdef class Program:
             if self.small:
                 prepare_small(net, net.table.small_bytes(&small))
                 small.work = net.small
+            if r.mixed:
+                r.row_of_thread = allocate(net.gradient_threads * net.ld_x * net.size)
             with nogil:
                 advance(r, &self.pace, flops, &small if self.small else NULL)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
+            if r.row_of_thread != NULL:
+                release(&r.row_of_thread)
             self.at_work = False
             self.lock.release()
         if r.watch.interrupted:
@@ -415,7 +435,7 @@ cdef class Program:
         return 0
 
     def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None, sums=(0.0, 0.0),
-            seconds_left=None):
+            seconds_left=None, augment=()):
         """One step for each row of `order`, without the GIL: (sum of w l, sum of w) over all rows of all steps.
 
         x : (rows, n_in) of the parameters' dtype, columns side by side; never scanned
@@ -426,6 +446,7 @@ cdef class Program:
         step_losses : float64 (steps,) to be filled with each step's share of the first sum, or None
         sums : what the sums begin with: a run in parts then has the bits of the whole
         seconds_left : after which it ends at a step, as `step` tells; None: it goes to the end
+        augment : ((kind, number), ...): see `fastnn.augment`
         Raises DivergenceError before the update of the first batch whose loss is not finite, ValueError for
         rows and labels out of range, KeyboardInterrupt at the end of a step.
         """
@@ -433,7 +454,10 @@ cdef class Program:
         cdef const double[::1] rates_ = rates, momenta_ = momenta
         cdef double[::1] told
         cdef Run r
+        cdef Augment augments[MOST_AUGMENTS]
         memset(&r, 0, sizeof(r))
+        if augment:
+            self.describe_augments(&r, augments, augment, y)
         if self.optimizer is None:
             raise ValueError("a program without an optimizer does not train")
         if rates_.shape[0] != order_.shape[0]:

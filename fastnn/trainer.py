@@ -140,6 +140,7 @@ class Trainer(Engine):
         progress: bool | None = None,
         time_limit: float | None = None,
         sampler: Any = None,
+        augment: Sequence[Any] = (),
     ) -> History:
         """Train on mini-batches; a second call trains `epochs` more.
 
@@ -178,8 +179,11 @@ class Trainer(Engine):
             Seconds after which the fit ends at a step, and `ModelCheckpoint` saves: what resumes that file
             goes on to the bits of a fit without limit. `stop_reason` tells; the epoch begun does not count.
         sampler : Sampler or callable, optional
-            Which rows an epoch takes, in what order: of `fastnn.samplers`, or ``f(rng, epoch) -> row numbers``
-            of your own. rng is a NumPy generator made from seed and epoch; epochs count from 1.
+            Which rows an epoch takes and in what order: of `fastnn.samplers`, or of your own,
+            ``f(rng, epoch) -> row numbers``; rng is a NumPy generator, epochs count from 1.
+        augment : list
+            What is done to each batch when it has been gathered, in this order: `Mixup`, `ColumnDropout`,
+            `GaussianNoise`. Never to what is measured or predicted.
 
         Returns
         -------
@@ -227,7 +231,16 @@ class Trainer(Engine):
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
-        course = course_of(task, trained, weights, batch_size=batch_size, shuffle=shuffle, sampler=sampler)
+        course = course_of(
+            task,
+            trained,
+            weights,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            augment=augment,
+            full_batch=self.optimizer.full_batch,
+        )
         plan = course.told()
         if self._interrupted:
             callbacks_.judge_resumed(given, self._resumed_states)
@@ -247,7 +260,7 @@ class Trainer(Engine):
             while self.epoch < self.last_epoch and self.stop_reason is None:
                 if not self.epoch_step:
                     team.epoch_begin(self, self.epoch + 1)
-                if not walk(self, program, course.pieces(self), team):
+                if not walk(self, program, course.pieces(self), team, course.augment):
                     break
                 logs = {"loss": self._sums[0] / self._sums[1]}
                 self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
@@ -291,11 +304,19 @@ class Trainer(Engine):
             kept.add_names(list(quantities))
         return history
 
-    def _go_on(self, program: devices.Program, piece: Piece, seconds_left: float | None) -> None:
+    def _go_on(
+        self,
+        program: devices.Program,
+        piece: Piece,
+        seconds_left: float | None,
+        augment: tuple[tuple[str, float], ...],
+    ) -> None:
         """The next steps of the running epoch."""
         (x, y, order, weights), n_before = piece, program.step
         try:
-            self._sums = self._steps(program, x, y, order, weights, self.epoch_step, self._sums, seconds_left)
+            self._sums = self._steps(
+                program, x, y, order, weights, self.epoch_step, self._sums, seconds_left, augment
+            )
         except BaseException:
             self.epoch_step, self._sums = 0, (0.0, 0.0)  # what its steps had lost is gone with the call
             raise
@@ -340,6 +361,7 @@ class Trainer(Engine):
         first_batch: int | None,
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; first_batch is None outside of fit."""
         if order.size == 0:
@@ -349,7 +371,9 @@ class Trainer(Engine):
         )
         momenta = optimizers.momenta(self.optimizer, len(order), program.step, self.epoch)
         try:
-            return program.run(x, y, order, rates, weights, momenta, sums=sums, seconds_left=seconds_left)
+            return program.run(
+                x, y, order, rates, weights, momenta, sums=sums, seconds_left=seconds_left, augment=augment
+            )
         except DivergenceError as error:
             diverged = error
         at = diverged.step_in_call

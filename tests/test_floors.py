@@ -43,7 +43,7 @@ FLOORS = [
     {"network", "stepping", "validation"},
     {"callbacks", "ensemble", "history"},
     {"averages", "checkpoints", "engine", "loading", "named_weights", "reports"},
-    {"model_checkpoint", "samplers"},
+    {"augment", "model_checkpoint", "samplers"},
     {"epochs"},
     {"trainer", "distributed"},
     {"diagnose", "lr_finder", "workers"},

@@ -58,11 +58,12 @@ class Program(Protocol):
         *,
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; gives the sums of weight * loss and of weights.
 
         They begin with `sums`: a run in parts then has the bits of the whole. After `seconds_left` it ends at
-        a step; `step` tells which.
+        a step; `step` tells which. augment: kinds and numbers, see `fastnn.augment`.
         """
 
     def gradient(

@@ -135,8 +135,11 @@ class LBFGSProgram:
         *,
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
         """One step for each row of order; gives the sums of weight * loss, before it, and of weights."""
+        if augment:
+            raise ValueError("augment must be empty with LBFGS")
         loss_sum, weight_sum = sums
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         for i, rows in enumerate(order):
