@@ -60,7 +60,7 @@ def walk(
             end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
             left = None if math.isinf(when) else max(0.0, when - time.monotonic())
             n_before = program.step
-            trainer._go_on(program, (x, y, order[done:end], weights), left, augment)
+            _go_on(trainer, program, (x, y, order[done:end], weights), left, augment)
             done += program.step - n_before
             saves = team.step(trainer, number)
             # After its last step the epoch ends as any other.
@@ -68,6 +68,23 @@ def walk(
                 team.step_checkpoint(trainer, number, ends=True)
                 return False
     return True
+
+
+def _go_on(
+    trainer: Any,
+    program: devices.Program,
+    piece: Piece,
+    seconds_left: float | None,
+    augment: tuple[tuple[str, float], ...],
+) -> None:
+    """The next steps of the running epoch."""
+    n_before, at = program.step, trainer.epoch_step
+    try:
+        trainer._sums = trainer._steps(program, *piece, at, trainer._sums, seconds_left, augment)
+    except BaseException:
+        trainer.epoch_step, trainer._sums = 0, (0.0, 0.0)  # what its steps had lost is gone with the call
+        raise
+    trainer.epoch_step += program.step - n_before
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from . import callbacks as callbacks_
 from . import devices, errors, losses, optimizers, validation
 from .callbacks import Callback
 from .engine import Engine
-from .epochs import Piece, TimeLimit, course_of, judge_plan, walk
+from .epochs import TimeLimit, course_of, judge_plan, walk
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
@@ -304,24 +304,6 @@ class Trainer(Engine):
             kept.add_names(list(quantities))
         return history
 
-    def _go_on(
-        self,
-        program: devices.Program,
-        piece: Piece,
-        seconds_left: float | None,
-        augment: tuple[tuple[str, float], ...],
-    ) -> None:
-        """The next steps of the running epoch."""
-        (x, y, order, weights), n_before = piece, program.step
-        try:
-            self._sums = self._steps(
-                program, x, y, order, weights, self.epoch_step, self._sums, seconds_left, augment
-            )
-        except BaseException:
-            self.epoch_step, self._sums = 0, (0.0, 0.0)  # what its steps had lost is gone with the call
-            raise
-        self.epoch_step += program.step - n_before
-
     # ------------------------------------------------------------ measuring
 
     def evaluate(
@@ -371,6 +353,8 @@ class Trainer(Engine):
         )
         momenta = optimizers.momenta(self.optimizer, len(order), program.step, self.epoch)
         try:
+            if first_batch is None:  # as short a call as there is
+                return program.run(x, y, order, rates, weights, momenta)
             return program.run(
                 x, y, order, rates, weights, momenta, sums=sums, seconds_left=seconds_left, augment=augment
             )
