@@ -32,7 +32,7 @@ from .network import recipe_from_json
 from .optimizers import Optimizer
 from .saving import Description
 
-__all__ = ["model_writer", "resume", "save", "writer"]
+__all__ = ["resume", "save", "writer"]
 
 Array = NDArray[Any]
 
@@ -106,12 +106,6 @@ class Checkpoint:
 def save(trainer: Any, path: str | os.PathLike[str]) -> None:
     """`Trainer.save_checkpoint`."""
     writer(trainer, copied=False)(path)
-
-
-def model_writer(trainer: Any) -> Callable[[Any], None]:
-    """What writes the model to a path."""
-    save_model: Callable[[Any], None] = trainer.model.save
-    return save_model
 
 
 def writer(trainer: Any, copied: bool) -> Callable[[Any], None]:

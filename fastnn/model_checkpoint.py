@@ -160,7 +160,10 @@ class ModelCheckpoint(Monitor):
         too_many = [] if self.keep is None else self._files[: -self.keep]
         self._gone = [one for one in too_many if one != self._best_file]
         gone = list(self._gone)
-        write = checkpoints.model_writer(trainer) if self.model_only else checkpoints.writer(trainer, inside)
+        beside = inside and not self.model_only
+        write: Callable[[Any], None] = trainer.model.save if self.model_only else trainer.save_checkpoint
+        if beside:
+            write = checkpoints.writer(trainer, copied=True)
 
         def work() -> None:
             write(path)
@@ -169,7 +172,7 @@ class ModelCheckpoint(Monitor):
                     os.unlink(one)
             self.saved = path
 
-        if inside and not self.model_only:
+        if beside:
             self._writer.begin(work)
         else:
             work()
