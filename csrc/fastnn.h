@@ -245,6 +245,17 @@ typedef struct {
     double loss_sum, weight_sum; /* are added to */
 } fastnn_small;
 
+/* Where swap_noise finds the other rows of a batch. */
+typedef struct {
+    uint64_t seed, step;
+    uint32_t layer, threshold; /* of 2^32 numbers so many are replaced, one at least */
+    const int64_t *order;      /* (batch,) row numbers into x, or NULL: rows 0 .. batch */
+    ptrdiff_t batch, n_rows, n, ld_x;
+    const void *x;             /* (n_rows, n) of the table's type, or bytes; factor v + shift of it, where so */
+    int is_bytes, scaled;
+    double factor, shift;
+} fastnn_swap;
+
 typedef struct {
     const char *isa;
     int32_t isa_id;
@@ -386,6 +397,12 @@ typedef struct {
     /* a = a + deviation * normal numbers, in place, keyed as dropout's masks are. */
     void (*gaussian_noise)(uint64_t seed, uint64_t step, uint32_t layer, double deviation, ptrdiff_t first_row,
                            ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a);
+    /* a = other + share (a - other), n numbers in place; share as a REAL. */
+    void (*mix)(ptrdiff_t n, double share, const void *other, void *a);
+    /* A number of the Beta distribution (alpha, alpha) for a step, in the precision of the table, and a random word. */
+    double (*mixup_share)(uint64_t seed, uint64_t step, uint32_t layer, double alpha, uint32_t *word);
+    /* Row number `row` of a batch, in place: see fastnn_swap. 0, or -1 where order names a row that is not there. */
+    int (*swap_noise)(const fastnn_swap *s, ptrdiff_t row, void *a);
     /* From a mask of dropout on: a = mask ? scale a + shift : dropped, and mask = mask ? scale : 0, both in place. */
     void (*alpha_dropout)(double scale, double shift, double dropped, ptrdiff_t m, ptrdiff_t n, void *a,
                           ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask);

@@ -23,6 +23,7 @@
 #include "norms_template.h"
 #include "trig_template.h"
 #include "noise_template.h"
+#include "augment_template.h"
 #include "peak_template.h"
 #include "small_template.h"
 #include "small_steps_template.h"
@@ -72,6 +73,9 @@ const fastnn_kernels TABLE = {
     .prelu_backward = FN(prelu_backward),
     .prelu_gradient = FN(prelu_gradient),
     .gaussian_noise = FN(gaussian_noise),
+    .mix = FN(mix),
+    .mixup_share = FN(mixup_share),
+    .swap_noise = FN(swap_noise),
     .alpha_dropout = FN(alpha_dropout),
     .periodic = FN(periodic),
     .periodic_backward = FN(periodic_backward),

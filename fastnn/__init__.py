@@ -21,7 +21,7 @@ except (ImportError, ValueError) as _error:
     sys.exit(1 if isinstance(_error, ImportError) else 2)  # 2: FASTNN_ISA or FASTNN_NUM_THREADS is wrong
 
 from . import devices, errors, ops
-from .callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+from .callbacks import Callback, EarlyStopping, ReduceLROnPlateau
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
 from .history import History
 from .input_layers import Flatten, Periodic, PiecewiseLinear
@@ -52,13 +52,15 @@ from .reports import CSVLogger, ProgressBar
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import data, metrics, schedules
+    from . import data, metrics, samplers, schedules
+    from .augment import ColumnDropout, Mixup
     from .averages import WeightAverage, update_statistics
     from .c_source import to_c
     from .ensemble import Ensemble
     from .loading import load
     from .lr_finder import LRFinder, lr_find
     from .many import fit_many
+    from .model_checkpoint import ModelCheckpoint
     from .named_weights import load_weights, save_weights
     from .searching import cross_validate, grid
 
@@ -80,6 +82,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "CSVLogger",
     "Callback",
+    "ColumnDropout",
     "Concat",
     "CrossEntropy",
     "Dense",
@@ -103,6 +106,7 @@ __all__ = [
     "LayerNorm",
     "Lion",
     "LogCosh",
+    "Mixup",
     "ModelCheckpoint",
     "MultiMargin",
     "NAdam",
@@ -134,6 +138,7 @@ __all__ = [
     "lr_find",
     "metrics",
     "ops",
+    "samplers",
     "save_weights",
     "schedules",
     "set_num_threads",
@@ -143,13 +148,16 @@ __all__ = [
 ]
 
 
-_LAZY = ("data", "metrics", "schedules")
+_LAZY = ("data", "metrics", "samplers", "schedules")
 # Names of modules that few need.
 _LAZY_NAMES = {
     "WeightAverage": "averages",
     "update_statistics": "averages",
     "LRFinder": "lr_finder",
     "lr_find": "lr_finder",
+    "ModelCheckpoint": "model_checkpoint",
+    "ColumnDropout": "augment",
+    "Mixup": "augment",
     "fit_many": "many",
     "cross_validate": "searching",
     "grid": "searching",

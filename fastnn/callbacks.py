@@ -1,29 +1,33 @@
-"""What happens between epochs: the contract of callbacks, and those that steer a training or save it."""
+"""What happens between epochs and steps: the contract of callbacks, and those that steer a training."""
 
 from __future__ import annotations
 
 import math
-import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from . import errors
 
 __all__ = [
     "Callback",
     "EarlyStopping",
-    "ModelCheckpoint",
+    "Monitor",
     "ReduceLROnPlateau",
     "Team",
     "get_all",
     "judge_resumed",
+    "multiple_after",
 ]
 
 
 class Callback:
-    """Base of what `fit` calls between epochs; a subclass overrides what it needs.
+    """Base of what `fit` calls between epochs, and steps; a subclass overrides what it needs.
 
     Epochs count from 1, as in `History`. What a callback raises ends the fit, after `on_fit_end` of all.
+    Training leaves Python for whole epochs: it stops inside one only where `next_step` or `next_time` asks.
 
     Examples
     --------
@@ -37,7 +41,27 @@ class Callback:
         """Before the first epoch; the model is built. What an earlier fit left behind is forgotten here."""
 
     def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
-        """Before the first step of an epoch."""
+        """Before the first step of an epoch; not again where a resumed fit goes on in its middle."""
+
+    def next_step(self, trainer: Any) -> int | None:
+        """Number of steps, as `trainer.step` counts, after which `on_step` is wanted next; None: never."""
+        return None
+
+    def next_time(self, trainer: Any) -> float | None:
+        """Time, as `time.monotonic` has it, from which `on_step` is wanted next, at a step; None: never."""
+        return None
+
+    def on_step(self, trainer: Any, epoch: int) -> None:
+        """Inside an epoch, where this callback has asked for it.
+
+        ``trainer.stop(reason, now=True)`` ends the fit here; `trainer.validate` measures the validation rows.
+        """
+
+    def on_step_checkpoint(self, trainer: Any, epoch: int) -> None:
+        """After `on_step` of all, and where a fit ends inside an epoch: the place to save.
+
+        After the last step of an epoch it is left out, as `on_checkpoint` follows.
+        """
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         """After an epoch was measured; `logs` is the epoch's row of the history, which has it already."""
@@ -97,6 +121,8 @@ class Team:
         self.given = given
         self._all = (*given, *shown)
         self._begun: list[Callback] = []
+        self._asked: list[tuple[Callback, float, float]] = []  # of those that want on_step: step and time
+        self._saving: list[Callback] = []  # those whose on_step_checkpoint is to follow
 
     def begin(self, trainer: Any, states: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Begin a fit; with states, one for each that was given, it goes on with an interrupted one."""
@@ -111,8 +137,37 @@ class Team:
         for one in self._all:
             one.on_epoch_begin(trainer, epoch)
 
+    def asked(self, trainer: Any) -> tuple[float, float]:
+        """Step and time at which the first of them wants `on_step`; infinite where none does."""
+        self._asked = []
+        for one in self._all:
+            step, when = one.next_step(trainer), one.next_time(trainer)
+            if step is not None or when is not None:
+                asked = math.inf if step is None else step, math.inf if when is None else when
+                self._asked.append((one, *asked))
+        steps, times = [step for _, step, _ in self._asked], [when for _, _, when in self._asked]
+        return min(steps, default=math.inf), min(times, default=math.inf)
+
+    def step(self, trainer: Any, epoch: int) -> bool:
+        """Call `on_step` of those that have asked for this step or for an earlier time; whether any had."""
+        if not self._asked:
+            return False
+        now = time.monotonic()
+        due = [one for one, step, when in self._asked if trainer.step >= step or now >= when]
+        for one in due:
+            one.on_step(trainer, epoch)
+        self._saving += due
+        return bool(due)
+
+    def step_checkpoint(self, trainer: Any, epoch: int, *, ends: bool = False) -> None:
+        """After `step`, if a step of the epoch follows, or all where the fit ends here."""
+        saving, self._saving = self._all if ends else tuple(self._saving), []
+        for one in saving:
+            one.on_step_checkpoint(trainer, epoch)
+
     def epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
         """All learn of the epoch before the first of them saves."""
+        self._saving = []
         for one in self._all:
             one.on_epoch_end(trainer, epoch, dict(logs))
         for one in self._all:
@@ -133,6 +188,11 @@ class Team:
             raise first
 
 
+def multiple_after(step: int, n: int) -> int:
+    """The next multiple of n: a resumed fit stops where the undisturbed one does."""
+    return (step // n + 1) * n
+
+
 def judge_resumed(given: Sequence[Callback], states: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Refuse other callbacks than those whose states a checkpoint brought."""
     want, got = [name for name, _ in states], [type(one).__name__ for one in given]
@@ -142,7 +202,7 @@ def judge_resumed(given: Sequence[Callback], states: Sequence[tuple[str, dict[st
         )
 
 
-class _Monitor(Callback):
+class Monitor(Callback):
     """A callback that watches one quantity.
 
     nan is never better than what was before.
@@ -162,6 +222,14 @@ class _Monitor(Callback):
     def _forget(self) -> None:
         self.best: float | None = None
         self.best_epoch: int | None = None
+
+    def _judge_steps(self) -> None:
+        """Refuse to go by what is measured at the ends of epochs alone."""
+        if not self.monitor.startswith("val_"):
+            raise ValueError(
+                f"monitor of {type(self).__name__} must be of the validation rows with every_steps, as only "
+                f"those are measured inside an epoch, got {self.monitor!r}"
+            )
 
     def judge(self, measured: Mapping[str, str | None]) -> None:
         if self.monitor not in measured:
@@ -200,7 +268,7 @@ class _Monitor(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
-class EarlyStopping(_Monitor):
+class EarlyStopping(Monitor):
     """Ends a fit when the monitored quantity has not become better for `patience` epochs (Prechelt 1998).
 
     Parameters
@@ -208,7 +276,7 @@ class EarlyStopping(_Monitor):
     monitor : str
         A quantity of the history.
     patience : int
-        Epochs without improvement that end the fit.
+        Epochs, or judgements by steps, without improvement that end the fit.
     min_delta : float
         An improvement is larger than this.
     restore_best : bool
@@ -216,13 +284,18 @@ class EarlyStopping(_Monitor):
         state stays that of the last step.
     mode : "min", "max" or None
         Which way is better; None: as the loss or metric says.
+    every_steps : int, optional
+        For long epochs: the validation rows are measured, and judged, after each so many steps instead of
+        each epoch. The fit ends at such a step.
 
     Attributes
     ----------
-    best, best_epoch : float and int, or None
-        Of the last fit; None before its first epoch.
+    best, best_epoch, best_step : float, int and int, or None
+        Of the last fit; None before the first judgement.
     wait : int
-        Epochs since the best one.
+        Judgements since the best one.
+    judged : list of (int, float)
+        With every_steps: number of the step and what was measured, of each judgement.
     """
 
     def __init__(
@@ -232,14 +305,20 @@ class EarlyStopping(_Monitor):
         min_delta: float = 0.0,
         restore_best: bool = True,
         mode: str | None = None,
+        every_steps: int | None = None,
     ) -> None:
         self.patience = errors.integer("patience", patience)
         self.restore_best = errors.flag("restore_best", restore_best)
+        self.every_steps = None if every_steps is None else errors.integer("every_steps", every_steps)
         super().__init__(monitor, mode, min_delta)
+        if self.every_steps is not None:
+            self._judge_steps()
 
     def _forget(self) -> None:
         super()._forget()
         self.wait = 0
+        self.best_step: int | None = None
+        self.judged: list[tuple[int, float]] = []
         self._parameters: Any = None
         self._buffers: Any = None
         self._trainer: Any = None
@@ -248,9 +327,21 @@ class EarlyStopping(_Monitor):
         self._forget()
         self._trainer = trainer
 
+    def next_step(self, trainer: Any) -> int | None:
+        return None if self.every_steps is None else multiple_after(trainer.step, self.every_steps)
+
+    def on_step(self, trainer: Any, epoch: int) -> None:
+        logs = trainer.validate()
+        self.judged.append((trainer.step, logs[self.monitor]))
+        self._judge(trainer, epoch, logs)
+
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        if self.every_steps is None:
+            self._judge(trainer, epoch, logs)
+
+    def _judge(self, trainer: Any, epoch: int, logs: Mapping[str, float]) -> None:
         if self._improved(epoch, logs):
-            self.wait = 0
+            self.wait, self.best_step = 0, trainer.step
             if self.restore_best:
                 self._parameters = trainer.model.parameters.copy()
                 self._buffers = trainer.model.buffers.copy()
@@ -259,10 +350,16 @@ class EarlyStopping(_Monitor):
         self._judge_patience(trainer)
 
     def _judge_patience(self, trainer: Any) -> None:
-        if self.wait >= self.patience:
-            plural = "" if self.patience == 1 else "s"
+        if self.wait < self.patience:
+            return
+        plural = "" if self.patience == 1 else "s"
+        if self.every_steps is None:
             since = "" if self.best is None else f" since epoch {self.best_epoch} ({self.best:.6g})"
             trainer.stop(f"{self.monitor} has not improved for {self.patience} epoch{plural}{since}")
+        else:
+            since = "" if self.best is None else f" since step {self.best_step} ({self.best:.6g})"
+            often = f"{self.patience} time{plural} of {self.every_steps} steps"
+            trainer.stop(f"{self.monitor} has not improved for {often}{since}", now=True)
 
     def on_fit_end(self, trainer: Any) -> None:
         if self._parameters is not None:
@@ -271,16 +368,26 @@ class EarlyStopping(_Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         best = {"parameters": self._parameters, "buffers": self._buffers}
-        return {**super().state_dict(), "wait": self.wait, **best}
+        state = {**super().state_dict(), "wait": self.wait, **best}
+        if self.every_steps is not None:
+            steps = np.array([step for step, _ in self.judged], np.int64)
+            values = np.array([value for _, value in self.judged], np.float64)
+            state |= {"best_step": self.best_step, "steps": steps, "values": values}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.wait, self._parameters, self._buffers = state["wait"], state["parameters"], state["buffers"]
+        if self.every_steps is not None:
+            if "steps" not in state:
+                raise ValueError("every_steps of EarlyStopping must be None as in the interrupted fit")
+            self.best_step = state["best_step"]
+            self.judged = list(zip(state["steps"].tolist(), state["values"].tolist(), strict=True))
         # The interrupted fit may have been killed after its last epoch.
         self._judge_patience(self._trainer)
 
 
-class ReduceLROnPlateau(_Monitor):
+class ReduceLROnPlateau(Monitor):
     """Multiplies the learning rate by `factor` when a quantity no longer becomes better, as PyTorch's.
 
     `patience` epochs without improvement are borne; the next one reduces. It changes `trainer.rate_factor`,
@@ -371,76 +478,3 @@ class ReduceLROnPlateau(_Monitor):
         self.wait, self._cooling = state["wait"], state["cooling"]
         if state["rate_factor"] is not None:
             self._trainer.rate_factor = state["rate_factor"]
-
-
-class ModelCheckpoint(_Monitor):
-    """Saves after each epoch, or after each that is better than all before.
-
-    Parameters
-    ----------
-    path : str or path
-        May have fields, ``"run-{epoch:03d}-{val_loss:.4f}.safetensors"``: the epoch and what was measured.
-    monitor : str
-        What tells the better epoch.
-    save_best_only : bool
-    model_only : bool
-        Whether `model.save` is called instead of `trainer.save_checkpoint`.
-    min_delta : float
-        An improvement is larger than this.
-    mode : "min", "max" or None
-        Which way is better; None: as the loss or metric says.
-
-    Attributes
-    ----------
-    saved : str or None
-        Path of the last file.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        monitor: str = "val_loss",
-        save_best_only: bool = False,
-        model_only: bool = False,
-        min_delta: float = 0.0,
-        mode: str | None = None,
-    ) -> None:
-        self.path = errors.file_path("path", path)
-        self.save_best_only = errors.flag("save_best_only", save_best_only)
-        self.model_only = errors.flag("model_only", model_only)
-        super().__init__(monitor, mode, min_delta)
-
-    def _forget(self) -> None:
-        super()._forget()
-        self.saved: str | None = None
-        self._due = False
-
-    def judge(self, measured: Mapping[str, str | None]) -> None:
-        if self.save_best_only:
-            super().judge(measured)
-        values: dict[str, Any] = {"epoch": 1, **dict.fromkeys(measured, 0.5)}
-        try:
-            import string  # 1 ms that only those who save pay
-
-            fields = {name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None}
-            for name in sorted(fields - set(values)):
-                raise ValueError(f"its fields must be of {', '.join(values)}, got {{{name}}}")
-            self.path.format(**values)
-        except ValueError as error:
-            raise ValueError(f"path of ModelCheckpoint, {self.path!r}: {error}") from None
-
-    def on_fit_begin(self, trainer: Any) -> None:
-        self._forget()
-
-    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        self._due = not self.save_best_only or self._improved(epoch, logs)
-
-    def on_checkpoint(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        if not self._due:
-            return
-        path = self.path.format(epoch=epoch, **logs)
-        if self.model_only:
-            trainer.model.save(path)
-        else:
-            trainer.save_checkpoint(path)
-        self.saved = path

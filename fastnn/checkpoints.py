@@ -3,7 +3,8 @@
 A checkpoint is a model file (see `saving`) of its own kind, with these more:
 
 * metadata ``training``, JSON: loss, optimizer, seed, counts of epochs and steps, factor of the rates, the fit
-  that was running, the states of its callbacks, the names of the history;
+  that was running, the states of its callbacks, the names of the history; inside an epoch also ``inside``:
+  the steps done of it, the sums of its loss and weights, and what the order of its steps depends on;
 * tensors ``optimizer.state`` (rows, n_parameters), ``optimizer.numbers`` (scalars), ``history.epoch``
   (epochs,), ``history.values`` (epochs, names) with nan for what was not measured, and the
   arrays of callbacks' states.
@@ -31,7 +32,7 @@ from .network import recipe_from_json
 from .optimizers import Optimizer
 from .saving import Description
 
-__all__ = ["resume", "save"]
+__all__ = ["resume", "save", "writer"]
 
 Array = NDArray[Any]
 
@@ -47,6 +48,7 @@ _FIELDS = {
     "callbacks",
     "history",
 }
+_INSIDE = {"step", "loss_sum", "weight_sum", "plan"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class Checkpoint:
         Of the optimizer.
     numbers : ndarray (n,)
         Scalars of that.
+    epoch_step : int
+        Steps done of the epoch that was running; 0: none was.
+    sums : (float, float)
+        Of weight * loss and of weights in it.
+    plan : dict
+        What the order of its steps depends on.
     """
 
     description: Description
@@ -87,6 +95,9 @@ class Checkpoint:
     history: History
     state: Array
     numbers: Array
+    epoch_step: int
+    sums: tuple[float, float]
+    plan: dict[str, Any]
 
 
 # ---------------------------------------------------------------- from and to the trainer
@@ -94,6 +105,11 @@ class Checkpoint:
 
 def save(trainer: Any, path: str | os.PathLike[str]) -> None:
     """`Trainer.save_checkpoint`."""
+    writer(trainer, copied=False)(path)
+
+
+def writer(trainer: Any, copied: bool) -> Callable[[Any], None]:
+    """What writes the training of this moment to a path; with copies it may go on meanwhile."""
     model = trainer.model
     description = model._description()
     tensors = {**model.weights, **model.running}
@@ -123,8 +139,16 @@ def save(trainer: Any, path: str | os.PathLike[str]) -> None:
         "callbacks": encoded,
         "history": list(history),
     }
+    if trainer._running and trainer._paused:  # not the end of what is to go on
+        training["stop_reason"] = None
+    if trainer.epoch_step:
+        loss_sum, weight_sum = trainer._sums
+        sums = {"loss_sum": loss_sum, "weight_sum": weight_sum}
+        training["inside"] = {"step": trainer.epoch_step, **sums, "plan": trainer._plan}
     more = {"training": container.dump_json("the training", training)}
-    saving.write(path, "checkpoint", description, tensors, more)
+    if copied:
+        tensors = {name: np.array(tensor) for name, tensor in tensors.items()}
+    return lambda path: saving.write(path, "checkpoint", description, tensors, more)
 
 
 def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
@@ -165,6 +189,7 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
     )
     trainer._interrupted, trainer._fit_begun = found.fit_begun is not None, found.fit_begun or 0
     trainer._resumed_states = found.states
+    trainer.epoch_step, trainer._sums, trainer._plan = found.epoch_step, found.sums, found.plan
     # The program is made anew, as the seed is part of it.
     trainer._program, trainer._saved = None, (found.state, found.numbers, found.step, model._n_builds)
     trainer._current_program()
@@ -205,7 +230,7 @@ def _read(path: object) -> Checkpoint:
     weights = saving.take(contents, shapes, description.dtype)
     n_parameters = sum(math.prod(shape) for shape in description.shapes().values())
     training = container.parse_json(where, contents.metadata["training"])
-    if not isinstance(training, dict) or training.keys() != _FIELDS:
+    if not isinstance(training, dict) or training.keys() - {"inside"} != _FIELDS:
         found = sorted(training) if isinstance(training, dict) else training
         raise FormatError(f"{where} must have {', '.join(sorted(_FIELDS))}, got {found!r:.400}")
     loss = _loss_from_json(f"loss of {where}", training["loss"])
@@ -221,6 +246,7 @@ def _read(path: object) -> Checkpoint:
         begun = None if begun is None else errors.integer("fit_begun", begun, 0, epoch)
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"stop_reason must be a text, got {reason!r:.200}")
+        inside = _inside(training.get("inside"), begun)
         history = _history(contents.tensors, training["history"], epoch)
         state = _tensor(contents.tensors, "optimizer.state", description.dtype, 2)
         numbers = _tensor(contents.tensors, "optimizer.numbers", "float64", 1)
@@ -246,7 +272,23 @@ def _read(path: object) -> Checkpoint:
         history,
         state,
         numbers,
+        *inside,
     )
+
+
+def _inside(value: Any, begun: int | None) -> tuple[int, tuple[float, float], dict[str, Any]]:
+    """Steps, sums and plan of the epoch that was running."""
+    if value is None:
+        return 0, (0.0, 0.0), {}
+    if not isinstance(value, dict) or value.keys() != _INSIDE or not isinstance(value["plan"], dict):
+        raise TypeError(f"inside must have {', '.join(sorted(_INSIDE))}, got {value!r:.200}")
+    if begun is None:
+        raise ValueError("inside must not be there where no fit was running")
+    step = errors.integer("inside.step", value["step"], 1, 2**62)
+    loss_sum = value["loss_sum"]
+    if not isinstance(loss_sum, float) or not math.isfinite(loss_sum):  # below 0 where the loss is
+        raise ValueError(f"inside.loss_sum must be a number, got {loss_sum!r:.200}")
+    return step, (loss_sum, errors.real("inside.weight_sum", value["weight_sum"])), value["plan"]
 
 
 def _loss_to_json(loss: Loss) -> dict[str, Any]:

@@ -37,11 +37,18 @@ class Engine:
     device: str
     seed: int
     epoch: int
+    epoch_step: int
     history: History
+    stop_reason: str | None
     _rate_factor: float
     _callbacks: tuple[Callback, ...]
     _running: bool
     _fitted: Any
+    _validated: Any
+    _measured_at: Any
+    _halted: bool
+    _paused: bool
+    _sums: tuple[float, float]
     _rows: Array | None
     _watchers: tuple[Callback, ...]
     _interrupted: bool
@@ -51,6 +58,9 @@ class Engine:
     _gate: Gate | None
     _learn: Callable[[Any, Any, float], float | None] | None
     _saved: tuple[Array, Array, int, int] | None
+
+    def _measured(self, sample: Any, with_loss: bool = True) -> dict[str, float]:
+        raise NotImplementedError
 
     # ------------------------------------------------------------ the program
 
@@ -87,6 +97,7 @@ class Engine:
                 # The model was built anew: what was learned about the old parameters is void.
                 self._interrupted, self._resumed_states, self._saved = False, [], None
                 self.epoch, self.history, self._rate_factor = 0, History(), 1.0
+                self.epoch_step, self._sums = 0, (0.0, 0.0)
             steps, loss = self.model.steps, self.loss
             program = devices.make(
                 self.device,
@@ -129,6 +140,38 @@ class Engine:
     def rate_factor(self, value: float) -> None:
         self._rate_factor = errors.real("rate_factor", value)
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the last fit ended by its `time_limit`."""
+        return self._paused
+
+    # ------------------------------------------------------------ the running fit, for callbacks
+
+    def stop(self, reason: str, *, now: bool = False) -> None:
+        """End the running fit after the epoch that is running, or now, at this step; for callbacks."""
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a text, got {reason!r}")
+        self._halted = errors.flag("now", now) or self._halted
+        self.stop_reason = reason
+
+    def _pause(self, reason: str) -> None:
+        """End the running fit now, for a checkpoint of this moment to go on with."""
+        if self.stop_reason is None:
+            self._paused = True
+            self.stop(reason, now=True)
+
+    def validate(self) -> dict[str, float]:
+        """What the validation rows of the running fit give at this step, under the names of its history.
+
+        For callbacks; several at one step share one measurement.
+        """
+        if self._validated is None:
+            raise RuntimeError("validate must be called while a fit with validation rows is running")
+        if self._measured_at is None or self._measured_at[0] != self.step:
+            found = {f"val_{name}": value for name, value in self._measured(self._validated).items()}
+            self._measured_at = self.step, found
+        return dict(self._measured_at[1])
+
     def averaged(self) -> Sequential:
         """A copy of the model with the moving average of the weights that the optimizer's `ema` asks for.
 
@@ -162,4 +205,8 @@ class Engine:
         state["_program"] = state["_block"] = state["_gate"] = state["_learn"] = None
         state["_callbacks"], state["_running"], state["_fitted"] = (), False, None  # the fit runs here
         state["_rows"], state["_watchers"] = None, ()
+        state["_validated"] = state["_measured_at"] = None
+        state["_halted"] = False
+        if not self._interrupted:
+            state["epoch_step"], state["_sums"] = 0, (0.0, 0.0)
         return state

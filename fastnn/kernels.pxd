@@ -155,6 +155,14 @@ cdef extern from "fastnn.h" nogil:
         double loss_sum
         double weight_sum
 
+    ctypedef struct fastnn_swap:
+        uint64_t seed, step
+        uint32_t layer, threshold
+        const int64_t *order
+        ptrdiff_t batch, n_rows, n, ld_x
+        const void *x
+        int is_bytes, scaled
+        double factor, shift
     ctypedef struct fastnn_kernels:
         const char *isa
         int32_t isa_id
@@ -240,6 +248,9 @@ cdef extern from "fastnn.h" nogil:
                                ptrdiff_t ld_d, void *dslope) noexcept nogil
         void (*gaussian_noise)(uint64_t seed, uint64_t step, uint32_t layer, double deviation, ptrdiff_t first_row,
                                ptrdiff_t m, ptrdiff_t n, void *a, ptrdiff_t ld_a) noexcept nogil
+        void (*mix)(ptrdiff_t n, double share, const void *other, void *a) noexcept nogil
+        double (*mixup_share)(uint64_t seed, uint64_t step, uint32_t layer, double alpha, uint32_t *word) noexcept nogil
+        int (*swap_noise)(const fastnn_swap *s, ptrdiff_t row, void *a) noexcept nogil
         void (*alpha_dropout)(double scale, double shift, double dropped, ptrdiff_t m, ptrdiff_t n, void *a,
                               ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask) noexcept nogil
         void (*periodic)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *frequencies, const void *x, ptrdiff_t ld_x,

@@ -60,10 +60,11 @@ def fit_many(
         Whether one bar for all is shown on stderr; None: only where that is a terminal.
     **fit_arguments
         Of `Trainer.fit`; one value for all, or by trainer: a *list* of K for epochs, batch_size, shuffle,
-        validation_split; of K tuples or None for validation_data; of K arrays or None for sample_weight; of K
-        dicts, lists, texts or None for class_weight. callbacks is a list of K lists, or a function that is
-        called with the number of each trainer and gives its list: a callback keeps the state of one training.
-        Its methods are called in the trainer's worker thread.
+        validation_split, time_limit, sampler; of K tuples or None for validation_data; of K arrays or None
+        for sample_weight; of K dicts, lists, texts or None for class_weight; of K lists for augment.
+        callbacks is a list of K lists, or a function that is called with the number of each trainer and gives
+        its list: a callback keeps the state of one training. Its methods are called in the trainer's worker
+        thread.
 
     Returns
     -------
@@ -200,6 +201,8 @@ def _is_by_trainer(name: str, value: Any) -> bool:
         return isinstance(value, list) and any(
             one is None or isinstance(one, (str, dict)) or np.ndim(one) > 0 for one in value
         )
+    if name == "augment":  # a list itself
+        return isinstance(value, list) and any(isinstance(one, (list, tuple)) for one in value)
     return isinstance(value, list)
 
 

@@ -13,6 +13,17 @@ cdef enum Bad:
     RAISED   # the user's own loss; the exception is in the watch
 
 
+# What a step does to its batch when it has gathered it: see fastnn.augment.
+cdef enum Augmentation:
+    MIXUP
+    SWAP
+    GAUSSIAN
+
+cdef struct Augment:
+    Augmentation kind
+    double number              # alpha; rate; standard deviation
+
+
 cdef struct Run:
     Net *net
     const char *x
@@ -30,9 +41,15 @@ cdef struct Run:
     char *gradient             # instead of updating: (n_parameters,)
     bint loss_only
     PyObject *own_loss         # function (z, y, sample_weight) -> loss, dz of the user's, or NULL
+    const Augment *augments    # (n_augments,)
+    int n_augments
+    bint mixed                 # targets are mixed: net.y has them, of labels as shares of the classes
+    char *row_of_thread        # room for a row of x for each thread
     ptrdiff_t begin, end       # steps that the team is at
     double until               # seconds at which the team ends early, 0: never
     bint cut                   # it did; end is moved
+    double deadline            # seconds at which the run ends early, at a step; 0: never
+    bint out_of_time           # it did
     ptrdiff_t done
     double loss_sum, weight_sum
     double *step_losses        # (n_steps,) what each adds to loss_sum, or NULL

@@ -8,7 +8,7 @@ the gradient of its rows over the whole batch and updates them at once. Neither 
 the bits do not depend on the number of threads.
 """
 from libc.math cimport isfinite, sqrt
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastnn.inference cimport (
@@ -18,8 +18,8 @@ from fastnn.inference cimport (
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_SMALL_LAYERS, FASTNN_STATES, Array, FASTNN_cross_entropy, FASTNN_identity, fastnn_ahead,
-    fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small, fastnn_small_layer, fastnn_small_takes, fastnn_table,
-    fastnn_target, fastnn_update, team_barrier,
+    fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small, fastnn_small_layer, fastnn_small_takes, fastnn_swap,
+    fastnn_table, fastnn_target, fastnn_update, kernel_table, team_barrier,
 )
 
 import numpy as np
@@ -104,6 +104,9 @@ cdef Bad gather(const Run *r, const int64_t *order, ptrdiff_t first, ptrdiff_t l
             net.weight[i] = r.weight[row]
     # A saturated activation would hide an infinity in x from the loss, and the gradient be NaN.
     return FINE if state == 1 else NOT_FINITE if state == 0 else CHANGED
+
+
+include "phases_augment.pxi"
 
 
 cdef bint together(Run *r, int stage, const Part *part, Bad met) noexcept nogil:
@@ -204,6 +207,8 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
     cdef ptrdiff_t size = net.size, first = part.first, last = part.last, i
     cdef double total = batch_weight(r, order)
     cdef Bad met = gather(r, order, first, last)
+    if r.n_augments and met == FINE:
+        met = augment(r, step, order, part)
     if r.coupled:
         if not together(r, 0, part, met):
             return met
@@ -218,8 +223,8 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
             met = ask_own_loss(r, total)
     else:
         net.table.loss(&net.loss, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
-                       net.labels + first if r.labels != NULL else NULL,
-                       net.y + first * net.n_y * size if r.y != NULL else NULL, net.n_y,
+                       net.labels + first if r.labels != NULL and not r.mixed else NULL,
+                       net.y + first * net.n_y * size if r.y != NULL or r.mixed else NULL, net.n_y,
                        net.weight + first if r.weight != NULL else NULL,
                        divided(net.factor, total), net.loss_rows + first,
                        NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
@@ -392,7 +397,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
     if r.own_loss != NULL or not fastnn_small_takes(&net.loss) or (
             net.loss.loss == FASTNN_cross_entropy and r.labels == NULL):
         return False
-    if r.order == NULL or r.rates == NULL or r.momenta != NULL or r.x_size != net.size or flops > SMALL_FLOPS:
+    if r.n_augments or r.order == NULL or r.rates == NULL or r.momenta != NULL or r.x_size != net.size or flops > SMALL_FLOPS:
         return False
     if net.n_steps > FASTNN_SMALL_LAYERS or r.n_steps < SMALL_STEPS or r.coupled or not (net.chain and net.simple):
         return False

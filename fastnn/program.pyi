@@ -7,6 +7,7 @@ from fastnn.kernels import Real
 from fastnn.layers import Step
 
 BUILD: str
+AUGMENTS: dict[str, int]
 
 @final
 class Program:
@@ -39,6 +40,9 @@ class Program:
         sample_weight: NDArray[np.float64] | None = None,
         momenta: NDArray[np.float64] | None = None,
         step_losses: NDArray[np.float64] | None = None,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]: ...
     def learn(self, x: Real, y: Real | NDArray[np.int64], lr: float) -> float | None: ...
     def gradient(

@@ -11,7 +11,7 @@ from libc.string cimport memchr, memset
 
 from fastnn.inference cimport (
     DENSE, Net, Part, Rule, allocate, begin_watch, describe, first_not_finite, forget, free_batch, look, prepare_batch,
-    prepare_small, raise_again, seconds,
+    prepare_small, raise_again, release, seconds,
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
@@ -19,8 +19,8 @@ from fastnn.kernels cimport (
     told_to_stop,
 )
 from fastnn.phases cimport (
-    CHANGED, Run, after_phase, batch_weight, describe_small, divided, next_rows, rows_phase,
-    update_phase, weights_phase,
+    CHANGED, GAUSSIAN, MIXUP, SWAP, Augment, Run, after_phase, batch_weight, describe_small, divided, next_rows,
+    rows_phase, update_phase, weights_phase,
 )
 from fastnn.prediction cimport Right, predict, right_array
 
@@ -44,6 +44,10 @@ cdef extern from "tuning.h" nogil:
     enum: TEAM_FLOPS
 
 BUILD = FASTNN_BUILD.decode()
+
+cdef enum:
+    MOST_AUGMENTS = 16
+AUGMENTS = {"mixup": MIXUP, "swap": SWAP, "noise": GAUSSIAN}
 
 cdef int64_t NO_LABEL = -(2**63 - 1)
 cdef ptrdiff_t LEARN_ROWS = 64  # of a call of `learn`, whatever the net
@@ -187,8 +191,12 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
         look(&r.watch)
         if r.done < r.end or r.watch.interrupted:
             return
-        note_time(p, n_threads, (seconds() - begin) / (r.end - first))
+        taken = seconds() - begin
+        note_time(p, n_threads, taken / (r.end - first))
         r.begin = r.end
+        if r.deadline != 0 and begin + taken >= r.deadline:
+            r.out_of_time = True
+            return
 
 
 cdef class Program:
@@ -278,6 +286,18 @@ cdef class Program:
             net.column_squares = <double *>calloc(max(1, net.n_columns), sizeof(double))
             if net.column_squares == NULL:
                 raise MemoryError
+        return 0
+
+    cdef int describe_augments(self, Run *r, Augment *augments, augment, y) except -1:
+        cdef int i
+        if len(augment) > MOST_AUGMENTS:
+            raise ValueError(f"augment must be at most {MOST_AUGMENTS}, got {len(augment)}")
+        for i, (kind, number) in enumerate(augment):
+            augments[i].kind, augments[i].number = AUGMENTS[kind], number
+            r.mixed = r.mixed or augments[i].kind == MIXUP
+        if r.mixed and np.ndim(y) == 1 and self.takes_labels and self.loss_name != "cross_entropy":
+            raise ValueError(f"{self.loss_name} takes labels, which cannot be mixed")
+        r.augments, r.n_augments = augments, len(augment)
         return 0
 
     cdef int configure(self, optimizer) except -1:
@@ -391,15 +411,21 @@ cdef class Program:
             if self.small:
                 prepare_small(net, net.table.small_bytes(&small))
                 small.work = net.small
+            if r.mixed:
+                r.row_of_thread = allocate(net.gradient_threads * net.ld_x * net.size)
             with nogil:
                 advance(r, &self.pace, flops, &small if self.small else NULL)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
+            if r.row_of_thread != NULL:
+                release(&r.row_of_thread)
             self.at_work = False
             self.lock.release()
         if r.watch.interrupted:
             return raise_again(&r.watch)
+        if r.out_of_time:
+            return 0
         if r.done < r.n_steps and memchr(r.bad, CHANGED, FASTNN_MAX_THREADS) != NULL:
             raise RuntimeError("order or y was changed while the trainer was at work on it; steps before are done")
         if r.done < r.n_steps:
@@ -408,7 +434,8 @@ cdef class Program:
                                   layer=None if i == net.n_steps else -1 if i < 0 else self.steps[i].layer)
         return 0
 
-    def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None):
+    def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None, sums=(0.0, 0.0),
+            seconds_left=None, augment=()):
         """One step for each row of `order`, without the GIL: (sum of w l, sum of w) over all rows of all steps.
 
         x : (rows, n_in) of the parameters' dtype, columns side by side; never scanned
@@ -417,6 +444,9 @@ cdef class Program:
         rates : float64 (steps,); sample_weight : float64 (rows,) or None
         momenta : float64 (steps,), in place of the optimizer's momentum or first beta, or None
         step_losses : float64 (steps,) to be filled with each step's share of the first sum, or None
+        sums : what the sums begin with: a run in parts then has the bits of the whole
+        seconds_left : after which it ends at a step, as `step` tells; None: it goes to the end
+        augment : ((kind, number), ...): see `fastnn.augment`
         Raises DivergenceError before the update of the first batch whose loss is not finite, ValueError for
         rows and labels out of range, KeyboardInterrupt at the end of a step.
         """
@@ -424,7 +454,10 @@ cdef class Program:
         cdef const double[::1] rates_ = rates, momenta_ = momenta
         cdef double[::1] told
         cdef Run r
+        cdef Augment augments[MOST_AUGMENTS]
         memset(&r, 0, sizeof(r))
+        if augment:
+            self.describe_augments(&r, augments, augment, y)
         if self.optimizer is None:
             raise ValueError("a program without an optimizer does not train")
         if rates_.shape[0] != order_.shape[0]:
@@ -432,6 +465,9 @@ cdef class Program:
         if momenta_ is not None and momenta_.shape[0] != order_.shape[0]:
             raise ValueError(f"momenta must have {order_.shape[0]} elements, got {momenta_.shape[0]}")
         r.n_steps, r.batch, r.training = order_.shape[0], order_.shape[1], True
+        r.loss_sum, r.weight_sum = sums
+        if seconds_left is not None:
+            r.deadline = seconds() + <double>seconds_left
         if r.n_steps and r.batch:
             r.order, r.rates = &order_[0, 0], &rates_[0]
             r.momenta = &momenta_[0] if momenta_ is not None else NULL

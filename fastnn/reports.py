@@ -85,7 +85,8 @@ class CSVLogger(Callback):
         return file
 
     def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
-        assert self._file is not None
+        if self._file is None:  # of an epoch that was resumed in its middle
+            self._file = self._open()
         row = [str(epoch), *(repr(logs[name]) for name in self._names[1:])]
         _csv().writer(self._file, lineterminator="\n").writerow(row)
         self._file.flush()
@@ -133,7 +134,8 @@ class ProgressBar(Callback):
                 self._bar.close()
             self._bar = None
         if trainer.stop_reason is not None:
-            _tell(f"stopped after epoch {trainer.epoch}: {trainer.stop_reason}")
+            inside = f", step {trainer.epoch_step} of the next" if trainer.epoch_step else ""
+            _tell(f"stopped after epoch {trainer.epoch}{inside}: {trainer.stop_reason}")
 
 
 class Board:
@@ -146,7 +148,7 @@ class Board:
     trainings : int
     """
 
-    PAUSE = 0.2  # seconds between two looks: each wakes a thread that the trainings do without
+    PAUSE = 0.2  # seconds between two pictures of the bar
 
     def __init__(self, epochs: int, trainings: int) -> None:
         self._trainings = trainings

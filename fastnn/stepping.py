@@ -18,7 +18,7 @@ from .layers import Embedding, Step
 from .losses import Loss
 from .samples import Judged
 
-__all__ = ["Gate", "batches", "explained", "one_batch"]
+__all__ = ["Gate", "batches", "cut", "explained", "one_batch"]
 
 Array = NDArray[Any]
 
@@ -95,9 +95,13 @@ class Gate:
 
 def batches(seed: int, epoch: int, n_rows: int, batch_size: int, shuffle: bool) -> tuple[Array, Array]:
     """Row numbers of an epoch: its whole batches (steps, batch), and the rest (1, 0 to batch_size-1)."""
-    order = kernels.shuffle(seed, epoch, n_rows) if shuffle else np.arange(n_rows)
-    batch_size = min(batch_size, n_rows)
-    split = n_rows // batch_size * batch_size
+    return cut(kernels.shuffle(seed, epoch, n_rows) if shuffle else np.arange(n_rows), batch_size)
+
+
+def cut(order: Array, batch_size: int) -> tuple[Array, Array]:
+    """The whole batches and the rest of row numbers."""
+    batch_size = min(batch_size, len(order))
+    split = len(order) // batch_size * batch_size
     return order[:split].reshape(-1, batch_size), order[split:].reshape(1, -1)
 
 

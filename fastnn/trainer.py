@@ -12,6 +12,7 @@ from . import callbacks as callbacks_
 from . import devices, errors, losses, optimizers, validation
 from .callbacks import Callback
 from .engine import Engine
+from .epochs import TimeLimit, course_of, judge_plan, walk
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
@@ -19,7 +20,7 @@ from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
 from .samples import Sample, described, judge_end, measure
-from .stepping import Gate, batches, explained, one_batch
+from .stepping import Gate, explained, one_batch
 
 if TYPE_CHECKING:
     from .metrics import Metric
@@ -55,6 +56,8 @@ class Trainer(Engine):
         The seed in use, drawn or given.
     epoch, step : int
         Epochs and optimizer steps done.
+    epoch_step : int
+        Steps done of the epoch that is running, or that an interrupted fit will go on with.
     last_epoch : int
         Epoch that the running fit, or the last one, was asked to reach.
     history : History
@@ -92,7 +95,8 @@ class Trainer(Engine):
         self.device = devices.check(device)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
         self._seed_is_given = seed is not None
-        self.epoch = 0
+        self.epoch = self.epoch_step = 0
+        self._sums = 0.0, 0.0  # of weight * loss and of weights in the running epoch
         self.last_epoch = 0
         self.history = History()
         self.stop_reason: str | None = None
@@ -100,6 +104,10 @@ class Trainer(Engine):
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
         self._running = False  # whether a fit is
         self._fitted: tuple[Sample, Array | None, int | None] | None = None  # its rows, weights, batch size
+        self._validated: Sample | None = None  # its rows to measure on
+        self._measured_at: tuple[int, dict[str, float]] | None = None  # the step, and what they gave
+        self._plan: dict[str, Any] = {}  # what the steps of its epochs depend on beside the data
+        self._halted = self._paused = False  # whether it ends inside an epoch; and is to go on some day
         self._rows: Array | None = None  # of x that a fit takes; set by fit_many, as are its callbacks
         self._watchers: tuple[Callback, ...] = ()
         self._fit_begun = 0  # epochs that were done before the running, the interrupted or the last fit
@@ -130,6 +138,9 @@ class Trainer(Engine):
         class_weight: Mapping[int, float] | Sequence[float] | str | None = None,
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
+        time_limit: float | None = None,
+        sampler: Any = None,
+        augment: Sequence[Any] = (),
     ) -> History:
         """Train on mini-batches; a second call trains `epochs` more.
 
@@ -161,9 +172,18 @@ class Trainer(Engine):
             each class the same sum. A row of probabilities has the mean of the weights by them. Rows of
             several questions have no class: see BinaryCrossEntropy.
         callbacks : list of Callback
-            Called between epochs.
+            Called between epochs, and between steps where they ask for it.
         progress : bool, optional
             Whether epochs are shown on stderr; None: only where that is a terminal.
+        time_limit : float, optional
+            Seconds after which the fit ends at a step, and `ModelCheckpoint` saves: what resumes that file
+            goes on to the bits of a fit without limit. `stop_reason` tells; the epoch begun does not count.
+        sampler : Sampler or callable, optional
+            Which rows an epoch takes and in what order: of `fastnn.samplers`, or of your own,
+            ``f(rng, epoch) -> row numbers``; rng is a NumPy generator, epochs count from 1.
+        augment : list
+            What is done to each batch when it has been gathered, in this order: `Mixup`, `ColumnDropout`,
+            `GaussianNoise`. Never to what is measured or predicted.
 
         Returns
         -------
@@ -187,6 +207,7 @@ class Trainer(Engine):
         shuffle = errors.flag("shuffle", shuffle)
         if progress is not None:
             errors.flag("progress", progress)
+        limit = () if time_limit is None else (TimeLimit(errors.real("time_limit", time_limit)),)
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
         task = self._task
@@ -210,29 +231,44 @@ class Trainer(Engine):
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
+        course = course_of(
+            task,
+            trained,
+            weights,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            augment=augment,
+            full_batch=self.optimizer.full_batch,
+        )
+        plan = course.told()
         if self._interrupted:
             callbacks_.judge_resumed(given, self._resumed_states)
+            judge_plan(self, plan)
 
         program = self._ready(matrix.shape[1])
         validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
-        self._callbacks, self._running = given, True
-        self._fitted = trained, weights, batch_size
-        team = callbacks_.Team(given, (*self._watchers, *shown))
+        self._callbacks, self._running, self._plan = given, True, plan
+        self._fitted, self._validated, self._measured_at = (trained, weights, batch_size), measured, None
+        team = callbacks_.Team(given, (*limit, *self._watchers, *shown))
         try:
             team.begin(self, self._resumed_states)
             self._interrupted, self._resumed_states = False, []
             while self.epoch < self.last_epoch and self.stop_reason is None:
-                team.epoch_begin(self, self.epoch + 1)
-                logs = {"loss": self._epoch(program, trained, weights, batch_size, shuffle)}
-                self.epoch += 1
+                if not self.epoch_step:
+                    team.epoch_begin(self, self.epoch + 1)
+                if not walk(self, program, course.pieces(self), team, course.augment):
+                    break
+                logs = {"loss": self._sums[0] / self._sums[1]}
+                self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
                 try:
                     if self.metrics:
                         logs |= self._measured(trained, with_loss=False)
                     if measured is not None:
-                        logs |= {f"val_{name}": value for name, value in self._measured(measured).items()}
+                        logs |= self.validate()
                 finally:  # the steps are done, so the epoch counts, measured or not
                     for kept in (history, self.history):
                         kept.append(self.epoch, **logs)
@@ -243,14 +279,10 @@ class Trainer(Engine):
         else:
             team.end(self, None)
         finally:
-            self._callbacks, self._running, self._fitted = (), False, None
+            self._callbacks, self._running, self._fitted, self._validated = (), False, None, None
+            self._measured_at, self._halted = None, False
+            self.epoch_step, self._sums = 0, (0.0, 0.0)  # steps of an epoch that did not end count as steps
         return history
-
-    def stop(self, reason: str) -> None:
-        """End the running fit after the epoch that is running; for callbacks."""
-        if not isinstance(reason, str):
-            raise TypeError(f"reason must be a text, got {reason!r}")
-        self.stop_reason = reason
 
     def _quantities(self, validated: bool) -> dict[str, str | None]:
         """What each epoch measures, in the order of the logs, and which way each is better."""
@@ -259,6 +291,7 @@ class Trainer(Engine):
 
     def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
         """Set how far the fit goes; gives the history that it will return."""
+        self._paused = False
         if self._interrupted:
             history, self.last_epoch = (
                 self.history.copy(self._fit_begun),
@@ -270,24 +303,6 @@ class Trainer(Engine):
         for kept in (history, self.history):
             kept.add_names(list(quantities))
         return history
-
-    def _epoch(
-        self,
-        program: devices.Program,
-        trained: Sample,
-        weights: Array | None,
-        batch_size: int | None,
-        shuffle: bool,
-    ) -> float:
-        """The steps of one epoch; gives the mean loss of its rows."""
-        if batch_size is None:
-            batch_size, shuffle = len(trained), False
-        whole, rest = batches(self.seed, self.epoch, len(trained), batch_size, shuffle)
-        if trained.rows is not None:
-            whole, rest = trained.rows[whole], trained.rows[rest]
-        loss_sum, weight_sum = self._steps(program, trained.x, trained.y, whole, weights, 0)
-        rest_loss, rest_weight = self._steps(program, trained.x, trained.y, rest, weights, len(whole))
-        return (loss_sum + rest_loss) / (weight_sum + rest_weight)
 
     # ------------------------------------------------------------ measuring
 
@@ -326,16 +341,23 @@ class Trainer(Engine):
         order: Array,
         weights: Array | None,
         first_batch: int | None,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; first_batch is None outside of fit."""
         if order.size == 0:
-            return 0.0, 0.0
+            return sums
         rates = optimizers.rates(
             self.optimizer, len(order), self._rate_factor, program.step, self.epoch, self.model.dtype
         )
         momenta = optimizers.momenta(self.optimizer, len(order), program.step, self.epoch)
         try:
-            return program.run(x, y, order, rates, weights, momenta)
+            if first_batch is None:  # as short a call as there is
+                return program.run(x, y, order, rates, weights, momenta)
+            return program.run(
+                x, y, order, rates, weights, momenta, sums=sums, seconds_left=seconds_left, augment=augment
+            )
         except DivergenceError as error:
             diverged = error
         at = diverged.step_in_call

@@ -24,6 +24,11 @@ from .trainer import Trainer
 
 __all__ = ["Job", "run"]
 
+# Seconds that the main thread sleeps at a time. A lock wakes it for a signal only where the system gave that
+# to the main thread while it slept: not one that another thread received, that came just before the sleep,
+# or that `_thread.interrupt_main` made. Python's handler runs when it wakes; that costs next to nothing.
+PAUSE = 0.04
+
 
 @dataclass
 class Job:
@@ -144,7 +149,8 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
         for one in reins:
             one.stop()
         for thread in started:
-            thread.join()
+            while thread.is_alive():
+                thread.join(PAUSE)
         if board is not None:
             board.close()
 
@@ -159,13 +165,14 @@ def _wait(
     numbers = {id(job): i for i, job in enumerate(jobs)}
     alive = set(range(len(reins)))
     begun, n_ended = time.perf_counter(), itertools.count(1)
+    next_look = begun
     while alive:
         try:
-            # Without a bar nobody is woken before something has ended.
-            worker, job = ended.get(timeout=None if board is None else board.PAUSE)
+            worker, job = ended.get(timeout=PAUSE)
         except queue.Empty:
-            assert board is not None
-            board.show(sum(one.epochs_done for one in jobs))
+            if board is not None and time.perf_counter() >= next_look:
+                board.show(sum(one.epochs_done for one in jobs))
+                next_look = time.perf_counter() + board.PAUSE
             continue
         if job is None:
             alive.discard(worker)

@@ -30,9 +30,9 @@ class Spy:
         if name not in ("run", "loss", "gradient"):
             return found
 
-        def noted(*arguments: Any) -> Any:
+        def noted(*arguments: Any, **named: Any) -> Any:
             self.calls.append((name, arguments))
-            return found(*arguments)
+            return found(*arguments, **named)
 
         return noted
 

@@ -389,3 +389,47 @@ def test_a_minus_is_the_standard_input_and_unseen_categories_are_told(tmp_path):
     assert from_pipe.stderr == ""
     other = run("predict", "m.safetensors", "-", given=given.replace("Ulm", "Atlantis"))
     assert other.stderr == "fastnn: column 'town': 30 of 60 rows hold what was never seen\n"
+
+
+# ---------------------------------------------------------------- long runs
+
+
+def test_a_run_out_of_time_goes_on_with_resume(tmp_path, capsys):
+    path = write(tmp_path / "train.csv", columns(4000))
+    given = [
+        "--target",
+        "price",
+        "--drop",
+        "grade,sold",
+        "--epochs",
+        "25",
+        "--batch-size",
+        "2",
+        "--patience",
+        "99",
+    ]
+    whole = ["-o", str(tmp_path / "whole"), "--checkpoint-every", "5000"]
+    assert cli.main(["train", path, *given, *whole]) == 0
+    assert not (tmp_path / "whole.checkpoint").exists()
+    part = ["-o", str(tmp_path / "part"), "--resume", "--json", "--checkpoint-every"]
+    capsys.readouterr()
+    assert cli.main(["train", path, *given, *part, "0.05s", "--time-limit", "0.15s"]) == 0
+    found = capsys.readouterr()
+    assert "begins anew" in found.err
+    assert json.loads(found.out)["unfinished"]
+    assert "the same command with --resume goes on" in found.err
+    assert (tmp_path / "part.checkpoint").exists()
+    assert cli.main(["train", path, *given, *part, "30m"]) == 0
+    found = capsys.readouterr()
+    assert "goes on after epoch" in found.err
+    assert not json.loads(found.out)["unfinished"]
+    assert not (tmp_path / "part.checkpoint").exists()
+    first, second = fn.load(tmp_path / "whole"), fn.load(tmp_path / "part")
+    assert first.parameters.tobytes() == second.parameters.tobytes()
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "5x", "m", ""])
+def test_a_wrong_time_is_a_wrong_argument(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "a.csv", "--target", "y", "-o", "m", f"--checkpoint-every={text}"])
+    assert "--checkpoint-every" in capsys.readouterr().err

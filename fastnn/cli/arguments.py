@@ -21,7 +21,8 @@ decided is kept in the model file; "fastnn info MODEL" prints it.
 
 The target is classes where it holds texts, booleans or at most 20 different whole numbers, else numbers;
 --task overrides. A tenth of the rows is held back; training ends when it no longer gains, and the best
-parameters are kept. Ctrl-C saves the best so far and ends with status 130.
+parameters are kept. Ctrl-C saves the best so far and ends with status 130. A run that was killed, interrupted
+or out of time goes on with --resume, if it wrote checkpoints: when it is through, they are taken away.
 """
 
 TRAIN_EXAMPLES = """\
@@ -29,6 +30,7 @@ examples:
   fastnn train houses.csv --target price -o houses.safetensors
   fastnn train flowers.csv --target species -o flowers.safetensors --layers 64 --dropout 0.2
   fastnn train sales.csv --target amount -o sales.safetensors --drop order_id --category store --json
+  fastnn train big.csv --target y -o big.safetensors --checkpoint-every 10m --time-limit 8h --resume
 """
 
 BENCH = """\
@@ -285,6 +287,20 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--seed", type=_seed, default=0, metavar="N", help="of weights, shuffles, dropout, split (default: 0)"
     )
 
+    long = train.add_argument_group("long runs")
+    long.add_argument(
+        "--checkpoint-every", type=_steps_or_time, metavar="N|TIME",
+        help="write FILE.checkpoint after each N steps, or each 30s, 10m or 2h, and each epoch",
+    )  # fmt: skip
+    long.add_argument(
+        "--resume", action="store_true",
+        help="go on from FILE.checkpoint of the same command, to the bits of a run that nothing disturbed",
+    )  # fmt: skip
+    long.add_argument(
+        "--time-limit", type=_time, metavar="TIME",
+        help="end the training after 90 (seconds), 30m or 2h; --resume goes on",
+    )  # fmt: skip
+
     shown = train.add_argument_group("output")
     shown.add_argument("--json", action="store_true", help="print a summary as JSON on stdout")
     shown.add_argument("--quiet", action="store_true", help="no progress, notes or summary on stderr")
@@ -321,6 +337,22 @@ def _positive_float(text: str) -> float:
 
 
 _positive_float.__name__ = "number"
+
+
+def _time(text: str) -> float:
+    """Seconds, from a number of them or with the unit s, m or h."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    return _positive_float(text) if unit is None else unit * _positive_float(text[:-1])
+
+
+_time.__name__ = "time"
+
+
+def _steps_or_time(text: str) -> int | float:
+    return _positive_int(text) if text[-1:].isdigit() else _time(text)
+
+
+_steps_or_time.__name__ = "number of steps, or time"
 
 
 def _share(text: str) -> float:

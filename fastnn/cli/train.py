@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 import fastnn as fn
 from fastnn import data, optimizers
+from fastnn.callbacks import Callback
 from fastnn.data import Kind
 
 from .apply import measured, printed, read
@@ -64,6 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     scaled = y if is_classes else (y - target.mean) / target.scale
     stopping = fn.EarlyStopping(patience=arguments.patience) if len(held) else None
+    files = _files(arguments)
+    if arguments.resume and os.path.exists(_checkpoint(arguments)):
+        trainer.resume(_checkpoint(arguments))
+        inside = f", step {trainer.epoch_step} of the next" if trainer.epoch_step else ""
+        say(f"goes on after epoch {trainer.epoch}{inside}, from {_checkpoint(arguments)}")
+    elif arguments.resume:
+        say(f"begins anew: there is no {_checkpoint(arguments)}")
     interrupted = False
     try:
         trainer.fit(
@@ -72,13 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
             epochs=arguments.epochs,
             batch_size=arguments.batch_size or default_batch_size(len(kept)),
             validation_data=(x[held], scaled[held]) if len(held) else None,
-            callbacks=[] if stopping is None else [stopping],
+            callbacks=[one for one in (stopping, files) if one is not None],
             progress=not arguments.quiet,
+            time_limit=arguments.time_limit,
         )
     except KeyboardInterrupt:
         if not trainer.history.epoch:
             raise  # nothing was learned yet
         interrupted = True
+    unfinished = trainer.out_of_time
+    if files is not None and not interrupted and not unfinished:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_checkpoint(arguments))  # or the next --resume would find nothing left to do
     if not is_classes:
         model.scale_outputs(target.scale, target.mean)
     model.recipe, model.classes = recipe, list(target.classes) or None
@@ -93,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         "epochs": len(trainer.history.epoch),
         "best_epoch": best,
         "interrupted": interrupted,
+        "unfinished": unfinished,
         "seconds": round(time.perf_counter() - begun, 3),
         "parameters": len(model.parameters),
         "validation": measured(model, recipe, x[held], y[held]) if len(held) else None,
@@ -104,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
     if summary["validation"] is not None:
         say(f"on the {len(held)} rows held back: {printed(summary['validation'])}")
     say(f"saved {arguments.output}")
+    if unfinished:
+        say(f"{trainer.stop_reason}; the same command with --resume goes on")
     return 130 if interrupted else 0
 
 
@@ -116,6 +133,21 @@ def default_batch_size(n_rows: int) -> int:
     while size < 256 and size * 100 < n_rows:
         size *= 2
     return size
+
+
+def _checkpoint(arguments: argparse.Namespace) -> str:
+    """The file that --resume goes on from."""
+    return f"{arguments.output}.checkpoint"
+
+
+def _files(arguments: argparse.Namespace) -> Callback | None:
+    """What writes it."""
+    every = arguments.checkpoint_every
+    if every is None and not arguments.resume and arguments.time_limit is None:
+        return None
+    if isinstance(every, int):
+        return fn.ModelCheckpoint(_checkpoint(arguments), every_steps=every)
+    return fn.ModelCheckpoint(_checkpoint(arguments), every_minutes=None if every is None else every / 60)
 
 
 def _judge_output(path: str) -> None:

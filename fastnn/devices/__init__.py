@@ -55,8 +55,16 @@ class Program(Protocol):
         rates: NDArray[np.float64],
         sample_weight: Array | None = None,
         momenta: NDArray[np.float64] | None = None,
+        *,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
-        """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
+        """One optimizer step for each row of order; gives the sums of weight * loss and of weights.
+
+        They begin with `sums`: a run in parts then has the bits of the whole. After `seconds_left` it ends at
+        a step; `step` tells which. augment: kinds and numbers, see `fastnn.augment`.
+        """
 
     def gradient(
         self, x: Array, y: Array, sample_weight: Array | None = None, dropout_step: int | None = None

@@ -7,6 +7,7 @@ benchmarks: so it is plain, but allocates nothing large in a step and works in p
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -243,11 +244,21 @@ class ArrayProgram:
         rates: NDArray[np.float64],
         sample_weight: Array | None = None,
         momenta: NDArray[np.float64] | None = None,
+        *,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
-        """One optimizer step for each row of order; gives the sums of weight * loss and of weights."""
+        """See `Program.run`."""
         o = self._optimizer
         assert o is not None
-        loss_sum = weight_sum = 0.0
+        loss_sum, weight_sum = sums
+        loss_ = self._loss
+        if augment:
+            from .array_augment import augmented  # for few
+        if augment and y.ndim == 1 and loss_ is not None and loss_.ignore_index is not None:
+            y, sample_weight = targets.without_ignored(y, sample_weight, loss_.ignore_index)
+        deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         # A loss that overflows is an answer here, not an accident: it is looked at in _losses.
         with np.errstate(all="ignore"):
             for i, rows in enumerate(order):
@@ -259,9 +270,16 @@ class ArrayProgram:
                     self.xp.take(x, rows, axis=0, out=batch, mode="clip")
                 else:
                     batch[...] = x[rows]
-                weight = None if sample_weight is None else sample_weight[rows]
+                targets_, weight = y[rows], None if sample_weight is None else sample_weight[rows]
                 try:
-                    loss, total = self._batch(batch, y[rows], weight, self.step)
+                    if augment:
+                        if not bool(self.xp.isfinite(batch).all()):
+                            raise DivergenceError(layer=-1)
+                        data, n_out = (x, y, sample_weight), self.steps[-1].n_out
+                        targets_, weight = augmented(
+                            self.xp, augment, self._seed, self.step, data, rows, batch, n_out
+                        )
+                    loss, total = self._batch(batch, targets_, weight, self.step)
                 except DivergenceError as error:
                     error.step_in_call, error.loss_sum, error.weight_sum = i, loss_sum, weight_sum
                     raise
@@ -274,6 +292,8 @@ class ArrayProgram:
                 self.step += 1
                 loss_sum += loss
                 weight_sum += total
+                if time.monotonic() >= deadline:
+                    break
         return loss_sum, weight_sum
 
     def _update(self, o: Optimizer, rate: float, batch_weight: float) -> None:

@@ -7,6 +7,7 @@ instruction set.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -131,9 +132,16 @@ class LBFGSProgram:
         rates: NDArray[np.float64],
         sample_weight: Array | None = None,
         momenta: NDArray[np.float64] | None = None,
+        *,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_left: float | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]:
         """One step for each row of order; gives the sums of weight * loss, before it, and of weights."""
-        loss_sum = weight_sum = 0.0
+        if augment:
+            raise ValueError("augment must be empty with LBFGS")
+        loss_sum, weight_sum = sums
+        deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         for i, rows in enumerate(order):
             given = None if sample_weight is None else sample_weight[rows]
             total = float(len(rows)) if given is None else float(np.sum(given))
@@ -154,6 +162,8 @@ class LBFGSProgram:
             self._memory = memory
             weight_sum += total
             self.step += 1
+            if time.monotonic() >= deadline:
+                break
         return loss_sum, weight_sum
 
     def gradient(

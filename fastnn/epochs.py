@@ -1,0 +1,217 @@
+"""The steps of one epoch: in one call of the program, or in as many as callbacks want to look in between.
+
+Nothing of a training depends on where it was cut: the sums of the loss go on from part to part, and all else
+goes by the number of the step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from .callbacks import Callback, Team
+from .late_dataclass import dataclass
+from .samples import Sample, Task
+from .stepping import batches, cut
+
+if TYPE_CHECKING:
+    from . import devices
+
+__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "walk"]
+
+Array = NDArray[Any]
+# Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
+Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
+
+
+def walk(
+    trainer: Any,
+    program: devices.Program,
+    pieces: Iterable[Piece],
+    team: Team,
+    augment: tuple[tuple[str, float], ...] = (),
+) -> bool:
+    """Do the steps of the running epoch that are left, and let callbacks look in where they have asked to.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece
+        The steps of the epoch from number `trainer.epoch_step` on, in their order.
+    augment : tuple
+        See `devices.Program.run`.
+
+    Returns
+    -------
+    bool
+        Whether the epoch was done to its end: False where a callback has stopped the fit in its middle.
+    """
+    number, saves = trainer.epoch + 1, False
+    pieces = iter(pieces)
+    for x, y, order, weights in pieces:
+        done, n_steps = 0, len(order) if order.size else 0
+        while done < n_steps:
+            if saves:
+                team.step_checkpoint(trainer, number)
+            step, when = team.asked(trainer)
+            end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
+            left = None if math.isinf(when) else max(0.0, when - time.monotonic())
+            n_before = program.step
+            _go_on(trainer, program, (x, y, order[done:end], weights), left, augment)
+            done += program.step - n_before
+            saves = team.step(trainer, number)
+            # After its last step the epoch ends as any other.
+            if trainer._halted and (done < n_steps or any(order.size for _, _, order, _ in pieces)):
+                team.step_checkpoint(trainer, number, ends=True)
+                return False
+    return True
+
+
+def _go_on(
+    trainer: Any,
+    program: devices.Program,
+    piece: Piece,
+    seconds_left: float | None,
+    augment: tuple[tuple[str, float], ...],
+) -> None:
+    """The next steps of the running epoch."""
+    n_before, at = program.step, trainer.epoch_step
+    try:
+        trainer._sums = trainer._steps(program, *piece, at, trainer._sums, seconds_left, augment)
+    except BaseException:
+        trainer.epoch_step, trainer._sums = 0, (0.0, 0.0)  # what its steps had lost is gone with the call
+        raise
+    trainer.epoch_step += program.step - n_before
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """How the epochs of a fit on arrays go.
+
+    Parameters
+    ----------
+    trained : Sample
+    weights : ndarray or None
+        Of all rows of x.
+    batch_size : int or None
+        None: all rows are one batch, in their order.
+    shuffle : bool
+    sampler : Sampler or None
+        What gives the order of an epoch; None: each row once.
+    draw : function or None
+        (seed, epochs done) -> row numbers, of that sampler.
+    augment : tuple
+        What is done to its batches, as programs take it.
+    """
+
+    trained: Sample
+    weights: Array | None
+    batch_size: int | None
+    shuffle: bool
+    sampler: Any = None
+    draw: Callable[[int, int], Array] | None = None
+    augment: tuple[tuple[str, float], ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """What a fit that goes on inside an epoch must have alike."""
+        found: dict[str, Any] = {
+            "rows": len(self.trained),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+        }
+        if self.sampler is not None:
+            found["sampler"] = self.sampler.told()
+        if self.augment:
+            found["augment"] = [list(one) for one in self.augment]
+        return found
+
+    def pieces(self, trainer: Any) -> Iterator[Piece]:
+        """What is left of the running epoch: whole batches, and the rest as a smaller one."""
+        trained, done = self.trained, trainer.epoch_step
+        if self.draw is not None:
+            assert self.batch_size is not None
+            parts = cut(self.draw(trainer.seed, trainer.epoch), self.batch_size)
+        else:
+            n = len(trained)
+            shuffle = self.shuffle and self.batch_size is not None
+            parts = batches(trainer.seed, trainer.epoch, n, self.batch_size or n, shuffle)
+        whole, rest = parts
+        for order in (whole[done:], rest[max(0, done - len(whole)) :]):
+            if order.size:
+                if trained.rows is not None and self.draw is None:
+                    order = trained.rows[order]
+                yield trained.x, trained.y, order, self.weights
+
+
+def course_of(
+    task: Task,
+    trained: Sample,
+    weights: Array | None,
+    *,
+    batch_size: int | None,
+    shuffle: bool,
+    sampler: object,
+    augment: Any,
+    full_batch: bool,
+) -> Course:
+    """The course of a fit, judged."""
+    changes: tuple[tuple[str, float], ...] = ()
+    if not isinstance(augment, tuple) or augment:
+        from .augment import lowered  # as the samplers, only where it is used
+
+        changes = lowered(augment, task, trained, full_batch)
+    if sampler is None:
+        return Course(trained, weights, batch_size, shuffle, augment=changes)
+    from . import samplers  # 1 ms that only its users pay
+
+    found = samplers.get(sampler)
+    if batch_size is None:
+        raise ValueError("sampler must be None with batch_size=None, which takes all rows")
+    if not shuffle:
+        raise ValueError("shuffle must be True with a sampler, which gives the order itself, got False")
+    return Course(
+        trained, weights, batch_size, shuffle, found, samplers.bound(found, task, trained, weights), changes
+    )
+
+
+class TimeLimit(Callback):
+    """Ends a fit at the step that is running when its time is over; what a checkpoint then keeps goes on.
+
+    Parameters
+    ----------
+    seconds : float
+        From the beginning of the fit.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = math.inf
+
+    def on_fit_begin(self, trainer: Any) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    def next_time(self, trainer: Any) -> float | None:
+        return self._end
+
+    def on_step(self, trainer: Any, epoch: int) -> None:
+        trainer._pause(f"the time limit of {self.seconds:g} s is over in epoch {epoch}, step {trainer.step}")
+
+    def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+        if time.monotonic() >= self._end and epoch < trainer.last_epoch and trainer.stop_reason is None:
+            trainer._pause(f"the time limit of {self.seconds:g} s is over after epoch {epoch}")
+
+
+def judge_plan(trainer: Any, plan: dict[str, Any]) -> None:
+    """Refuse to finish an epoch in another order than it was begun in."""
+    theirs = trainer._plan
+    if not trainer.epoch_step or plan == theirs:
+        return
+    names = [name for name in {**theirs, **plan} if theirs.get(name) != plan.get(name)]
+    told = "; ".join(f"{name} was {theirs.get(name)!r} and is {plan.get(name)!r}" for name in names)
+    raise ValueError(
+        f"fit must go on with epoch {trainer.epoch + 1} after its step {trainer.epoch_step} as it was begun, "
+        f"but {told}"
+    )
