@@ -160,6 +160,46 @@ def test_estimators_live_in_pipelines_and_grids():
     assert clone(grids[1].best_estimator_[-1]).get_params()["dropout"] == 0.0
 
 
+KINDS = {
+    "int64": LABELS * 7 - 3,
+    "uint8": LABELS.astype(np.uint8),
+    "two": 2 * (LABELS > 4) + 5,
+    "text": np.array(["zero", "one", "two", "three", "four", "5", "6", "7", "8", "nine"])[LABELS],
+    "object": np.array(["no", "yes"], object)[(LABELS > 4).astype(int)],
+    "float": LABELS / 1.0,
+    "one": np.zeros_like(LABELS),
+    "column": LABELS.reshape(-1, 1),
+    "many": np.arange(len(LABELS)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:A column-vector y", "ignore:The number of unique classes")
+def test_labels_of_every_kind_are_read_as_scikit_learn_reads_them(kind):
+    y = KINDS[kind]
+    stock, own = neural_network.MLPClassifier(), ours.MLPClassifier()
+    for x, reset in ((DIGITS, True), (DIGITS[:, :3], False)):
+        found = []
+        for one in (stock, own):
+            one.warm_start = not reset
+            if reset:
+                found.append(one._validate_input(x, y, False, True)[1])
+            else:
+                with pytest.raises(ValueError, match="X has 3 features, but MLPClassifier is expecting 64"):
+                    one._validate_input(x, y, False, False)
+                found.append(one._validate_input(DIGITS[::-1], y[::-1], False, False)[1])
+        assert found[0].dtype == found[1].dtype == bool
+        np.testing.assert_array_equal(*found)
+        assert vars(stock._label_binarizer).keys() == vars(own._label_binarizer).keys()
+        assert stock.classes_.dtype == own.classes_.dtype
+        np.testing.assert_array_equal(stock.classes_, own.classes_)
+    for one in (stock, own):
+        with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same classes"):
+            one._validate_input(DIGITS, LABELS - 1000, False, False)
+        with pytest.raises(ValueError, match="`y` has classes not in"):
+            one.set_params(warm_start=False)._validate_input(DIGITS, LABELS - 1000, True, False)
+
+
 # ---------------------------------------------------------------- beyond scikit-learn
 
 
