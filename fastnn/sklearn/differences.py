@@ -14,14 +14,6 @@ import numpy as np
 __all__ = ["DIFFERENCES"]
 
 
-def _activation_text(classifier: Any, regressor: Any) -> str:
-    try:
-        regressor(activation="nothing").fit([[0.0], [1.0]], [0.0, 1.0])
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def _told_loss_of_labels(classifier: Any, regressor: Any) -> float:
     """Several labels, logits beyond 36: scikit-learn cuts each probability off at 2e-16 in what it tells."""
     model = classifier(hidden_layer_sizes=(), solver="sgd", learning_rate_init=1e-9, shuffle=False)
@@ -33,7 +25,6 @@ def _told_loss_of_labels(classifier: Any, regressor: Any) -> float:
 
 
 DIFFERENCES: list[tuple[str, Callable[[Any, Any], Any]]] = [
-    ("The error for an unknown activation lists fastnn's activations too.", _activation_text),
     (
         "With several labels a row, the loss told is not cut off where the probability of a label is below "
         "2e-16 (1e-7 in float32); weights are the same.",

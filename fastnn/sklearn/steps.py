@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import is_classifier
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from .. import optimizers
@@ -27,6 +28,7 @@ __all__ = [
     "new_optimizer",
     "poisson_constant",
     "targets_of",
+    "type_of_loss",
 ]
 
 Array = NDArray[Any]
@@ -61,6 +63,13 @@ def targets_of(y: Array, labels: bool, dtype: np.dtype[Any]) -> Array:
     if labels:
         return np.ascontiguousarray(y.argmax(axis=1), np.int64)
     return np.ascontiguousarray(y, dtype)
+
+
+def type_of_loss(estimator: Any, x: Array, y: Array, weight: Array | None) -> type[np.floating[Any]]:
+    """Of `loss_` and the loss curve: what scikit-learn's arithmetic makes of these."""
+    if is_classifier(estimator) or weight is not None or not np.issubdtype(y.dtype, np.floating):
+        return np.float64
+    return np.result_type(x.dtype, y.dtype).type
 
 
 class CompiledSteps:
@@ -145,6 +154,8 @@ class CompiledSteps:
         elif isinstance(one, AdamOptimizer):
             one.ms = [view.copy() for view in self.network.state_views(0)]
             one.vs = [view.copy() for view in self.network.state_views(1)]
+            if not all(np.isfinite(np.add.reduce(v, axis=None)) for v in one.vs):
+                np.square(np.finfo(self.network.dtype).max)  # warns, or not, as NumPy has been told to
             one.t = int(self.program.step)
             if one.t:
                 one.learning_rate = (
