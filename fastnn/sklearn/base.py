@@ -18,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from . import extras, stochastic
 from .gradients import Gradients
 from .network import OUTPUTS, Network
+from .steps import row_parts
 
 __all__ = ["STOCK", "Compiled"]
 
@@ -42,11 +43,21 @@ _PARTS = "_backprop", "_forward_pass", "_compute_loss_grad"
 class Compiled:
     """Before scikit-learn's classes in the order of methods."""
 
+    # For estimators without ours in their state: pickles of scikit-learn's, read under `patch`.
+    class_weight: Any = None
+    dropout: Any = 0.0
+    batch_norm: Any = False
+    optimizer: Any = None
+    clip_norm: Any = None
+    callbacks: Any = None
+    n_threads: Any = None
+    device: Any = "cpu"
+
     # ------------------------------------------------------------ which engine
 
-    def _obstacle(self: Any, x: Any, y: Any, weight: Array | None = None) -> str | None:
+    def _obstacle(self: Any, x: Any, y: Any, weight: Array | None, *, dense: bool = False) -> str | None:
         """Why scikit-learn's own code must do it; None: nothing stands in the way."""
-        if sparse.issparse(x):
+        if sparse.issparse(x) and not dense:
             return "X is sparse"
         if weight is not None and not np.all((weight > _LEAST_WEIGHT) & (weight < 1 / _LEAST_WEIGHT)):
             return f"some of sample_weight are not between {_LEAST_WEIGHT:g} and {1 / _LEAST_WEIGHT:g}"
@@ -145,7 +156,7 @@ class Compiled:
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         extras.judge(self)
-        if getattr(self, "class_weight", None) is not None:
+        if self.class_weight is not None:
             if incremental and self.class_weight == "balanced":
                 raise ValueError("class_weight must be a dict with partial_fit, which does not see all of y")
             weights = compute_sample_weight(self.class_weight, y)
@@ -168,11 +179,11 @@ class Compiled:
         if given is None:
             return None
         x = validate_data(self, given[0], accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        x = np.ascontiguousarray(x.toarray() if sparse.issparse(x) else x)
+        x = x.tocsr() if sparse.issparse(x) else np.ascontiguousarray(x)
         y = np.asarray(given[1])
         weight = None if len(given) < 3 or given[2] is None else _check_sample_weight(given[2], x)
         if y.shape[:1] != x.shape[:1]:
-            raise ValueError(f"validation_data must have {len(x)} targets, got shape {y.shape}")
+            raise ValueError(f"validation_data must have {x.shape[0]} targets, got shape {y.shape}")
         several = not hasattr(self, "classes_") or self._label_binarizer.y_type_.startswith("multilabel")
         unknown = set() if several else set(np.unique(y).tolist()) - set(self.classes_.tolist())
         if unknown:
@@ -195,8 +206,8 @@ class Compiled:
         found = extras.extensions(self)
         how = f"dense {X.dtype} data"
         if sparse.issparse(X) and (found or self.callbacks or self in _VALIDATION):
-            X, how = X.toarray(), "sparse X was made dense"
-        reason = self._obstacle(X, y, sample_weight)
+            X, how = X.tocsr(), "rows of sparse X were made dense, some batches at a time"
+        reason = self._obstacle(X, y, sample_weight, dense=how.startswith("rows"))
         network = self._bound(X.dtype) if reason is None else None
         if network is None:
             reason = reason or "coefs_ or intercepts_ are not of the dtype of X"
@@ -270,9 +281,11 @@ class Compiled:
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         dtype = self.coefs_[0].dtype
-        extended = bool(extras.extensions(self))
-        if extended:
-            X = (X.toarray() if sparse.issparse(X) else np.asarray(X)).astype(dtype, copy=False)
+        if extras.extensions(self):
+            if sparse.issparse(X):
+                X, parts = X.tocsr(), row_parts(X, dtype)
+                return np.concatenate([self._slow_pass(X[part].toarray(), False) for part in parts])
+            X = np.asarray(X).astype(dtype, copy=False)
         fits = dtype in _REAL and self not in _NUMPY_FITS
         if fits and not sparse.issparse(X) and np.result_type(X.dtype, dtype) == dtype and len(X):
             network = self._bound(dtype)

@@ -7,10 +7,12 @@ loss, which is what scikit-learn's loss curve is made of.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from sklearn.base import is_classifier
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
@@ -27,6 +29,7 @@ __all__ = [
     "Unfit",
     "new_optimizer",
     "poisson_constant",
+    "row_parts",
     "targets_of",
     "type_of_loss",
 ]
@@ -35,6 +38,8 @@ Array = NDArray[Any]
 
 # A change of the rate rescales the velocity; one beyond this goes scikit-learn's way.
 _MOST_RATIO = 1e12
+# Of sparse rows made dense at a time, or one batch of more: long enough for a call, short beside the data.
+DENSE_BYTES = 8 << 20
 
 
 class Unfit(Exception):
@@ -72,6 +77,13 @@ def type_of_loss(estimator: Any, x: Array, y: Array, weight: Array | None) -> ty
     return np.result_type(x.dtype, y.dtype).type
 
 
+def row_parts(x: Any, dtype: np.dtype[Any]) -> list[slice]:
+    """Parts of the rows of a sparse matrix that are made dense one at a time."""
+    n_rows, n_in = x.shape
+    size = max(1, DENSE_BYTES // max(1, n_in * dtype.itemsize))
+    return [slice(at, at + size) for at in range(0, n_rows, size)]
+
+
 class CompiledSteps:
     """Steps of the compiled program.
 
@@ -82,7 +94,8 @@ class CompiledSteps:
     network : Network
         Holds the estimator's parameters.
     x, y : ndarray
-        Rows and scikit-learn's targets, (rows, n_in) and (rows, n_out).
+        Rows and scikit-learn's targets, (rows, n_in) and (rows, n_out). Rows of a CSR matrix are made dense
+        some batches at a time.
     weight : ndarray (rows,) or None
     batch_size : int
     """
@@ -96,7 +109,7 @@ class CompiledSteps:
         dtype = network.dtype
         loss, objective = extras.plan(estimator, network.n_out, dtype)
         self.loss, self.objective = loss, objective
-        self.x = np.ascontiguousarray(x, dtype)
+        self.x = x if sparse.issparse(x) else np.ascontiguousarray(x, dtype)
         self.y = targets_of(y, estimator.out_activation_ == "softmax" and loss.takes_labels, dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
         self.constant = poisson_constant(self.y) if estimator.loss == "poisson" else None
@@ -195,32 +208,54 @@ class CompiledSteps:
         told, done = 0.0, 0
         for order in (rows[: whole * size].reshape(whole, size), rows[whole * size :].reshape(1, -1)):
             if order.size:
-                told += self._run(order, rate, done, told)
-                done += len(order)
+                for given in self._gathered(order):
+                    told += self._run(*given, rate, done, told)
+                    done += len(given[-1])
         return told + (self.constant_sum if self.constant_sum is not None and self.weight is None else 0.0)
 
-    def _run(self, order: Array, rate: float, done: int, told: float) -> float:
+    def _gathered(self, order: Array) -> Iterator[tuple[Any, ...]]:
+        """x, y, weight, constant, and row numbers into them, of parts of an epoch."""
+        if not sparse.issparse(self.x):
+            yield self.x, self.y, self.weight, self.constant, order
+            return
+        steps = max(1, DENSE_BYTES // (order.shape[1] * self.x.shape[1] * self.network.dtype.itemsize))
+        for begin in range(0, len(order), steps):
+            part = order[begin : begin + steps]
+            rows = part.ravel()
+            others = (None if one is None else one[rows] for one in (self.weight, self.constant))
+            yield self.x[rows].toarray(), self.y[rows], *others, np.arange(len(rows)).reshape(part.shape)
+
+    def _run(
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        constant: Array | None,
+        order: Array,
+        rate: float,
+        done: int,
+        told: float,
+    ) -> float:
         steps = len(order)
         rates = self._rates(rate, steps)
-        if self.weight is None:
+        if weight is None:
             try:
-                return self.program.run(self.x, self.y, order, rates)[0]
+                return self.program.run(x, y, order, rates)[0]
             except DivergenceError as error:
                 at, loss = error.step_in_call or 0, error.loss_sum or 0.0
-                if self.constant is not None:
-                    loss += float(self.constant.sum(axis=1)[order[:at]].sum())
+                if constant is not None:
+                    loss += float(constant.sum(axis=1)[order[:at]].sum())
                 raise Unfit("the loss is not finite", done + at, told + loss) from None
-        weights = self.weight[order]
+        weights = weight[order]
         totals = weights.sum(axis=1)
         losses = np.empty(steps)
         try:
-            self.program.run(self.x, self.y, order, rates, self.weight, step_losses=losses)
+            self.program.run(x, y, order, rates, weight, step_losses=losses)
         except DivergenceError as error:
             at = error.step_in_call or 0
-            raise Unfit(
-                "the loss is not finite", done + at, told + self._mean(order[:at], weights, losses, totals)
-            ) from None
-        return self._mean(order, weights, losses, totals)
+            told += _mean(order[:at], weights, losses, totals, constant)
+            raise Unfit("the loss is not finite", done + at, told) from None
+        return _mean(order, weights, losses, totals, constant)
 
     def _rates(self, rate: float, steps: int) -> NDArray[np.float64]:
         one = self.estimator._optimizer
@@ -228,13 +263,14 @@ class CompiledSteps:
             return optimizers.rates(self.optimizer, steps, self.factor, self.program.step, one.epoch)
         return np.full(steps, rate)
 
-    def _mean(self, order: Array, weights: Array, losses: Array, totals: Array) -> float:
-        """Rows times weighted mean loss, over batches."""
-        n = len(order)
-        found = losses[:n]
-        if self.constant is not None:
-            found = found + (weights[:n] * self.constant.sum(axis=1)[order]).sum(axis=1)
-        return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
+
+def _mean(order: Array, weights: Array, losses: Array, totals: Array, constant: Array | None) -> float:
+    """Rows times weighted mean loss, over batches."""
+    n = len(order)
+    found = losses[:n]
+    if constant is not None:
+        found = found + (weights[:n] * constant.sum(axis=1)[order]).sum(axis=1)
+    return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
 
 
 def poisson_constant(y: Array) -> Array:
