@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from itertools import pairwise
 from typing import Any
@@ -78,10 +79,11 @@ class Compiled:
     def _bound(self: Any, dtype: np.dtype[Any]) -> Network | None:
         """The network whose block `coefs_` and `intercepts_` are views of; None where they fit in none."""
         network = _NETWORKS.get(self)
-        described = network is not None and network.described == extras.description(self)
-        if described and network.dtype == dtype and network.holds(self.coefs_, self.intercepts_):
+        if network is not None and network.described != extras.description(self):
+            network = None
+        if network is not None and network.dtype == dtype and network.holds(self.coefs_, self.intercepts_):
             return network
-        if not described or not network.takes(self.coefs_, self.intercepts_):
+        if network is None or not network.takes(self.coefs_, self.intercepts_):
             network = self._built(dtype)
             if network is None:
                 return None
@@ -270,7 +272,9 @@ class Compiled:
             and X.shape[0]
             and X.flags.c_contiguous
             and self.n_threads is None
-            and network.described == extras.description(self)
+            and type(self.activation) is str
+            and type(self.dropout) is float
+            and network.described == (self.activation, self.dropout, self.batch_norm, self.out_activation_)
             and network.holds(self.coefs_, self.intercepts_)
             and not (check_input and not _is_plain(self, X))
         ):
@@ -301,4 +305,4 @@ class Compiled:
 
 def _is_plain(estimator: Any, x: Array) -> bool:
     """Whether scikit-learn's validation would let x pass as it is."""
-    return not hasattr(estimator, "feature_names_in_") and bool(np.isfinite(np.add.reduce(x, axis=None)))
+    return not hasattr(estimator, "feature_names_in_") and math.isfinite(np.add.reduce(x, axis=None))

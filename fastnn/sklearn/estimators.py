@@ -56,6 +56,7 @@ class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[mis
         Of `validation_data`, by epoch.
     """
 
+    _label_binarizer: Any
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPClassifier._parameter_constraints,
         **extras.CONSTRAINTS,

@@ -109,7 +109,7 @@ class CompiledSteps:
         dtype = network.dtype
         loss, objective = extras.plan(estimator, network.n_out, dtype)
         self.loss, self.objective = loss, objective
-        self.x = x if sparse.issparse(x) else np.ascontiguousarray(x, dtype)
+        self.x: Any = x if sparse.issparse(x) else np.ascontiguousarray(x, dtype)
         self.y = targets_of(y, estimator.out_activation_ == "softmax" and loss.takes_labels, dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
         self.constant = poisson_constant(self.y) if estimator.loss == "poisson" else None
@@ -213,7 +213,7 @@ class CompiledSteps:
                     done += len(given[-1])
         return told + (self.constant_sum if self.constant_sum is not None and self.weight is None else 0.0)
 
-    def _gathered(self, order: Array) -> Iterator[tuple[Any, ...]]:
+    def _gathered(self, order: Array) -> Iterator[tuple[Array, Array, Array | None, Array | None, Array]]:
         """x, y, weight, constant, and row numbers into them, of parts of an epoch."""
         if not sparse.issparse(self.x):
             yield self.x, self.y, self.weight, self.constant, order
@@ -222,8 +222,9 @@ class CompiledSteps:
         for begin in range(0, len(order), steps):
             part = order[begin : begin + steps]
             rows = part.ravel()
-            others = (None if one is None else one[rows] for one in (self.weight, self.constant))
-            yield self.x[rows].toarray(), self.y[rows], *others, np.arange(len(rows)).reshape(part.shape)
+            weight, constant = (None if one is None else one[rows] for one in (self.weight, self.constant))
+            numbers = np.arange(len(rows)).reshape(part.shape)
+            yield self.x[rows].toarray(), self.y[rows], weight, constant, numbers
 
     def _run(
         self,
