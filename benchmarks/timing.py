@@ -122,7 +122,7 @@ def _blas() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
-def _until_idle(pause: float) -> None:
+def until_idle(pause: float) -> None:
     """Sleep until no thread of this process has used a core during a whole pause."""
     for _ in range(MOST_PAUSES if pause else 0):
         cpu = time.process_time()
@@ -134,7 +134,7 @@ def _until_idle(pause: float) -> None:
 def _sample(one: Contender, calls: int, pause: float) -> Sample:
     with _blas().limit(limits=one.threads):
         call = one.call
-        _until_idle(pause)
+        until_idle(pause)
         call()  # wakes threads that slept through the pause
         cpu, wall = time.process_time(), time.perf_counter()
         for _ in range(calls):

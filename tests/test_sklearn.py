@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fastnn as fn
 import fastnn.sklearn as ours
+from fastnn.sklearn import steps
 from fastnn.sklearn.differences import DIFFERENCES
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -160,6 +161,46 @@ def test_estimators_live_in_pipelines_and_grids():
     assert clone(grids[1].best_estimator_[-1]).get_params()["dropout"] == 0.0
 
 
+KINDS = {
+    "int64": LABELS * 7 - 3,
+    "uint8": LABELS.astype(np.uint8),
+    "two": 2 * (LABELS > 4) + 5,
+    "text": np.array(["zero", "one", "two", "three", "four", "5", "6", "7", "8", "nine"])[LABELS],
+    "object": np.array(["no", "yes"], object)[(LABELS > 4).astype(int)],
+    "float": LABELS / 1.0,
+    "one": np.zeros_like(LABELS),
+    "column": LABELS.reshape(-1, 1),
+    "many": np.arange(len(LABELS)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:A column-vector y", "ignore:The number of unique classes")
+def test_labels_of_every_kind_are_read_as_scikit_learn_reads_them(kind):
+    y = KINDS[kind]
+    stock, own = neural_network.MLPClassifier(), ours.MLPClassifier()
+    for x, reset in ((DIGITS, True), (DIGITS[:, :3], False)):
+        found = []
+        for one in (stock, own):
+            one.warm_start = not reset
+            if reset:
+                found.append(one._validate_input(x, y, False, True)[1])
+            else:
+                with pytest.raises(ValueError, match="X has 3 features, but MLPClassifier is expecting 64"):
+                    one._validate_input(x, y, False, False)
+                found.append(one._validate_input(DIGITS[::-1], y[::-1], False, False)[1])
+        assert found[0].dtype == found[1].dtype == bool
+        np.testing.assert_array_equal(*found)
+        assert vars(stock._label_binarizer).keys() == vars(own._label_binarizer).keys()
+        assert stock.classes_.dtype == own.classes_.dtype
+        np.testing.assert_array_equal(stock.classes_, own.classes_)
+    for one in (stock, own):
+        with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same classes"):
+            one._validate_input(DIGITS, LABELS - 1000, False, False)
+        with pytest.raises(ValueError, match="`y` has classes not in"):
+            one.set_params(warm_start=False)._validate_input(DIGITS, LABELS - 1000, True, False)
+
+
 # ---------------------------------------------------------------- beyond scikit-learn
 
 
@@ -186,6 +227,25 @@ def test_optimizers_losses_and_schedules_of_fastnn():
     assert model.fit(DIABETES, PROGRESS).score(DIABETES, PROGRESS) > 0.3
     with pytest.raises(ValueError, match="loss must be one of classes"):
         ours.MLPClassifier(loss=fn.losses.Focal()).fit(DIGITS, LABELS)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_sparse_rows_are_made_dense_in_parts_and_give_the_same(monkeypatch, weight, loss):
+    monkeypatch.setattr(steps, "DENSE_BYTES", 64 * 8 * 70)  # three batches
+    found = []
+    rows = sparse.csr_matrix(DIGITS)
+    for x in (DIGITS, rows, rows.tocsc()):
+        one = ours.MLPRegressor(loss, (9,), "gelu", dropout=0.3, batch_size=23, max_iter=3, random_state=0)
+        held = x[500:], LABELS[500:], None if weight is None else weight[500:]
+        found.append(one.fit(x, LABELS / 1.0, weight, validation_data=held))
+        assert one.fit_info_["engine"] == "fastnn"
+    for one in found[1:]:
+        assert "some batches at a time" in one.fit_info_["reason"]
+        np.testing.assert_array_equal(one.coefs_[0], found[0].coefs_[0])
+        np.testing.assert_allclose(one.loss_curve_, found[0].loss_curve_, rtol=1e-13)  # summed in parts
+        np.testing.assert_allclose(one.validation_loss_curve_, found[0].validation_loss_curve_, rtol=1e-13)
+        np.testing.assert_array_equal(one.predict(rows), found[0].predict(DIGITS))
 
 
 def test_class_weight_is_sample_weight():
@@ -290,6 +350,26 @@ def test_patch_reaches_names_imported_before_and_unpatch_brings_them_back():
         ours.unpatch()
     assert globals().pop("imported_before") is stock is neural_network.MLPClassifier
     assert not ours.is_patched()
+
+
+def test_pickles_of_scikit_learns_are_read_as_ours_under_patch():
+    stock, _ = both("MLPClassifier", DIGITS, LABELS, warm_start=True, early_stopping=True)
+    text = pickle.dumps(stock)
+    ours.patch()
+    try:
+        own = pickle.loads(text)
+        assert type(own) is ours.MLPClassifier
+        assert own.get_params()["dropout"] == 0.0
+        again = pickle.loads(pickle.dumps(stock))
+        assert type(again) is type(copy.deepcopy(stock)) is type(stock)
+    finally:
+        ours.unpatch()
+    np.testing.assert_allclose(own.predict_proba(DIGITS), stock.predict_proba(DIGITS), atol=1e-12)
+    for one in (stock, own, again):
+        one.fit(DIGITS, LABELS)
+    assert_same(stock, own)
+    np.testing.assert_array_equal(again.coefs_[0], stock.coefs_[0])
+    assert b"fastnn" not in pickle.dumps(stock)
 
 
 def test_models_move_both_ways(tmp_path):

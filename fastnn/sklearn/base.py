@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn import neural_network
+from sklearn.base import is_classifier
 from sklearn.utils import compute_sample_weight
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from . import extras, stochastic
 from .gradients import Gradients
-from .network import Network
+from .network import OUTPUTS, Network
+from .steps import row_parts
 
 __all__ = ["STOCK", "Compiled"]
 
@@ -24,6 +29,9 @@ Array = NDArray[Any]
 _NETWORKS: weakref.WeakKeyDictionary[Any, Network] = weakref.WeakKeyDictionary()
 _VALIDATION: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictionary()  # of running fits
 _GRADIENTS: weakref.WeakKeyDictionary[Any, Gradients] = weakref.WeakKeyDictionary()  # likewise
+_NUMPY_FITS: weakref.WeakSet[Any] = weakref.WeakSet()  # estimators that scikit-learn's code is training now
+# Beyond it scikit-learn's sums overflow where ours, which divide the weights first, do not.
+_LEAST_WEIGHT = 1e-30
 _REAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -36,16 +44,33 @@ _PARTS = "_backprop", "_forward_pass", "_compute_loss_grad"
 class Compiled:
     """Before scikit-learn's classes in the order of methods."""
 
+    # For estimators without ours in their state: pickles of scikit-learn's, read under `patch`.
+    class_weight: Any = None
+    dropout: Any = 0.0
+    batch_norm: Any = False
+    optimizer: Any = None
+    clip_norm: Any = None
+    callbacks: Any = None
+    n_threads: Any = None
+    device: Any = "cpu"
+
     # ------------------------------------------------------------ which engine
 
-    def _obstacle(self: Any, x: Any, weight: Array | None = None) -> str | None:
+    def _obstacle(self: Any, x: Any, y: Any, weight: Array | None, *, dense: bool = False) -> str | None:
         """Why scikit-learn's own code must do it; None: nothing stands in the way."""
-        if sparse.issparse(x):
+        if sparse.issparse(x) and not dense:
             return "X is sparse"
-        if weight is not None and not np.all(weight > 0):
-            return "some of sample_weight are not above 0"
+        if weight is not None and not np.all((weight > _LEAST_WEIGHT) & (weight < 1 / _LEAST_WEIGHT)):
+            return f"some of sample_weight are not between {_LEAST_WEIGHT:g} and {1 / _LEAST_WEIGHT:g}"
         if x.dtype not in _REAL:
             return f"X is of {x.dtype}"
+        if y.dtype.kind not in "fiub":
+            return f"y is of {y.dtype}"
+        if y.shape[1] != self.coefs_[-1].shape[1]:
+            return f"y has {y.shape[1]} columns, coefs_ {self.coefs_[-1].shape[1]}"
+        links = ("softmax", "logistic") if is_classifier(self) else ("identity", "exp")
+        if self.out_activation_ not in links:  # users set it, for logits
+            return f"out_activation_ is {self.out_activation_!r}"
         for name in _PARTS:  # a subclass of ours with its own
             if getattr(type(self), name) is not getattr(_BASE, name):
                 return f"{type(self).__name__} has its own {name}"
@@ -54,6 +79,8 @@ class Compiled:
     def _bound(self: Any, dtype: np.dtype[Any]) -> Network | None:
         """The network whose block `coefs_` and `intercepts_` are views of; None where they fit in none."""
         network = _NETWORKS.get(self)
+        if network is not None and network.described != extras.description(self):
+            network = None
         if network is not None and network.dtype == dtype and network.holds(self.coefs_, self.intercepts_):
             return network
         if network is None or not network.takes(self.coefs_, self.intercepts_):
@@ -68,12 +95,13 @@ class Compiled:
 
     def _built(self: Any, dtype: np.dtype[Any]) -> Network | None:
         coefs = self.coefs_
-        if any(np.ndim(w) != 2 or not np.size(w) for w in coefs):
+        if self.out_activation_ not in OUTPUTS or any(np.ndim(w) != 2 or not np.size(w) for w in coefs):
             return None
         widths = [w.shape[1] for w in coefs]
         network = Network(
             extras.layers(self, widths[:-1], widths[-1]), coefs[0].shape[0], dtype, self.out_activation_
         )
+        network.described = extras.description(self)
         if not network.takes(coefs, self.intercepts_):
             return None
         if self.batch_norm and (kept := getattr(self, "_norms", None)) is not None:
@@ -83,6 +111,20 @@ class Compiled:
         return network
 
     # ------------------------------------------------------------ training
+
+    def _validate_params(self: Any) -> None:
+        """scikit-learn's judgement; of a parameter that is its own, in its own words."""
+        try:
+            super()._validate_params()  # type: ignore[misc]
+        except ValueError as error:
+            stock = next(one for one in STOCK if isinstance(self, one))._parameter_constraints
+            given = {name: value for name, value in self.get_params(deep=False).items() if name in stock}
+            try:
+                validate_parameter_constraints(stock, given, type(self).__name__)
+            except ValueError as own_words:
+                own_words.add_note(f"fastnn.sklearn: {error}")
+                raise own_words from None
+            raise
 
     def fit(
         self: Any, X: Any, y: Any, sample_weight: Any = None, validation_data: tuple[Any, ...] | None = None
@@ -116,7 +158,7 @@ class Compiled:
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         extras.judge(self)
-        if getattr(self, "class_weight", None) is not None:
+        if self.class_weight is not None:
             if incremental and self.class_weight == "balanced":
                 raise ValueError("class_weight must be a dict with partial_fit, which does not see all of y")
             weights = compute_sample_weight(self.class_weight, y)
@@ -139,11 +181,11 @@ class Compiled:
         if given is None:
             return None
         x = validate_data(self, given[0], accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        x = np.ascontiguousarray(x.toarray() if sparse.issparse(x) else x)
+        x = x.tocsr() if sparse.issparse(x) else np.ascontiguousarray(x)
         y = np.asarray(given[1])
         weight = None if len(given) < 3 or given[2] is None else _check_sample_weight(given[2], x)
         if y.shape[:1] != x.shape[:1]:
-            raise ValueError(f"validation_data must have {len(x)} targets, got shape {y.shape}")
+            raise ValueError(f"validation_data must have {x.shape[0]} targets, got shape {y.shape}")
         several = not hasattr(self, "classes_") or self._label_binarizer.y_type_.startswith("multilabel")
         unknown = set() if several else set(np.unique(y).tolist()) - set(self.classes_.tolist())
         if unknown:
@@ -166,8 +208,8 @@ class Compiled:
         found = extras.extensions(self)
         how = f"dense {X.dtype} data"
         if sparse.issparse(X) and (found or self.callbacks or self in _VALIDATION):
-            X, how = X.toarray(), "sparse X was made dense"
-        reason = self._obstacle(X, sample_weight)
+            X, how = X.tocsr(), "rows of sparse X were made dense, some batches at a time"
+        reason = self._obstacle(X, y, sample_weight, dense=how.startswith("rows"))
         network = self._bound(X.dtype) if reason is None else None
         if network is None:
             reason = reason or "coefs_ or intercepts_ are not of the dtype of X"
@@ -175,9 +217,13 @@ class Compiled:
                 names = ", ".join([*found, *(["callbacks"] if self.callbacks else [])]) or "validation_data"
                 raise ValueError(f"{names} cannot be done by scikit-learn's code, and ours cannot: {reason}")
             self.fit_info_ = {"engine": "scikit-learn", "reason": reason}
-            super()._fit_stochastic(  # type: ignore[misc]
-                X, y, sample_weight, *lists, layer_units, incremental
-            )
+            _NUMPY_FITS.add(self)  # its optimizer updates the arrays of coefs_: they must stay there
+            try:
+                super()._fit_stochastic(  # type: ignore[misc]
+                    X, y, sample_weight, *lists, layer_units, incremental
+                )
+            finally:
+                _NUMPY_FITS.discard(self)
             return
         self.fit_info_ = {"engine": "fastnn", "reason": how}
         validation = self._judged_validation(X.dtype)
@@ -186,7 +232,9 @@ class Compiled:
             self._norms = network.model.parameters.copy(), network.model.buffers.copy()
 
     def _fit_lbfgs(self: Any, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
-        reason = self._obstacle(X, sample_weight)
+        reason = self._obstacle(X, y, sample_weight)
+        if [w.shape for w in self.coefs_] != list(pairwise(rest[-1])):
+            reason = f"coefs_ are not of layers of {rest[-1]}"
         found = extras.extensions(self)
         if found and reason == "X is sparse":
             X, reason = X.toarray(), None
@@ -224,6 +272,9 @@ class Compiled:
             and X.shape[0]
             and X.flags.c_contiguous
             and self.n_threads is None
+            and type(self.activation) is str
+            and type(self.dropout) is float
+            and network.described == (self.activation, self.dropout, self.batch_norm, self.out_activation_)
             and network.holds(self.coefs_, self.intercepts_)
             and not (check_input and not _is_plain(self, X))
         ):
@@ -234,10 +285,13 @@ class Compiled:
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         dtype = self.coefs_[0].dtype
-        extended = bool(extras.extensions(self))
-        if extended:
-            X = (X.toarray() if sparse.issparse(X) else np.asarray(X)).astype(dtype, copy=False)
-        if not sparse.issparse(X) and dtype in _REAL and np.result_type(X.dtype, dtype) == dtype and len(X):
+        if extras.extensions(self):
+            if sparse.issparse(X):
+                X, parts = X.tocsr(), row_parts(X, dtype)
+                return np.concatenate([self._slow_pass(X[part].toarray(), False) for part in parts])
+            X = np.asarray(X).astype(dtype, copy=False)
+        fits = dtype in _REAL and self not in _NUMPY_FITS
+        if fits and not sparse.issparse(X) and np.result_type(X.dtype, dtype) == dtype and len(X):
             network = self._bound(dtype)
             if network is not None:
                 with extras.threads(self.n_threads):
@@ -251,4 +305,4 @@ class Compiled:
 
 def _is_plain(estimator: Any, x: Array) -> bool:
     """Whether scikit-learn's validation would let x pass as it is."""
-    return not hasattr(estimator, "feature_names_in_") and bool(np.isfinite(np.add.reduce(x, axis=None)))
+    return not hasattr(estimator, "feature_names_in_") and math.isfinite(np.add.reduce(x, axis=None))

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn import neural_network
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import validate_data
 
 from ..losses import Loss
-from . import extras
+from . import extras, labels
 from .base import STOCK, Compiled
 
 __all__ = ["STOCK", "MLPClassifier", "MLPRegressor"]
@@ -55,6 +56,7 @@ class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[mis
         Of `validation_data`, by epoch.
     """
 
+    _label_binarizer: Any
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPClassifier._parameter_constraints,
         **extras.CONSTRAINTS,
@@ -132,6 +134,22 @@ class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[mis
         self.callbacks = callbacks
         self.n_threads = n_threads
         self.device = device
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        goes_on = hasattr(self, "classes_") and (self.warm_start or incremental)
+        n_rows = X.shape[0] if isinstance(X, np.ndarray) and X.ndim == 2 else None
+        marked = None
+        if goes_on:
+            marked = labels.known(y, n_rows, self._label_binarizer, all_of_them=self.warm_start)
+        elif (found := labels.new(y, n_rows)) is not None:
+            binarizer, marked = found
+        if marked is None:
+            return super()._validate_input(X, y, incremental, reset)  # type: ignore[no-any-return]
+        dtypes = np.float64, np.float32
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtypes, reset=reset)
+        if not goes_on:
+            self._label_binarizer, self.classes_ = binarizer, binarizer.classes_
+        return X, marked
 
     def predict(self, X: Any) -> Any:
         """Classes of the rows of X, (n_samples,) or (n_samples, n_classes)."""

@@ -20,7 +20,7 @@ from ..optimizers import LBFGS, Optimizer
 from ..steps import Objective
 from .network import ACTIVATIONS, layers_of, task_of
 
-__all__ = ["CONSTRAINTS", "activations_of", "extensions", "judge", "layers", "plan", "threads"]
+__all__ = ["CONSTRAINTS", "activations_of", "description", "extensions", "judge", "layers", "plan", "threads"]
 
 Array = NDArray[Any]
 
@@ -38,10 +38,9 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 
-def hidden_of(estimator: Any) -> list[int]:
-    """Widths of the hidden layers."""
+def _n_hidden(estimator: Any) -> int:
     sizes = estimator.hidden_layer_sizes
-    return [int(n) for n in sizes] if hasattr(sizes, "__iter__") else [int(sizes)]
+    return len(list(sizes)) if hasattr(sizes, "__iter__") else 1
 
 
 def activations_of(estimator: Any, n_hidden: int) -> list[str]:
@@ -77,6 +76,17 @@ def layers(estimator: Any, hidden: list[int], n_out: int) -> list[Any]:
     )
 
 
+def description(estimator: Any) -> tuple[Any, ...]:
+    """What a network is made by, beside its widths; users may change it between calls."""
+    activation, dropout = estimator.activation, estimator.dropout
+    return (
+        activation if isinstance(activation, str) else tuple(activation),
+        dropout if isinstance(dropout, Real) else tuple(dropout),
+        bool(estimator.batch_norm),
+        estimator.out_activation_,
+    )
+
+
 def extensions(estimator: Any) -> list[str]:
     """Parameters that have values which scikit-learn's code does not know."""
     found = []
@@ -92,8 +102,8 @@ def extensions(estimator: Any) -> list[str]:
 
 def judge(estimator: Any) -> None:
     """Refuse values that do not go together."""
-    activations_of(estimator, len(hidden_of(estimator)))
-    _dropout(estimator, len(hidden_of(estimator)))
+    activations_of(estimator, _n_hidden(estimator))
+    _dropout(estimator, _n_hidden(estimator))
     found = extensions(estimator)
     if devices.check(estimator.device) != "cpu" and found:
         raise ValueError(f"device must be 'cpu' with {', '.join(found)}, got {estimator.device!r}")

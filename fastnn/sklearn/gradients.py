@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import DivergenceError
 from . import extras
 from .network import Network
-from .steps import poisson_constant, targets_of
+from .steps import poisson_constant, targets_of, type_of_loss
 
 __all__ = ["Gradients"]
 
@@ -30,6 +30,7 @@ class Gradients:
 
     def __init__(self, estimator: Any, x: Array, y: Array, weight: Array | None) -> None:
         self.estimator, self.x, self.y, self.weight = estimator, x, y, weight
+        self.loss_type = type_of_loss(estimator, x, y, weight)
         self.network: Network | None = None
 
     def _prepare(self, dtype: np.dtype[Any]) -> Network:
@@ -51,7 +52,7 @@ class Gradients:
         self.network = network
         return network
 
-    def at(self, packed: Array) -> tuple[float, Array] | None:
+    def at(self, packed: Array) -> tuple[Any, Array] | None:
         """Loss and gradient at packed parameters, all coefs before all intercepts; None where not finite."""
         network = self.network if self.network is not None else self._prepare(packed.dtype)
         if packed.dtype != network.dtype:
@@ -65,4 +66,5 @@ class Gradients:
             loss, flat = network.program.gradient(self.rows, self.targets, self.weights)
         except DivergenceError:
             return None
-        return loss + self.shift, np.concatenate([part.ravel() for part in network.parts(flat)])
+        gradient = np.concatenate([part.ravel() for part in network.parts(flat)])
+        return self.loss_type(loss + self.shift), gradient

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from sklearn.base import is_classifier
 
 from .. import callbacks as callbacks_
 from ..program import Program
 from ..trainer import Trainer
 from .network import Network
-from .steps import CompiledSteps, poisson_constant, targets_of
+from .steps import CompiledSteps, poisson_constant, row_parts, targets_of
 
 __all__ = ["Monitors"]
 
@@ -56,7 +57,7 @@ class Monitors:
         x, y, weight = self.validation
         if is_classifier(estimator):
             y = estimator._label_binarizer.transform(y)
-        y = np.reshape(y, (len(x), -1))
+        y = np.reshape(y, (x.shape[0], -1))
         labels = estimator.out_activation_ == "softmax" and steps.loss.takes_labels
         self.measured = x, targets_of(y, labels, network.dtype), weight
         own = getattr(steps.loss, "function", None) is not None
@@ -103,12 +104,25 @@ class Monitors:
             self.team.epoch_begin(self.trainer, self.trainer.epoch + 1)
             steps.factor = self.trainer.rate_factor
 
+    def _validation_loss(self) -> float:
+        x, y, weight = self.measured
+        if not sparse.issparse(x):
+            return float(self.program.loss(x, y, weight))
+        total = loss = 0.0
+        for part in row_parts(x, self.network.dtype):
+            rows, weights = x[part].toarray(), None if weight is None else weight[part]
+            size = float(len(rows) if weights is None else weights.sum())
+            if size:
+                total += size
+                loss += size * float(self.program.loss(rows, y[part], weights))
+        return loss / total
+
     def epoch_end(self) -> bool:
         """After scikit-learn has judged the epoch; whether a callback wants to stop."""
         estimator = self.estimator
         logs = {"loss": float(estimator.loss_)}
         if self.validation is not None:
-            logs["val_loss"] = float(self.program.loss(*self.measured)) + self.shift
+            logs["val_loss"] = self._validation_loss() + self.shift
             estimator.validation_loss_curve_.append(logs["val_loss"])
             if not estimator.early_stopping:
                 estimator.validation_scores_.append(estimator._score(*self.validation))

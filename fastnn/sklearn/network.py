@@ -19,7 +19,7 @@ from ..optimizers import Optimizer
 from ..program import Program
 from ..steps import Objective, initial_buffers
 
-__all__ = ["ACTIVATIONS", "Network", "layers_of", "task_of"]
+__all__ = ["ACTIVATIONS", "OUTPUTS", "Network", "layers_of", "task_of"]
 
 Array = NDArray[Any]
 
@@ -118,6 +118,7 @@ class Network:
         self.intercepts: list[Array] = [views[f"{prefix}.bias"] for prefix in prefixes]
         self.n_out = self.coefs[-1].shape[1]
         self.out_activation = out_activation
+        self.described: tuple[Any, ...] | None = None  # the parameters of an estimator that it was made by
         self._predicting: Program | None = None
         self.program: Program | None = None
         self.plan: tuple[Any, ...] | None = None  # what the program was compiled for

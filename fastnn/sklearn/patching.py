@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from typing import Any
 
@@ -17,11 +18,20 @@ _PAIRS = dict(zip(STOCK, (MLPClassifier, MLPRegressor), strict=True))
 _replaced: list[tuple[dict[str, Any], str, Any]] = []
 
 
+def _bare(name: str) -> Any:
+    cls = next(one for one in STOCK if one.__name__ == name)
+    return cls.__new__(cls)
+
+
+def _reduced(estimator: Any) -> tuple[Any, ...]:
+    return _bare, (type(estimator).__name__,), estimator.__getstate__()
+
+
 def patch() -> int:
     """Put our MLPClassifier and MLPRegressor in the place of scikit-learn's, for the whole process.
 
     Names in scikit-learn itself, which later imports read, and in all modules that have imported the classes
-    already are replaced. Objects that exist stay what they are.
+    already are replaced. Objects that exist stay what they are; pickles of scikit-learn's are read as ours.
 
     Returns
     -------
@@ -29,6 +39,8 @@ def patch() -> int:
         Names that were replaced; 0 where that was done before.
     """
     before = len(_replaced)
+    for stock in STOCK:  # by its name pickle would find our class and refuse
+        copyreg.pickle(stock, _reduced)
     ours = __name__.rpartition(".")[0]
     for name, module in list(sys.modules.items()):
         if module is None or name == ours or name.startswith(f"{ours}."):
@@ -51,6 +63,8 @@ def _replace_in(namespace: dict[str, Any]) -> None:
 
 def unpatch() -> None:
     """Undo `patch`; names that have changed since, and those imported since, are left alone."""
+    for stock in STOCK:
+        copyreg.dispatch_table.pop(stock, None)
     own = set(_PAIRS.values())
     while _replaced:
         namespace, key, stock = _replaced.pop()

@@ -7,10 +7,13 @@ loss, which is what scikit-learn's loss curve is made of.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import is_classifier
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from .. import optimizers
@@ -26,13 +29,17 @@ __all__ = [
     "Unfit",
     "new_optimizer",
     "poisson_constant",
+    "row_parts",
     "targets_of",
+    "type_of_loss",
 ]
 
 Array = NDArray[Any]
 
 # A change of the rate rescales the velocity; one beyond this goes scikit-learn's way.
 _MOST_RATIO = 1e12
+# Of sparse rows made dense at a time, or one batch of more: long enough for a call, short beside the data.
+DENSE_BYTES = 8 << 20
 
 
 class Unfit(Exception):
@@ -63,6 +70,20 @@ def targets_of(y: Array, labels: bool, dtype: np.dtype[Any]) -> Array:
     return np.ascontiguousarray(y, dtype)
 
 
+def type_of_loss(estimator: Any, x: Array, y: Array, weight: Array | None) -> type[np.floating[Any]]:
+    """Of `loss_` and the loss curve: what scikit-learn's arithmetic makes of these."""
+    if is_classifier(estimator) or weight is not None or not np.issubdtype(y.dtype, np.floating):
+        return np.float64
+    return np.result_type(x.dtype, y.dtype).type
+
+
+def row_parts(x: Any, dtype: np.dtype[Any]) -> list[slice]:
+    """Parts of the rows of a sparse matrix that are made dense one at a time."""
+    n_rows, n_in = x.shape
+    size = max(1, DENSE_BYTES // max(1, n_in * dtype.itemsize))
+    return [slice(at, at + size) for at in range(0, n_rows, size)]
+
+
 class CompiledSteps:
     """Steps of the compiled program.
 
@@ -73,7 +94,8 @@ class CompiledSteps:
     network : Network
         Holds the estimator's parameters.
     x, y : ndarray
-        Rows and scikit-learn's targets, (rows, n_in) and (rows, n_out).
+        Rows and scikit-learn's targets, (rows, n_in) and (rows, n_out). Rows of a CSR matrix are made dense
+        some batches at a time.
     weight : ndarray (rows,) or None
     batch_size : int
     """
@@ -87,7 +109,7 @@ class CompiledSteps:
         dtype = network.dtype
         loss, objective = extras.plan(estimator, network.n_out, dtype)
         self.loss, self.objective = loss, objective
-        self.x = np.ascontiguousarray(x, dtype)
+        self.x: Any = x if sparse.issparse(x) else np.ascontiguousarray(x, dtype)
         self.y = targets_of(y, estimator.out_activation_ == "softmax" and loss.takes_labels, dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
         self.constant = poisson_constant(self.y) if estimator.loss == "poisson" else None
@@ -145,6 +167,8 @@ class CompiledSteps:
         elif isinstance(one, AdamOptimizer):
             one.ms = [view.copy() for view in self.network.state_views(0)]
             one.vs = [view.copy() for view in self.network.state_views(1)]
+            if not all(np.isfinite(np.add.reduce(v, axis=None)) for v in one.vs):
+                np.square(np.finfo(self.network.dtype).max)  # warns, or not, as NumPy has been told to
             one.t = int(self.program.step)
             if one.t:
                 one.learning_rate = (
@@ -184,32 +208,55 @@ class CompiledSteps:
         told, done = 0.0, 0
         for order in (rows[: whole * size].reshape(whole, size), rows[whole * size :].reshape(1, -1)):
             if order.size:
-                told += self._run(order, rate, done, told)
-                done += len(order)
+                for given in self._gathered(order):
+                    told += self._run(*given, rate, done, told)
+                    done += len(given[-1])
         return told + (self.constant_sum if self.constant_sum is not None and self.weight is None else 0.0)
 
-    def _run(self, order: Array, rate: float, done: int, told: float) -> float:
+    def _gathered(self, order: Array) -> Iterator[tuple[Array, Array, Array | None, Array | None, Array]]:
+        """x, y, weight, constant, and row numbers into them, of parts of an epoch."""
+        if not sparse.issparse(self.x):
+            yield self.x, self.y, self.weight, self.constant, order
+            return
+        steps = max(1, DENSE_BYTES // (order.shape[1] * self.x.shape[1] * self.network.dtype.itemsize))
+        for begin in range(0, len(order), steps):
+            part = order[begin : begin + steps]
+            rows = part.ravel()
+            weight, constant = (None if one is None else one[rows] for one in (self.weight, self.constant))
+            numbers = np.arange(len(rows)).reshape(part.shape)
+            yield self.x[rows].toarray(), self.y[rows], weight, constant, numbers
+
+    def _run(
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        constant: Array | None,
+        order: Array,
+        rate: float,
+        done: int,
+        told: float,
+    ) -> float:
         steps = len(order)
         rates = self._rates(rate, steps)
-        if self.weight is None:
+        if weight is None:
             try:
-                return self.program.run(self.x, self.y, order, rates)[0]
+                return self.program.run(x, y, order, rates)[0]
             except DivergenceError as error:
                 at, loss = error.step_in_call or 0, error.loss_sum or 0.0
-                if self.constant is not None:
-                    loss += float(self.constant.sum(axis=1)[order[:at]].sum())
+                if constant is not None:
+                    loss += float(constant.sum(axis=1)[order[:at]].sum())
                 raise Unfit("the loss is not finite", done + at, told + loss) from None
-        weights = self.weight[order]
+        weights = weight[order]
         totals = weights.sum(axis=1)
         losses = np.empty(steps)
         try:
-            self.program.run(self.x, self.y, order, rates, self.weight, step_losses=losses)
+            self.program.run(x, y, order, rates, weight, step_losses=losses)
         except DivergenceError as error:
             at = error.step_in_call or 0
-            raise Unfit(
-                "the loss is not finite", done + at, told + self._mean(order[:at], weights, losses, totals)
-            ) from None
-        return self._mean(order, weights, losses, totals)
+            told += _mean(order[:at], weights, losses, totals, constant)
+            raise Unfit("the loss is not finite", done + at, told) from None
+        return _mean(order, weights, losses, totals, constant)
 
     def _rates(self, rate: float, steps: int) -> NDArray[np.float64]:
         one = self.estimator._optimizer
@@ -217,13 +264,14 @@ class CompiledSteps:
             return optimizers.rates(self.optimizer, steps, self.factor, self.program.step, one.epoch)
         return np.full(steps, rate)
 
-    def _mean(self, order: Array, weights: Array, losses: Array, totals: Array) -> float:
-        """Rows times weighted mean loss, over batches."""
-        n = len(order)
-        found = losses[:n]
-        if self.constant is not None:
-            found = found + (weights[:n] * self.constant.sum(axis=1)[order]).sum(axis=1)
-        return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
+
+def _mean(order: Array, weights: Array, losses: Array, totals: Array, constant: Array | None) -> float:
+    """Rows times weighted mean loss, over batches."""
+    n = len(order)
+    found = losses[:n]
+    if constant is not None:
+        found = found + (weights[:n] * constant.sum(axis=1)[order]).sum(axis=1)
+    return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
 
 
 def poisson_constant(y: Array) -> Array:

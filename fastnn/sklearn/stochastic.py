@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from . import extras
 from .monitors import Monitors
 from .network import Network
-from .steps import CompiledSteps, NumpySteps, Unfit, new_optimizer
+from .steps import CompiledSteps, NumpySteps, Unfit, new_optimizer, type_of_loss
 
 __all__ = ["fit"]
 
@@ -98,6 +98,7 @@ def fit(
     n_rows = x.shape[0]
     batch_size = _batch_size(estimator, n_rows)
     rows = np.arange(n_rows, dtype=np.int64)
+    loss_type = type_of_loss(estimator, x, y, weight)
     steps: Any = CompiledSteps(estimator, network, x, y, weight, batch_size)
     optimizer = estimator._optimizer
     monitors = Monitors(estimator, network, steps, validation)
@@ -123,7 +124,7 @@ def fit(
                 steps = NumpySteps(estimator, x, y, weight, batch_size, lists)
                 told = steps.epoch(rows, stopped.done, stopped.loss)
             estimator.n_iter_ += 1
-            estimator.loss_ = told / n_rows
+            estimator.loss_ = loss_type(told / n_rows)
             estimator.t_ += n_rows
             estimator.loss_curve_.append(estimator.loss_)
             if estimator.verbose:
@@ -155,6 +156,8 @@ def fit(
         network.load(estimator._best_coefs, estimator._best_intercepts)
         monitors.restore_best()
     estimator.coefs_, estimator.intercepts_ = list(network.coefs), list(network.intercepts)
+    if stopping:  # as scikit-learn leaves them: a warm start trains the best ones on in their place
+        estimator._best_coefs, estimator._best_intercepts = estimator.coefs_, estimator.intercepts_
 
 
 def _diverged(estimator: Any, reason: str, found: list[str]) -> str:
