@@ -18,11 +18,14 @@ from .losses import Loss
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Sample, described, judge_end, measure
+from .samples import Sample, Task, described, is_source, judge_end, measure
 from .stepping import Gate, batches, explained, one_batch
 
 if TYPE_CHECKING:
+    from .data.source import Source
+    from .data.source_parts import Part
     from .metrics import Metric
+    from .streaming import Stream
 
 __all__ = ["Trainer"]
 
@@ -99,7 +102,7 @@ class Trainer(Engine):
         self._rate_factor = 1.0
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
         self._running = False  # whether a fit is
-        self._fitted: tuple[Sample, Array | None, int | None] | None = None  # its rows, weights, batch size
+        self._fitted: tuple[Any, Array | None, int | None] | None = None  # its rows, weights, batch size
         self._rows: Array | None = None  # of x that a fit takes; set by fit_many, as are its callbacks
         self._watchers: tuple[Callback, ...] = ()
         self._fit_begun = 0  # epochs that were done before the running, the interrupted or the last fit
@@ -118,13 +121,13 @@ class Trainer(Engine):
 
     def fit(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: ArrayLike | Source,
+        y: ArrayLike | None = None,
         *,
         epochs: int = 1,
         batch_size: int | None = 32,
         shuffle: bool = True,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: tuple[Any, ...] | Source | None = None,
         validation_split: float = 0.0,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | str | None = None,
@@ -137,18 +140,20 @@ class Trainer(Engine):
 
         Parameters
         ----------
-        x : array_like (n, n_in)
+        x : array_like (n, n_in), or fastnn.data.Source
             Not copied where it is a matrix of the model's dtype (or uint8) whose rows lie whole in memory,
             else converted once in each fit. Never scanned: a value that is not finite is met in its batch.
+            A source has its targets and weights itself: y, sample_weight and validation_split are left out.
         y : array_like
             Labels (n,) for cross_entropy (or probabilities (n, n_out)) and multi_margin; values (n, n_out),
             or (n,) for one output, for the others; fewer for gaussian_nll and several quantiles.
         epochs : int
         batch_size : int or None
             The rest of an epoch is one smaller batch. None: all rows, in their order; one step an epoch.
+            Of a source that has batches of its own it is left out.
         shuffle : bool
             Whether each epoch takes the rows in another order, a function of seed and epoch.
-        validation_data : (x, y) or (x, y, sample_weight), optional
+        validation_data : (x, y) or (x, y, sample_weight) or Source, optional
             Measured after each epoch and never trained on.
         validation_split : float
             Share of the rows, from 0 to below 1, that is taken for this instead; by the trainer's seed, the
@@ -190,31 +195,38 @@ class Trainer(Engine):
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
         task = self._task
-        matrix = task.matrix("x", x)
-        task.some_rows("x", matrix)
-        names, rows = ("x", "y", "sample_weight"), self._rows
-        if rows is None:
-            sample = task.sample_of(matrix, y, sample_weight, names)
+        if is_source(x):
+            from .streaming import share_out  # loaded with the first source
+
+            trained: Any
+            measured: Any
+            trained, measured = share_out(
+                task,
+                x,
+                y,
+                sample_weight,
+                batch_size=batch_size,
+                epochs=epochs,
+                validation_data=validation_data,
+                validation_split=share,
+                class_weight=class_weight,
+            )
+            weights, n_in = None, trained.n_in
         else:
-            sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
-        trained, weights, measured = validation.share_out(
-            task,
-            sample,
-            validation_data=validation_data,
-            validation_split=share,
-            class_weight=class_weight,
-            seed=self.seed,
-        )
-        if rows is not None:
-            trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
+            n_in, trained, weights, measured = self._shared_out(
+                task, x, y, sample_weight, validation_data, share, class_weight
+            )
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
         if self._interrupted:
             callbacks_.judge_resumed(given, self._resumed_states)
 
-        program = self._ready(matrix.shape[1])
-        validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
+        program = self._ready(n_in)
+        if is_source(x):
+            trained.judge_steps(program.steps, batch_size)
+        else:
+            validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
@@ -246,6 +258,45 @@ class Trainer(Engine):
             self._callbacks, self._running, self._fitted = (), False, None
         return history
 
+    def _shared_out(
+        self,
+        task: Task,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        validation_data: Any,
+        validation_split: float,
+        class_weight: Any,
+    ) -> tuple[int, Sample, Array | None, Sample | Stream | None]:
+        """Columns, rows to train on, the weights of all rows in training, and what to validate on."""
+        if y is None:
+            raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
+        matrix = task.matrix("x", x)
+        task.some_rows("x", matrix)
+        names, rows = ("x", "y", "sample_weight"), self._rows
+        if rows is None:
+            sample = task.sample_of(matrix, y, sample_weight, names)
+        else:
+            sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
+        streamed = is_source(validation_data)
+        if streamed and validation_split > 0:
+            raise ValueError(f"validation_split must be 0 with validation_data, got {validation_split:g}")
+        trained, weights, measured = validation.share_out(
+            task,
+            sample,
+            validation_data=None if streamed else validation_data,
+            validation_split=validation_split,
+            class_weight=class_weight,
+            seed=self.seed,
+        )
+        if rows is not None:
+            trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
+        if streamed:
+            from .streaming import Stream
+
+            return matrix.shape[1], trained, weights, Stream(task, validation_data, "validation_data")
+        return matrix.shape[1], trained, weights, measured
+
     def stop(self, reason: str) -> None:
         """End the running fit after the epoch that is running; for callbacks."""
         if not isinstance(reason, str):
@@ -274,12 +325,14 @@ class Trainer(Engine):
     def _epoch(
         self,
         program: devices.Program,
-        trained: Sample,
+        trained: Sample | Stream,
         weights: Array | None,
         batch_size: int | None,
         shuffle: bool,
     ) -> float:
         """The steps of one epoch; gives the mean loss of its rows."""
+        if not isinstance(trained, Sample):
+            return self._streamed_epoch(program, trained, batch_size or 1, shuffle)
         if batch_size is None:
             batch_size, shuffle = len(trained), False
         whole, rest = batches(self.seed, self.epoch, len(trained), batch_size, shuffle)
@@ -289,17 +342,43 @@ class Trainer(Engine):
         rest_loss, rest_weight = self._steps(program, trained.x, trained.y, rest, weights, len(whole))
         return (loss_sum + rest_loss) / (weight_sum + rest_weight)
 
+    def _streamed_epoch(
+        self, program: devices.Program, trained: Stream, batch_size: int, shuffle: bool, start_step: int = 0
+    ) -> float:
+        """The steps of one epoch of a source, from a step on; gives the mean loss of their rows."""
+        loss_sum = weight_sum = 0.0
+        with trained.parts(self.seed, self.epoch, batch_size, shuffle, start_step) as groups:
+            for parts in groups:
+                for part in parts:
+                    loss, weight = self._part_steps(program, trained, part)
+                    loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
+        if weight_sum == 0:
+            raise ValueError(f"the sample weights of {trained.source!r} must not be all zero in an epoch")
+        return loss_sum / weight_sum
+
+    def _part_steps(self, program: devices.Program, trained: Stream, part: Part) -> tuple[float, float]:
+        """The steps of a part; what is wrong in its rows is named by their place in the source."""
+        try:
+            return self._steps(program, part.x, part.y, part.order, part.weight, part.first_step)
+        except DivergenceError as error:
+            if error.layer != -1:
+                raise
+            fault = trained.fault(part, part.order[error.step_in_call])
+            error.args = (f"{str(error).partition('; look for it')[0]}; {fault}",)
+            raise
+
     # ------------------------------------------------------------ measuring
 
     def evaluate(
-        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self, x: ArrayLike | Source, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> dict[str, float]:
         """The mean loss, and the trainer's metrics, without dropout; nothing is changed.
 
         Parameters
         ----------
         x, y, sample_weight : array_like
-            As for `fit`. x is read in blocks: one of another dtype is not copied as a whole.
+            As for `fit`. x is read in blocks: one of another dtype is not copied as a whole. A
+            `fastnn.data.Source` stands for all three.
 
         Returns
         -------
@@ -307,11 +386,21 @@ class Trainer(Engine):
             "loss", then each metric by its name.
         """
         self.model._require()
+        if is_source(x):
+            from .streaming import alone
+
+            return self._measured(alone(self._task, x, y, sample_weight))
+        if y is None:
+            raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
         return self._measured(self._task.sample(x, y, sample_weight, ("x", "y", "sample_weight")))
 
-    def _measured(self, sample: Sample, with_loss: bool = True) -> dict[str, float]:
+    def _measured(self, sample: Sample | Stream, with_loss: bool = True) -> dict[str, float]:
         """Loss and metrics of a sample."""
         try:
+            if not isinstance(sample, Sample):
+                from . import streaming
+
+                return streaming.measure(self._current_program(), self._task, sample, with_loss)
             return measure(self._current_program(), self._task, sample, with_loss)
         except DivergenceError as error:
             raise self._explained(error, f"over {sample.name}", sample.name) from None
@@ -430,8 +519,14 @@ class Trainer(Engine):
 
     # ------------------------------------------------------------ prediction
 
-    def predict(self, x: ArrayLike) -> Array:
-        """What the last layer gives for each row of x; see `Sequential.predict`."""
+    def predict(self, x: ArrayLike | Source) -> Array:
+        """What the last layer gives for each row of x, or of a source; see `Sequential.predict`."""
+        if is_source(x):
+            from . import streaming
+
+            self.model._require()
+            stream = streaming.alone(self._task, x)
+            return streaming.predict(self._current_program(), self._task, stream)
         return self.model.predict(x)
 
     def predict_proba(self, x: ArrayLike) -> Array:
