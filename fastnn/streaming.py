@@ -112,7 +112,9 @@ class Stream:
                 "class_weight must be weights by label with a source, got 'balanced', for which all labels "
                 "would have to be counted first"
             )
-        shape = source._reader.row_shape
+        # Of a built model the first batch need not be asked for: each is judged as it comes.
+        has_rows = source.n_rows is not None or task.n_in is None
+        shape = source._reader.row_shape if has_rows else (task.n_in,)
         stand_in = np.broadcast_to(np.zeros(1, task.dtype), (1, *shape))
         matrix = task.matrix(name, flattened(name, stand_in, task.layers))
         self.n_in = matrix.shape[1]
@@ -143,7 +145,14 @@ class Stream:
     def _judged(self, raw: Generator[list[Part], None, None]) -> Generator[list[Part], None, None]:
         try:
             for parts in raw:
-                yield [self._judge(part) for part in parts]
+                right: list[Part] = []
+                try:
+                    for part in parts:
+                        right.append(self._judge(part))  # noqa: PERF401 (what is there counts)
+                except Exception:
+                    yield right  # the steps before it are done
+                    raise
+                yield right
         finally:
             raw.close()
 
@@ -157,6 +166,9 @@ class Stream:
                 f"{part.first_step + 1} of the epoch has"
             )
         order = part.order
+        for name, of_rows in ((y_name, part.y), (weight_name, part.weight)):
+            if of_rows is not None and (of_rows.ndim == 0 or len(of_rows) != len(x)):
+                raise ValueError(f"{name} must have {len(x)} rows as x has, got shape {of_rows.shape}")
 
         def judged(y: Array, order: Array | None) -> Array:
             return targets.judged(self._loss, y_name, y, len(y), self._n_out, self._dtype, order)

@@ -34,10 +34,13 @@ class Feed:
         For messages and fingerprints.
     is_once : bool
         Whether it can be run through only once.
+    may_end : bool
+        Whether that may be why there is no batch.
     """
 
     kind = "batches"
     is_once = False
+    may_end = False
 
     def steps(self) -> int | None:
         """Batches of an epoch, where that is known."""
@@ -83,7 +86,7 @@ class IterableFeed(Feed):
         if seeded and not self._is_function:
             raise TypeError(f"seeded needs a function of seed and epoch, got {type(given).__name__}")
         self.is_once = not self._is_function and isinstance(given, Iterator) and n_steps is None
-        self._running: Iterator[Any] | None = None  # an iterator, begun
+        self.may_end = self._is_function or isinstance(given, Iterator)
         self._peeked: list[Any] = []
 
     def steps(self) -> int | None:
@@ -256,7 +259,7 @@ class BatchReader:
             n += 1
         if n == 0:
             advice = ""
-            if self.feed.is_once or epoch:
+            if self.feed.may_end or epoch:
                 once = "an iterator can be run through once"
                 advice = f": {once}; pass a function that makes a new one for each epoch"
             raise ValueError(f"the source ({self.feed.kind}) gave no batch in epoch {epoch + 1}{advice}")
@@ -270,24 +273,32 @@ class BatchReader:
         """Batches as they come, each a step."""
         found: list[Part] = []
         size, begun = 0, time.monotonic()
-        for n, item in batches:
-            if n < start_step:
-                continue
-            place = f"batch {n + 1}"
-            x, y, weight = unpacked(item, f"{place} of the source")
-            names = f"x of {place}", f"y of {place}", f"sample_weight of {place}"
-            x, y = errors.array(names[0], x), errors.array(names[1], y)
-            weight = None if weight is None else errors.array(names[2], weight)
-            if x.ndim < 2 or len(x) == 0:
-                raise ValueError(f"{names[0]} must be 2-D with at least one row, got shape {x.shape}")
-            order = np.arange(len(x)).reshape(1, -1)
-            found.append(Part(x.reshape(len(x), -1), y, weight, order, n, _row_of(place), names))
-            size += x.nbytes + y.nbytes
-            if size >= _LIST_BYTES or time.monotonic() - begun > _LIST_SECONDS:
-                yield found
-                found, size, begun = [], 0, time.monotonic()
-        if found:
-            yield found
+        try:
+            for n, item in batches:
+                if n < start_step:
+                    continue
+                part = self._part(n, item)
+                found.append(part)
+                size += part.x.nbytes + part.y.nbytes
+                if size >= _LIST_BYTES or time.monotonic() - begun > _LIST_SECONDS:
+                    yield found
+                    found, size, begun = [], 0, time.monotonic()
+        except Exception:
+            yield found  # the steps before it are done
+            raise
+        yield found
+
+    def _part(self, n: int, item: Any) -> Part:
+        """A batch as a step."""
+        place = f"batch {n + 1}"
+        x, y, weight = unpacked(item, f"{place} of the source")
+        names = f"x of {place}", f"y of {place}", f"sample_weight of {place}"
+        x, y = errors.array(names[0], x), errors.array(names[1], y)
+        weight = None if weight is None else errors.array(names[2], weight)
+        if x.ndim < 2 or len(x) == 0:
+            raise ValueError(f"{names[0]} must be 2-D with at least one row, got shape {x.shape}")
+        order = np.arange(len(x)).reshape(1, -1)
+        return Part(x.reshape(len(x), -1), y, weight, order, n, _row_of(place), names)
 
     def _regrouped(
         self,
