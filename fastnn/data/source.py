@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
+from .columns import Kind
 from .recipe import Recipe
 from .source_batches import BatchReader, IterableFeed
 from .source_files import Rows, open_rows
 from .source_parts import Part, Wanted
 from .source_rows import RowReader
+from .target import Task
 
 __all__ = ["Source"]
 
@@ -122,6 +124,102 @@ class Source:
 
         x, y, weight, recipe, notes = open_folder(errors.file_path("folder", folder))
         return cls(RowReader(x, y, weight, block_rows, buffer_rows), prefetch, recipe, notes)
+
+    @classmethod
+    def csv(
+        cls,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        target: str,
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        recipe: Recipe | None = None,
+        task: Task | None = None,
+        kinds: Mapping[str, Kind] | None = None,
+        drop: Iterable[str] = (),
+        sample_weight: str | None = None,
+        scale_target: bool = False,
+        dtype: Any = np.float32,
+        progress: bool | None = None,
+        block_rows: int | None = None,
+        buffer_rows: int | None = None,
+        prefetch: bool = True,
+    ) -> Source:
+        """Rows of CSV files with a header, converted once to mapped arrays in a cache folder.
+
+        The files are read once, by pyarrow, in pieces: their columns go to a temporary file, from which the
+        recipe is fitted, one column at a time, and the rows are then written. What is there already, of the
+        same files and arguments, is used as it is. It takes 8 bytes for each value on the disk meanwhile, and
+        about 24 bytes a row in memory, and the distinct texts of a column.
+
+        Parameters
+        ----------
+        paths : path or list of paths
+            Of one table; all must have the same columns.
+        target : str
+            Column to predict; rows that lack it are left out.
+        cache : path, optional
+            Folder to be written; None: ``<first path>.fastnn`` beside it.
+        recipe : Recipe, optional
+            Of other data, to be used as it is (for validation files: the recipe of the training's source);
+            None: fitted to these.
+        task, kinds, drop
+            As for `Recipe.fit`. The kind of a column is decided on the first rows; a later value of another
+            kind is an error that names it, where `Recipe.fit` would take the column as texts.
+        sample_weight : str, optional
+            Column of weights.
+        scale_target : bool
+            Whether numbers to predict are written as (y - mean) / scale; after the training
+            ``model.scale_outputs(target.scale, target.mean)`` gives them back in their own unit.
+        dtype : "float32" or "float64"
+            Of x: the model's.
+        progress : bool, optional
+            Whether the conversion is shown on stderr; None: where that is a terminal.
+        block_rows, buffer_rows, prefetch
+            As for `npy`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A line has too few or too many fields, a value does not fit its column, or files have other
+            columns: the text names file, row, column and value.
+        OSError
+            The disk is full, for example; nothing is left of an unfinished cache.
+        """
+        from . import source_tables
+
+        folder = source_tables.convert(
+            "csv", paths, target, cache, recipe, task, kinds, drop, sample_weight, scale_target, dtype,
+            progress,
+        )  # fmt: skip
+        return cls.shards(folder, block_rows=block_rows, buffer_rows=buffer_rows, prefetch=prefetch)
+
+    @classmethod
+    def parquet(
+        cls,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        target: str,
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        recipe: Recipe | None = None,
+        task: Task | None = None,
+        kinds: Mapping[str, Kind] | None = None,
+        drop: Iterable[str] = (),
+        sample_weight: str | None = None,
+        scale_target: bool = False,
+        dtype: Any = np.float32,
+        progress: bool | None = None,
+        block_rows: int | None = None,
+        buffer_rows: int | None = None,
+        prefetch: bool = True,
+    ) -> Source:
+        """Rows of Parquet files, converted once; all is as for `csv`."""
+        from . import source_tables
+
+        folder = source_tables.convert(
+            "parquet", paths, target, cache, recipe, task, kinds, drop, sample_weight, scale_target, dtype,
+            progress,
+        )  # fmt: skip
+        return cls.shards(folder, block_rows=block_rows, buffer_rows=buffer_rows, prefetch=prefetch)
 
     # ------------------------------------------------------------ batches
 
