@@ -1,18 +1,17 @@
-"""Sources beside arrays: a mapped file with memory capped, shards that are copied, CSV and Parquet.
+"""Sources beside arrays: a file larger than the memory allowed, shards, CSV and Parquet.
 
     python benchmarks/bench_streams.py [--quick] [--out FOLDER] [--folder FOLDER] [--cases CASES]
 
 Each training is a process of its own, array and source in turn; the rate is of steps within one epoch, after
 one that has warmed up, and the file is in the system's cache. The array is a part of the file's rows in
 memory (2 GB), shuffled row by row. The process that streams may have 1 GB of memory of its own (RLIMIT_DATA),
-and its whole resident memory, mapped pages too, is judged against 1 GB. --folder keeps the data for the next
+and its whole resident memory is judged against 1 GB. --folder keeps the data for the next
 time, and --cases measures some and leaves the others' lines as they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -107,16 +106,11 @@ def child(how: str, x: str, y: str, widths: tuple[int, ...], n_rows: int, out: s
     """Train an epoch, and another one that counts; tells its steps in a second and its peak."""
     if how == "array":
         data: tuple[Any, ...] = np.load(x, mmap_mode="r")[:n_rows].copy(), np.load(y)[:n_rows]
-    elif how == "shards":
-        whole_x, whole_y = np.load(x, mmap_mode="r")[:n_rows], np.load(y, mmap_mode="r")[:n_rows]
-        cuts = np.linspace(0, n_rows, 9).astype(int)
-        parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
-        data = (Source.npy([whole_x[part] for part in parts], [whole_y[part] for part in parts]),)
     else:
         resource.setrlimit(resource.RLIMIT_DATA, (CAP, CAP))
         data = (Source.npy(x, y),)
     one = trainer(widths)
-    if how == "mapped":  # the first look at a file is the system's affair
+    if how == "source":  # the first look at a file is the system's affair
         os.posix_fadvise(fd := os.open(x, os.O_RDONLY), 0, 0, os.POSIX_FADV_WILLNEED)
         os.close(fd)
     times = []
@@ -149,11 +143,11 @@ def beside(case: str, x: Path, y: Path, widths: tuple[int, ...], ways: dict[str,
     rates = {way: statistics.median(one["rate"] for one in of) for way, of in found.items()}
     facts = {f"{way}_of_array": round(rates[way] / rates["array"], 3) for way in ways if way != "array"}
     peaks = {way: max(one["peak"] for one in of) for way, of in found.items()}
-    if "mapped" in ways:
-        facts["resident_MB"] = round(peaks["mapped"] / 1e6)
-        facts["stated_MB"] = round(found["mapped"][0]["stated"] / 1e6)
-        if peaks["mapped"] > CAP:
-            raise SystemExit(f"{case}: {peaks['mapped'] / 1e6:.0f} MB were resident, more than 1 GB")
+    if "source" in ways:
+        facts["resident_MB"] = round(peaks["source"] / 1e6)
+        facts["stated_MB"] = round(found["source"][0]["stated"] / 1e6)
+        if peaks["source"] > CAP:
+            raise SystemExit(f"{case}: {peaks['source'] / 1e6:.0f} MB were resident, more than 1 GB")
     return row(case, {way: 1 / rate for way, rate in rates.items()}, **facts)
 
 
@@ -174,7 +168,7 @@ def tables(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
             cache / "x.npy",
             cache / "y.npy",
             (128, 64, 1),
-            {"array": rows, "mapped": rows},
+            {"array": rows, "source": rows},
             rounds,
         )
         found.append({**one, "conversion_s": round(seconds, 1)})
@@ -240,7 +234,7 @@ def main() -> None:
             few = held // shrink // (4 * columns)
             if name in cases:
                 case = f"{name}, {size / shrink / 1e9:g} GB"
-                ways = {"array": few, "mapped": n, "shards": few}
+                ways = {"array": few, "source": n}
                 rows.append(beside(case, data / "x.npy", data / "y.npy", widths, ways, rounds))
         if "tables" in cases:
             rows += tables(folder / "tables", TABLE_ROWS // shrink, rounds)

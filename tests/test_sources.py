@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import fastnn as fn
 from fastnn.data import Source
+from fastnn.data.source_ahead import Ahead
 from fastnn.data.source_parts import Wanted
 
 N, N_IN = 1003, 7
@@ -173,6 +175,31 @@ def test_a_source_validates_beside_arrays_and_arrays_beside_a_source(rows: Any, 
     assert make().fit(source, validation_data=(x, y))["val_loss"] == want
 
 
+# ---------------------------------------------------------------- memory
+
+
+def test_reading_takes_the_memory_that_is_stated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((20000, 20)), rng.integers(0, 3, 20000)
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    np.save(tmp_path / "y.npy", y)
+    for data in (([x[:7000], x[7000:]], [y[:7000], y[7000:]]), (tmp_path / "x.npy", tmp_path / "y.npy")):
+        for more in ({"block_rows": 50, "buffer_rows": 1000}, {"block_rows": 500, "buffer_rows": 3000}):
+            source = Source.npy(*data, **more)
+            wanted = Wanted(20, np.dtype(np.float32), True)
+            tracemalloc.start()
+            try:
+                with Ahead(source.parts(wanted, 0, 0, 64, True)) as parts:
+                    n = sum(part.order.size for group in parts for part in group)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert n == 20000
+            # the rest is what a thread and its queue take
+            assert peak < source.memory_bytes(64) + 20_000
+            assert source.memory_bytes(64) < 0.3 * x.nbytes
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -286,14 +313,14 @@ def test_a_file_that_becomes_shorter_is_an_error_not_a_crash(
     assert trainer.epoch == 1
 
 
-def test_a_map_whose_file_shrinks_within_an_epoch_is_an_error_too(rows: Any, tmp_path: Path) -> None:
+def test_a_file_that_shrinks_within_an_epoch_is_an_error_too(rows: Any, tmp_path: Path) -> None:
     x = np.repeat(rows[0], 5, axis=0)
     np.save(tmp_path / "x.npy", x)
     source = Source.npy(tmp_path / "x.npy", np.repeat(rows[1], 5), block_rows=100, buffer_rows=200)
     parts = source.parts(Wanted(N_IN, np.dtype(np.float32), True), 0, 0, 32, False)
     next(parts)
     os.truncate(tmp_path / "x.npy", os.path.getsize(tmp_path / "x.npy") // 2)
-    with pytest.raises(ValueError, match=r"x\.npy cannot be read from row \d+ to \d+: it has become shorter"):
+    with pytest.raises(ValueError, match=r"x\.npy has become shorter: it ends in row 25\d\d of 5015"):
         list(parts)
 
 

@@ -77,13 +77,13 @@ class Source:
         buffer_rows: int | None = None,
         prefetch: bool = True,
     ) -> Source:
-        """Rows of .npy files, which are mapped, not loaded; of memory maps and arrays as well.
+        """Rows of .npy files, which are read in pieces, not loaded; of memory maps and arrays as well.
 
         Parameters
         ----------
         x, y, sample_weight : path or array, or list of them
-            As for `fit`; of lists, a shard each. One file whose x is of the model's dtype (or uint8), and
-            whose y is int64 labels or values of that dtype, is never copied.
+            As for `fit`; of lists, a shard each. An x of the model's dtype (or uint8) is read without a
+            conversion.
         block_rows : int, optional
             Neighbours in the file that stay together; None: as many as 256 KiB hold.
         buffer_rows : int, optional
@@ -144,7 +144,7 @@ class Source:
         buffer_rows: int | None = None,
         prefetch: bool = True,
     ) -> Source:
-        """Rows of CSV files with a header, converted once to mapped arrays in a cache folder.
+        """Rows of CSV files with a header, converted once to .npy files in a cache folder.
 
         The files are read once, by pyarrow, in pieces: their columns go to a temporary file, from which the
         recipe is fitted, one column at a time, and the rows are then written. What is there already, of the
@@ -346,12 +346,11 @@ class Source:
     def memory_bytes(self, batch_size: int, dtype: Any = "float32") -> int:
         """What training from it takes in memory at most, beside the model: bytes.
 
-        With b = the rows of a buffer, r = the bytes of a row of x, y, weight and its number as programs take
-        them: of one mapped file 3 b (r + 24), as pages of three buffers may be there, and targets and weights
-        of another type than programs take, whole. Of several files, or of another type, 2 (b + batch_size) r
-        + 72 b, and a block where it is read. Of regrouped batches 3 (b + batch_size) r + 24 b and two
-        batches; of batches as they come three times 4 MiB or a batch, whichever is more.
-        40 bytes a block are added in each case. Metrics keep the outputs and targets of all rows beside that.
+        With b = the rows of a buffer, and r = the bytes of a row of x, y and weight as programs take
+        them: of files 2 (b + batch_size) (r + 8) + 72 b, a block where it is converted, and 40 bytes a
+        block. Of arrays in memory 72 b. Of regrouped batches 3 (b + batch_size) (r + 8) + 24 b and two
+        batches; of batches as they come three times 4 MiB or a batch, whichever is more, and a batch.
+        Metrics keep the outputs and targets of all rows beside that.
         """
         wanted = Wanted(self.n_in, errors.real_dtype("dtype", dtype), self._has_labels())
         return self._reader.memory_bytes(errors.integer("batch_size", batch_size), wanted)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import struct
 import zipfile
@@ -19,11 +17,6 @@ from .. import errors
 __all__ = ["FileRows", "HeldRows", "Rows", "open_rows", "open_zip"]
 
 Array = NDArray[Any]
-
-# Of Linux 5.14; Python names it from 3.12 on, perhaps. Unlike a touch of each page it *tells* of a page that
-# is gone, where a touch would end the process by SIGBUS.
-_MADV_POPULATE_READ = 22
-_PAGE = mmap.PAGESIZE
 
 
 class Rows:
@@ -57,18 +50,12 @@ class Rows:
         """Rows first .. first+n-1: a view, or a new array."""
         raise NotImplementedError
 
-    def whole(self) -> Array:
-        """All rows as one array that is not read before it is used."""
-        raise NotImplementedError
-
-    def populate(self, first: int, n: int) -> None:
-        """Have rows of `whole` in memory soon (OSError: they cannot be read)."""
-
-    def release(self, first: int, n: int) -> None:
-        """Take them out of this process's memory again; the system's cache keeps them."""
+    def read_into(self, first: int, out: Array) -> bool:
+        """Fill out (n, ...) with as many rows as it has; False where that takes a conversion."""
+        return False
 
     def close(self) -> None:
-        """Give up files and maps."""
+        """Give up files."""
 
     def mark(self) -> str:
         """What tells these rows from others: type, shape, and a check of their first and last bytes."""
@@ -93,9 +80,6 @@ class HeldRows(Rows):
     def read(self, first: int, n: int) -> Array:
         return self.array[first : first + n]
 
-    def whole(self) -> Array:
-        return self.array
-
 
 class FileRows(Rows):
     """Rows of an array in a file, in C order and not compressed.
@@ -115,7 +99,6 @@ class FileRows(Rows):
         self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
         self.name = f"{path}[{member!r}]" if member else path
         self._file: IO[bytes] | None = None
-        self._map: mmap.mmap | None = None
         self.file_bytes = os.path.getsize(path)
         end = offset + len(self) * self.row_bytes
         if end > self.file_bytes:
@@ -140,6 +123,17 @@ class FileRows(Rows):
 
     def read(self, first: int, n: int) -> Array:
         out = np.empty((n, *self.shape[1:]), self.dtype)
+        self._fill(first, out)
+        return out
+
+    def read_into(self, first: int, out: Array) -> bool:
+        if out.dtype != self.dtype or not out.flags.c_contiguous:
+            return False
+        self._fill(first, out)
+        return True
+
+    def _fill(self, first: int, out: Array) -> None:
+        """Read bytes of rows: a map of the file would end the process where the file becomes shorter."""
         view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         file, at = self._open(), self.offset + first * self.row_bytes
         while len(view):
@@ -151,51 +145,14 @@ class FileRows(Rows):
                 row = (at - self.offset) // self.row_bytes
                 raise ValueError(f"{self.name} has become shorter: it ends in row {row} of {len(self)}")
             view, at = view[got:], at + got
-        return out
-
-    def whole(self) -> Array:
-        if self._map is None:
-            self._map = mmap.mmap(self._open().fileno(), 0, access=mmap.ACCESS_READ)
-        count = int(np.prod(self.shape, dtype=np.int64))
-        return np.frombuffer(self._map, self.dtype, count, self.offset).reshape(self.shape)
-
-    def _pages(self, first: int, n: int, inner: bool) -> tuple[int, int]:
-        """Begin and length in bytes of the pages that rows lie on; inner: that they fill."""
-        begin = self.offset + first * self.row_bytes
-        end = begin + n * self.row_bytes
-        begin = (begin + _PAGE - 1 if inner else begin) // _PAGE * _PAGE
-        end = end // _PAGE * _PAGE if inner else end
-        return begin, end - begin
-
-    def populate(self, first: int, n: int) -> None:
-        if self._map is None:
-            return
-        begin, length = self._pages(first, n, inner=False)
-        try:
-            self._map.madvise(_MADV_POPULATE_READ, begin, length)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # an older kernel
-                self._map.madvise(mmap.MADV_WILLNEED, begin, length)
-                return
-            raise ValueError(
-                f"{self.name} cannot be read from row {first} to {first + n - 1}: it has become shorter, "
-                f"or its disk fails ({error.strerror})"
-            ) from None
-
-    def release(self, first: int, n: int) -> None:
-        if self._map is not None:
-            begin, length = self._pages(first, n, inner=True)
-            if length > 0:
-                self._map.madvise(mmap.MADV_DONTNEED, begin, length)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-        # Arrays may still look at the map; it goes with the last of them.
-        self._file = self._map = None
+        self._file = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_map": None}
+        return {**self.__dict__, "_file": None}
 
 
 class PackedRows(Rows):

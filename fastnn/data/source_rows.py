@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
-from .source_files import FileRows, HeldRows, Rows
+from .source_files import HeldRows, Rows
 from .source_order import Blocks, Group
 from .source_parts import Buffer, Part, Wanted, assembled, target_dtype
 
@@ -32,8 +32,9 @@ _NAMES = "x", "y", "sample_weight"
 class RowReader:
     """Reads parts of epochs from shards of x, y and weights.
 
-    One shard of the types that a program takes is used where it lies, mapped; pages of the next group
-    are read ahead, and those of the last one given up. Else rows are copied into two buffers in turn.
+    One array in memory of the types that a program takes is used where it lies. Else rows are copied into two
+    buffers in turn. (Pages of a mapped file, read ahead and given up behind, were a fifth slower: the system
+    maps and unmaps more than it is asked for.)
 
     Parameters
     ----------
@@ -140,40 +141,25 @@ class RowReader:
         marks = [one.mark() for column in self._columns for one in column]
         return f"rows {self.block_rows} {self.buffer_rows} {' '.join(marks)}"
 
-    def _lies_right(self, wanted: Wanted) -> bool:
-        """Whether x can be used where it lies."""
-        one = self.x[0]
-        whole = one.array if isinstance(one, HeldRows) else None
-        return (
-            len(self.x) == 1
-            and not wanted.copies
-            and not self._is_packed
-            and (one.dtype == wanted.dtype or one.dtype == np.uint8)
-            and one.dtype.isnative
-            and (whole is None or (whole.flags.c_contiguous and whole.flags.aligned))
-            and (not isinstance(one, FileRows) or one.offset % one.dtype.itemsize == 0)
-        )
-
-    def _converted(self, wanted: Wanted) -> list[tuple[str, Rows, np.dtype[Any]]]:
-        """Of one shard: targets and weights of another type than programs take, which are read at once."""
-        found = [("y", self.y[0], target_dtype(self.y[0].dtype, wanted))]
-        if self.weight is not None:
-            found.append(("sample_weight", self.weight[0], np.dtype(np.float64)))
-        return [
-            (name, one, dtype)
-            for name, one, dtype in found
-            if one.dtype != dtype or (isinstance(one, FileRows) and one.offset % dtype.itemsize)
-        ]
-
-    def is_mapped(self, wanted: Wanted) -> bool:
-        """Whether parts are looked at where they lie, not copied."""
-        if not self._lies_right(wanted):
-            return False
-        size = sum(
-            one.row_bytes // one.dtype.itemsize * dtype.itemsize * self.n_rows
-            for _, one, dtype in self._converted(wanted)
-        )
-        return size <= self.buffer_rows * self.x[0].row_bytes
+    def _in_place(self, wanted: Wanted) -> tuple[Array, Array, Array | None] | None:
+        """x, y and weight of one shard in memory as programs take them; None where they are not."""
+        if len(self.x) > 1 or wanted.copies:
+            return None
+        found: list[Array] = []
+        for column, dtypes in zip(
+            self._columns,
+            ((wanted.dtype, np.uint8), (target_dtype(self.y[0].dtype, wanted),), (np.float64,)),
+            strict=False,
+        ):
+            one = column[0]
+            if not isinstance(one, HeldRows) or isinstance(one.array, np.memmap):
+                return None
+            right = one.dtype.isnative and one.array.flags.c_contiguous and one.array.flags.aligned
+            if not right or one.dtype not in dtypes:
+                return None
+            found.append(one.array)
+        x = found[0].reshape(self.n_rows, wanted.n_in)
+        return x, found[1], found[2].reshape(self.n_rows) if len(found) == 3 else None
 
     def memory_bytes(self, batch_size: int, wanted: Wanted) -> int:
         """See `Source.memory_bytes`."""
@@ -181,13 +167,11 @@ class RowReader:
         y = self.y[0].row_bytes // self.y[0].dtype.itemsize * target_dtype(self.y[0].dtype, wanted).itemsize
         extra = y + (8 if self.weight is not None else 0)
         blocks = 40 * len(self._blocks.first)
-        if self.is_mapped(wanted):
-            page = 2 * 4096 * (rows // self.block_rows + 1)  # a block begins and ends within a page
-            held = extra * self.n_rows if self._converted(wanted) else 0
-            return 3 * (rows * (self.x[0].row_bytes + extra + 24) + page) + 8 * batch_size + held + blocks
+        if self._in_place(wanted) is not None:
+            return 3 * 24 * rows + 8 * batch_size + blocks
         x = wanted.n_in * (1 if self.x[0].dtype == np.uint8 else wanted.dtype.itemsize)
         raw = sum(column[0].row_bytes for column in self._columns)
-        read = rows if self._is_packed else min(rows, self.block_rows)
+        read = rows if self._is_packed else min(rows, self.block_rows)  # where it is converted
         buffers = 2 * (rows + batch_size) * (x + extra + 8)
         return buffers + 3 * rows * 24 + read * (raw + x) + blocks
 
@@ -198,37 +182,30 @@ class RowReader:
     ) -> Generator[list[Part], None, None]:
         """Parts of an epoch from a step on."""
         groups = self._blocks.groups(seed, epoch, shuffle, start_step * batch_size)
-        parts = self._mapped if self.is_mapped(wanted) else self._copied
+        held = self._in_place(wanted)
+        if held is not None:
+            parts = self._held(groups, held, batch_size, start_step)
+        else:
+            parts = self._copied(groups, wanted, batch_size, start_step)
         try:
-            for part in parts(groups, wanted, batch_size, start_step):
+            for part in parts:
                 yield [part]
         finally:
             for column in self._columns:
                 for one in column:
                     one.close()
 
-    def _mapped(
-        self, groups: Iterator[Group], wanted: Wanted, batch_size: int, start_step: int
+    def _held(
+        self,
+        groups: Iterator[Group],
+        held: tuple[Array, Array, Array | None],
+        batch_size: int,
+        start_step: int,
     ) -> Iterator[Part]:
-        one = self.x[0]
-        x = one.whole().reshape(self.n_rows, wanted.n_in)
-        held = {
-            name: errors.cast(name, rows.read(0, len(rows)), dtype)
-            for name, rows, dtype in self._converted(wanted)
-        }
-        y = held["y"] if "y" in held else np.ascontiguousarray(self.y[0].whole())
-        weight = None
-        if self.weight is not None:
-            weight = held["sample_weight"] if "sample_weight" in held else self.weight[0].whole()
-            weight = np.ascontiguousarray(weight).reshape(self.n_rows)
+        x, y, weight = held
         at, step = start_step * batch_size, start_step
         left = np.zeros(0, np.int64)
-        before: list[Group] = []  # whose pages are there
         for group in groups:
-            if len(before) == 2:
-                self._each_run(before.pop(0), one.release)
-            self._each_run(group, one.populate)
-            before.append(group)
             pending = np.concatenate([left, group.rows[group.place][max(0, at - group.first) :]])
             at = group.first + len(group)
             whole = len(pending) // batch_size * batch_size
@@ -239,15 +216,6 @@ class RowReader:
                 step += len(order)
         if len(left):
             yield Part(x, y, weight, left.reshape(1, -1), step, self.where)
-
-    def _each_run(self, group: Group, use: Callable[[int, int], None]) -> None:
-        """Blocks of a group that are neighbours in the file, in one call each."""
-        blocks = group.blocks
-        cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
-        for run in np.split(blocks, cuts):
-            first, last = int(run[0]), int(run[-1])
-            begin = int(self._blocks.first[first])
-            use(begin, int(self._blocks.first[last] + self._blocks.size[last]) - begin)
 
     def _copied(
         self, groups: Iterator[Group], wanted: Wanted, batch_size: int, start_step: int
@@ -287,12 +255,12 @@ class RowReader:
             del opened[oldest]
             for column in self._columns:
                 column[oldest].close()
-        read = [column[shard].read(first, n) for column in self._columns]
-        names = [
-            f"{name} of {column[shard].name}" for name, column in zip(_NAMES, self._columns, strict=False)
-        ]
-        names += [""] * (3 - len(names))
-        buffer.fill(
-            at, read[0], read[1], read[2] if len(read) == 3 else None, row, (names[0], names[1], names[2])
-        )
+        here = slice(at, at + n)
+        rooms = [buffer.x, buffer.y, buffer.weight]
+        for name, column, room in zip(_NAMES, self._columns, rooms, strict=False):
+            assert room is not None
+            if not column[shard].read_into(first, room[here]):
+                read = column[shard].read(first, n).reshape(room[here].shape)
+                room[here] = errors.cast(f"{name} of {column[shard].name}", read, room.dtype)
+        buffer.rows[here] = np.arange(row, row + n)
         return n

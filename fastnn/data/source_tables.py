@@ -1,4 +1,4 @@
-"""CSV and Parquet files of any size, converted once to mapped arrays: read, decided, written, in pieces."""
+"""CSV and Parquet files of any size, converted once to .npy files: read, decided, written, in pieces."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def convert(
     dtype: Any,
     progress: bool | None,
 ) -> str:
-    """`Source.csv` and `Source.parquet`: the folder of the mapped arrays, made where it is not there."""
+    """`Source.csv` and `Source.parquet`: the folder of the arrays, made where it is not there."""
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     files = [errors.file_path(f"paths[{i}]", one) for i, one in enumerate(given)]
     if not files:
