@@ -6,22 +6,26 @@ goes by the number of the step.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from . import validation
 from .callbacks import Callback, Team
 from .late_dataclass import dataclass
-from .samples import Sample, Task
+from .samples import Sample, Task, is_source
 from .stepping import batches, cut
 
 if TYPE_CHECKING:
     from . import devices
+    from .streaming import Stream
 
-__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "walk"]
+__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "shared_out", "walk"]
 
 Array = NDArray[Any]
 # Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
@@ -128,7 +132,11 @@ class Course:
             found["augment"] = [list(one) for one in self.augment]
         return found
 
-    def pieces(self, trainer: Any) -> Iterator[Piece]:
+    def begun(self, trainer: Any) -> AbstractContextManager[Iterator[Piece]]:
+        """The running epoch's pieces, within a context."""
+        return contextlib.closing(self.pieces(trainer))
+
+    def pieces(self, trainer: Any) -> Generator[Piece, None, None]:
         """What is left of the running epoch: whole batches, and the rest as a smaller one."""
         trained, done = self.trained, trainer.epoch_step
         if self.draw is not None:
@@ -144,6 +152,47 @@ class Course:
                 if trained.rows is not None and self.draw is None:
                     order = trained.rows[order]
                 yield trained.x, trained.y, order, self.weights
+
+
+def shared_out(
+    task: Task,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_data: Any,
+    validation_split: float,
+    class_weight: Any,
+    rows: Array | None,
+    seed: int,
+) -> tuple[int, Sample, Array | None, Sample | Stream | None]:
+    """Columns of x, rows to train on, the weights of all rows in training, and what to validate on."""
+    if y is None:
+        raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
+    matrix = task.matrix("x", x)
+    task.some_rows("x", matrix)
+    names = ("x", "y", "sample_weight")
+    if rows is None:
+        sample = task.sample_of(matrix, y, sample_weight, names)
+    else:
+        sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
+    streamed = is_source(validation_data)
+    if streamed and validation_split > 0:
+        raise ValueError(f"validation_split must be 0 with validation_data, got {validation_split:g}")
+    trained, weights, measured = validation.share_out(
+        task,
+        sample,
+        validation_data=None if streamed else validation_data,
+        validation_split=validation_split,
+        class_weight=class_weight,
+        seed=seed,
+    )
+    if rows is not None:
+        trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
+    if streamed:
+        from .streaming import Stream
+
+        return matrix.shape[1], trained, weights, Stream(task, validation_data, "validation_data")
+    return matrix.shape[1], trained, weights, measured
 
 
 def course_of(

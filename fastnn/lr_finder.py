@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import devices, errors
 from .callbacks import Callback
 from .errors import DivergenceError
+from .samples import Sample
 from .stepping import batches
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class LRFinder(Callback):
         if trainer._interrupted:  # it was done before the interruption
             return
         sample, weights, batch_size = trainer._fitted
+        if not isinstance(sample, Sample):
+            raise ValueError("LRFinder needs arrays, got a Source; fn.lr_find takes some of its rows")
         _judge_optimizer(trainer)
         program = trainer._ready(sample.x.shape[1])
         self._search(trainer, program, sample.x, sample.y, weights, batch_size or len(sample), sample.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from .losses import Loss
 from .noise_layers import AlphaDropout, GaussianNoise
 
 if TYPE_CHECKING:
+    from .data.source import Source
     from .metrics import Metric
 
-__all__ = ["Judged", "Sample", "Task", "described", "judge_end", "measure"]
+__all__ = ["Judged", "Sample", "Task", "described", "is_source", "judge_end", "measure"]
 
 Array = NDArray[Any]
 # x, y, sample_weight and order as programs take them.
@@ -186,6 +187,11 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
                 seen = task.loss.prediction(output) if metric.of_values else output
                 found[metric.name] = metric.measure(y, seen, weight, task.loss.meaning)
     return found
+
+
+def is_source(x: object) -> TypeGuard[Source]:
+    """Whether data is a `fastnn.data.Source`; without loading their module."""
+    return getattr(type(x), "is_fastnn_source", False)
 
 
 def described(metrics: Any, link: str | None) -> tuple[Metric, ...]:

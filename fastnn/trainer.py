@@ -12,18 +12,20 @@ from . import callbacks as callbacks_
 from . import devices, errors, losses, optimizers, validation
 from .callbacks import Callback
 from .engine import Engine
-from .epochs import TimeLimit, course_of, judge_plan, walk
+from .epochs import TimeLimit, course_of, judge_plan, shared_out, walk
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Sample, described, judge_end, measure
+from .samples import Sample, described, is_source, judge_end, measure
 from .stepping import Gate, explained, one_batch
 
 if TYPE_CHECKING:
+    from .data.source import Source
     from .metrics import Metric
+    from .streaming import Stream
 
 __all__ = ["Trainer"]
 
@@ -103,8 +105,8 @@ class Trainer(Engine):
         self._rate_factor = 1.0
         self._callbacks: tuple[Callback, ...] = ()  # of the running fit
         self._running = False  # whether a fit is
-        self._fitted: tuple[Sample, Array | None, int | None] | None = None  # its rows, weights, batch size
-        self._validated: Sample | None = None  # its rows to measure on
+        self._fitted: tuple[Any, Array | None, int | None] | None = None  # its rows, weights, batch size
+        self._validated: Sample | Stream | None = None  # its rows to measure on
         self._measured_at: tuple[int, dict[str, float]] | None = None  # the step, and what they gave
         self._plan: dict[str, Any] = {}  # what the steps of its epochs depend on beside the data
         self._halted = self._paused = False  # whether it ends inside an epoch; and is to go on some day
@@ -126,13 +128,13 @@ class Trainer(Engine):
 
     def fit(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: ArrayLike | Source,
+        y: ArrayLike | None = None,
         *,
         epochs: int = 1,
         batch_size: int | None = 32,
         shuffle: bool = True,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: tuple[Any, ...] | Source | None = None,
         validation_split: float = 0.0,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | str | None = None,
@@ -148,18 +150,20 @@ class Trainer(Engine):
 
         Parameters
         ----------
-        x : array_like (n, n_in)
+        x : array_like (n, n_in), or fastnn.data.Source
             Not copied where it is a matrix of the model's dtype (or uint8) whose rows lie whole in memory,
             else converted once in each fit. Never scanned: a value that is not finite is met in its batch.
+            A source has its targets and weights itself: y, sample_weight and validation_split are left out.
         y : array_like
             Labels (n,) for cross_entropy (or probabilities (n, n_out)) and multi_margin; values (n, n_out),
             or (n,) for one output, for the others; fewer for gaussian_nll and several quantiles.
         epochs : int
         batch_size : int or None
             The rest of an epoch is one smaller batch. None: all rows, in their order; one step an epoch.
+            Of a source that has batches of its own it is left out.
         shuffle : bool
             Whether each epoch takes the rows in another order, a function of seed and epoch.
-        validation_data : (x, y) or (x, y, sample_weight), optional
+        validation_data : (x, y) or (x, y, sample_weight) or Source, optional
             Measured after each epoch and never trained on.
         validation_split : float
             Share of the rows, from 0 to below 1, that is taken for this instead; by the trainer's seed, the
@@ -211,43 +215,54 @@ class Trainer(Engine):
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
         task = self._task
-        matrix = task.matrix("x", x)
-        task.some_rows("x", matrix)
-        names, rows = ("x", "y", "sample_weight"), self._rows
-        if rows is None:
-            sample = task.sample_of(matrix, y, sample_weight, names)
+        if is_source(x):
+            from .streaming import share_out  # loaded with the first source
+
+            trained: Any
+            measured: Any
+            trained, measured = share_out(
+                task,
+                x,
+                y,
+                sample_weight,
+                batch_size=batch_size,
+                epochs=epochs,
+                validation_data=validation_data,
+                validation_split=share,
+                class_weight=class_weight,
+            )
+            weights, n_in = None, trained.n_in
         else:
-            sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
-        trained, weights, measured = validation.share_out(
-            task,
-            sample,
-            validation_data=validation_data,
-            validation_split=share,
-            class_weight=class_weight,
-            seed=self.seed,
-        )
-        if rows is not None:
-            trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
+            n_in, trained, weights, measured = shared_out(
+                task, x, y, sample_weight, validation_data, share, class_weight, self._rows, self.seed
+            )
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
-        course = course_of(
-            task,
-            trained,
-            weights,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            augment=augment,
-            full_batch=self.optimizer.full_batch,
-        )
+        course: Any
+        if is_source(x):
+            course = trained.course(batch_size, shuffle, sampler, augment)
+        else:
+            course = course_of(
+                task,
+                trained,
+                weights,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                sampler=sampler,
+                augment=augment,
+                full_batch=self.optimizer.full_batch,
+            )
         plan = course.told()
         if self._interrupted:
             callbacks_.judge_resumed(given, self._resumed_states)
             judge_plan(self, plan)
 
-        program = self._ready(matrix.shape[1])
-        validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
+        program = self._ready(n_in)
+        if is_source(x):
+            trained.judge_steps(program.steps, batch_size)
+        else:
+            validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
@@ -260,7 +275,9 @@ class Trainer(Engine):
             while self.epoch < self.last_epoch and self.stop_reason is None:
                 if not self.epoch_step:
                     team.epoch_begin(self, self.epoch + 1)
-                if not walk(self, program, course.pieces(self), team, course.augment):
+                with course.begun(self) as pieces:
+                    whole = walk(self, program, pieces, team, course.augment)
+                if not whole:
                     break
                 logs = {"loss": self._sums[0] / self._sums[1]}
                 self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
@@ -307,14 +324,15 @@ class Trainer(Engine):
     # ------------------------------------------------------------ measuring
 
     def evaluate(
-        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self, x: ArrayLike | Source, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> dict[str, float]:
         """The mean loss, and the trainer's metrics, without dropout; nothing is changed.
 
         Parameters
         ----------
         x, y, sample_weight : array_like
-            As for `fit`. x is read in blocks: one of another dtype is not copied as a whole.
+            As for `fit`. x is read in blocks: one of another dtype is not copied as a whole. A
+            `fastnn.data.Source` stands for all three.
 
         Returns
         -------
@@ -322,11 +340,21 @@ class Trainer(Engine):
             "loss", then each metric by its name.
         """
         self.model._require()
+        if is_source(x):
+            from .streaming import alone
+
+            return self._measured(alone(self._task, x, y, sample_weight))
+        if y is None:
+            raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
         return self._measured(self._task.sample(x, y, sample_weight, ("x", "y", "sample_weight")))
 
-    def _measured(self, sample: Sample, with_loss: bool = True) -> dict[str, float]:
+    def _measured(self, sample: Sample | Stream, with_loss: bool = True) -> dict[str, float]:
         """Loss and metrics of a sample."""
         try:
+            if not isinstance(sample, Sample):
+                from . import streaming
+
+                return streaming.measure(self._current_program(), self._task, sample, with_loss)
             return measure(self._current_program(), self._task, sample, with_loss)
         except DivergenceError as error:
             raise self._explained(error, f"over {sample.name}", sample.name) from None
@@ -452,8 +480,14 @@ class Trainer(Engine):
 
     # ------------------------------------------------------------ prediction
 
-    def predict(self, x: ArrayLike) -> Array:
-        """What the last layer gives for each row of x; see `Sequential.predict`."""
+    def predict(self, x: ArrayLike | Source) -> Array:
+        """What the last layer gives for each row of x, or of a source; see `Sequential.predict`."""
+        if is_source(x):
+            from . import streaming
+
+            self.model._require()
+            stream = streaming.alone(self._task, x)
+            return streaming.predict(self._current_program(), self._task, stream)
         return self.model.predict(x)
 
     def predict_proba(self, x: ArrayLike) -> Array:

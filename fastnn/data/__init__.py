@@ -15,6 +15,7 @@ from .columns import Kind
 from .encoders import ONE_HOT_CATEGORIES
 from .idx import read_idx
 from .recipe import Recipe
+from .source import Source
 from .splits import encode_labels, fold_rows, split, split_rows
 from .tables import Table, is_table, read_table
 from .target import CLASS_COUNT, Target
@@ -24,6 +25,7 @@ __all__ = [
     "ONE_HOT_CATEGORIES",
     "Kind",
     "Recipe",
+    "Source",
     "Table",
     "Target",
     "encode_labels",

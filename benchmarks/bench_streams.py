@@ -1,0 +1,259 @@
+"""Sources beside arrays: a file larger than the memory allowed, shards, CSV and Parquet.
+
+    python benchmarks/bench_streams.py [--quick] [--out FOLDER] [--folder FOLDER] [--cases CASES]
+
+Each training is a process of its own, array and source in turn; the rate is of steps within one epoch, after
+one that has warmed up, and the file is in the system's cache. The array is a part of the file's rows in
+memory (2 GB), shuffled row by row. The process that streams may have 1 GB of memory of its own (RLIMIT_DATA),
+and its whole resident memory is judged against 1 GB. --folder keeps the data for the next
+time, and --cases measures some and leaves the others' lines as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastnn as fn
+from fastnn.data import Source
+from fastnn.demo import BLAS_CAPS, uncap_blas
+
+FOLDER = Path(__file__).parent
+LIMITS = {"a source": "0.9 of the array's steps in a second", "resident memory of the 6 GB": "1 GB"}
+CAP = 2**30
+
+# name: columns, widths, bytes of x, bytes of the array beside it
+NETS = {
+    "784-128-10": (784, (128, 10), 6 * 10**9, 2 * 10**9),
+    "100-256-128-1": (100, (256, 128, 1), 15 * 10**8, 15 * 10**8),
+}
+TABLE_ROWS = 2_000_000
+
+
+def trainer(widths: tuple[int, ...]) -> fn.Trainer:
+    """A net for the widths: classes where there are several outputs."""
+    hidden = [fn.Dense(n, "relu") for n in widths[:-1]]
+    loss = "cross_entropy" if widths[-1] > 1 else "mse"
+    return fn.Trainer(fn.Sequential(*hidden, fn.Dense(widths[-1])), loss, fn.SGD(1e-3), seed=0)
+
+
+def make_arrays(folder: Path, columns: int, n_out: int, size: int) -> None:
+    """x.npy and y.npy of so many bytes, written through: no file has holes."""
+    if (folder / "y.npy").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    n = size // (4 * columns)
+    part = rng.standard_normal((min(n, 2**26 // (4 * columns)), columns), np.float32)
+    with open(folder / "x.npy", "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (n, columns)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, n, len(part)):
+            part[0] = rng.standard_normal(columns)
+            file.write(part[: n - first].data)
+        os.fsync(file.fileno())
+    y = rng.integers(0, n_out, n) if n_out > 1 else rng.standard_normal((n, 1)).astype(np.float32)
+    np.save(folder / "y.npy", y)
+
+
+def make_tables(folder: Path, rows: int) -> None:
+    """The same table as CSV and Parquet: 20 columns of numbers, one of texts, a target."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    if (folder / "t.parquet").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {f"c{i}": rng.standard_normal(rows).astype(np.float32) for i in range(20)}
+    columns["kind"] = pa.array(["red", "green", "blue"]).take(pa.array(rng.integers(0, 3, rows)))
+    columns["y"] = columns["c0"] * 3 + rng.standard_normal(rows).astype(np.float32)
+    table = pa.table(columns)
+    csv.write_csv(table, folder / "t.csv")
+    parquet.write_table(table, folder / "t.parquet")
+
+
+# ---------------------------------------------------------------- one training, in a process of its own
+
+
+def peak() -> int:
+    """Bytes that were resident at most; ru_maxrss would begin with those of the process that started this."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def child(how: str, x: str, y: str, widths: tuple[int, ...], n_rows: int, out: str) -> None:
+    """Train an epoch, and another one that counts; tells its steps in a second and its peak."""
+    if how == "array":
+        data: tuple[Any, ...] = np.load(x, mmap_mode="r")[:n_rows].copy(), np.load(y)[:n_rows]
+    else:
+        resource.setrlimit(resource.RLIMIT_DATA, (CAP, CAP))
+        data = (Source.npy(x, y),)
+    one = trainer(widths)
+    if how == "source":  # the first look at a file is the system's affair
+        os.posix_fadvise(fd := os.open(x, os.O_RDONLY), 0, 0, os.POSIX_FADV_WILLNEED)
+        os.close(fd)
+    times = []
+    steps = 0
+    for _ in range(2):
+        before, start = one.step, time.perf_counter()
+        one.fit(*data, epochs=1, batch_size=128, progress=False)
+        times.append(time.perf_counter() - start)
+        steps = one.step - before
+    size = data[0].memory_bytes(128) if how != "array" else data[0].nbytes
+    found = {"rate": steps / times[-1], "steps": steps, "peak": peak(), "stated": size}
+    Path(out).write_text(json.dumps(found), encoding="ascii")
+
+
+def measured(how: str, x: Path, y: Path, widths: tuple[int, ...], n_rows: int) -> dict[str, Any]:
+    """What a child tells."""
+    with tempfile.NamedTemporaryFile() as out:
+        call = [how, str(x), str(y), "-".join(map(str, widths)), str(n_rows), out.name]
+        subprocess.run([sys.executable, __file__, "--child", *call], check=True)
+        found: dict[str, Any] = json.loads(Path(out.name).read_text(encoding="ascii"))
+        return found
+
+
+def beside(case: str, x: Path, y: Path, widths: tuple[int, ...], ways: dict[str, int], rounds: int) -> Any:
+    """An array and sources in turn: medians of their rates, and the worst peak."""
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, n_rows in ways.items():
+            found[way].append(measured(way, x, y, widths, n_rows))
+    rates = {way: statistics.median(one["rate"] for one in of) for way, of in found.items()}
+    facts = {f"{way}_of_array": round(rates[way] / rates["array"], 3) for way in ways if way != "array"}
+    peaks = {way: max(one["peak"] for one in of) for way, of in found.items()}
+    if "source" in ways:
+        facts["resident_MB"] = round(peaks["source"] / 1e6)
+        facts["stated_MB"] = round(found["source"][0]["stated"] / 1e6)
+        if peaks["source"] > CAP:
+            raise SystemExit(f"{case}: {peaks['source'] / 1e6:.0f} MB were resident, more than 1 GB")
+    return row(case, {way: 1 / rate for way, rate in rates.items()}, **facts)
+
+
+def tables(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
+    """CSV and Parquet: the conversion, and training from what it wrote beside the same in memory."""
+    make_tables(folder, rows)
+    found = []
+    for kind, make in (("csv", Source.csv), ("parquet", Source.parquet)):
+        cache = folder / f"{kind}.fastnn"
+        shutil.rmtree(cache, ignore_errors=True)
+        start = time.perf_counter()
+        make(folder / f"t.{kind}", "y", cache=cache, progress=False)
+        seconds = time.perf_counter() - start
+        n = Source.shards(cache).n_rows
+        assert n == rows
+        one = beside(
+            f"{kind}, {rows} rows, 23-128-64-1",
+            cache / "x.npy",
+            cache / "y.npy",
+            (128, 64, 1),
+            {"array": rows, "source": rows},
+            rounds,
+        )
+        found.append({**one, "conversion_s": round(seconds, 1)})
+    return found
+
+
+# ---------------------------------------------------------------- the report
+
+
+def row(case: str, times: dict[str, float], **facts: Any) -> dict[str, Any]:
+    """A line of the table."""
+    return {"case": case, **facts, "timings": {name: {"median": of} for name, of in times.items()}}
+
+
+def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = ["# Sources beside arrays", "", ", ".join(f"{key} {value}" for key, value in machine.items()), ""]
+    lines += ["Limits: " + ", ".join(f"{key} {value}" for key, value in LIMITS.items()), ""]
+    lines += ["| case, batch 128 | a step | |", "|---|---|---|"]
+    for one in rows:
+        times = ", ".join(f"{name} {of['median'] * 1e6:.1f} µs" for name, of in one["timings"].items())
+        facts = ", ".join(
+            f"{k.replace('_', ' ')} {v}" for k, v in one.items() if k not in ("case", "timings")
+        )
+        lines.append(f"| {one['case']} | {times} | {facts} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, save."""
+    if sys.argv[1:2] == ["--child"]:
+        how, x, y, widths, n_rows, out = sys.argv[2:]
+        child(how, x, y, tuple(map(int, widths.split("-"))), int(n_rows), out)
+        return
+    uncap_blas(sys.argv)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="small and few, only to see that all runs")
+    parser.add_argument("--out", type=Path, help="folder of the tables (default: results; --quick: none)")
+    parser.add_argument(
+        "--folder", type=Path, help="of the data, 9 GB, which is kept (default: a temporary one)"
+    )
+    parser.add_argument("--cases", default=",".join([*NETS, "tables"]), help="by commas; none: only the data")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    quick, cases = arguments.quick, arguments.cases.split(",")
+    rounds, shrink = (1, 200) if quick else (arguments.rounds, 1)
+    machine = {
+        "cores": os.cpu_count(),
+        "threads": fn.get_num_threads(),
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "fastnn": fn.__version__,
+        "isa": fn.kernels.isa(),
+        "caps": {name: os.environ.get(name) for name in BLAS_CAPS},
+    }
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="fastnn-streams-"))
+    rows = []
+    try:
+        for name, (columns, widths, size, held) in NETS.items():
+            data = folder / name
+            make_arrays(data, columns, widths[-1], size // shrink)
+            n = size // shrink // (4 * columns)
+            few = held // shrink // (4 * columns)
+            if name in cases:
+                case = f"{name}, {size / shrink / 1e9:g} GB"
+                ways = {"array": few, "source": n}
+                rows.append(beside(case, data / "x.npy", data / "y.npy", widths, ways, rounds))
+        if "tables" in cases:
+            rows += tables(folder / "tables", TABLE_ROWS // shrink, rounds)
+    finally:
+        if arguments.folder is None:
+            shutil.rmtree(folder)
+    out = arguments.out or (None if quick or not rows else FOLDER / "results")
+    if out is not None and (out / "streams.json").exists():
+        before = json.loads((out / "streams.json").read_text(encoding="utf-8"))["rows"]
+        taken = {one["case"] for one in rows}
+        rows = [one for one in before if one["case"] not in taken] + rows
+    table = markdown(machine, rows)
+    print(table)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"machine": machine, "limits": LIMITS, "rows": rows}, indent=1) + "\n"
+        (out / "streams.json").write_text(text, encoding="utf-8")
+        (out / "streams.md").write_text(table, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Arrays in .npy and .npz files, as rows that are read in pieces; and arrays in memory with the same face."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from .. import errors
+
+__all__ = ["FileRows", "HeldRows", "Rows", "open_rows", "open_zip"]
+
+Array = NDArray[Any]
+
+
+class Rows:
+    """Rows of one shard: their shape and type, and ways to read them.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    shape : tuple of int
+        (n_rows, ...).
+    dtype : numpy.dtype
+    in_pieces : bool
+        Whether some rows can be read without the others.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    in_pieces = True
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row where it lies."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    def read(self, first: int, n: int) -> Array:
+        """Rows first .. first+n-1: a view, or a new array."""
+        raise NotImplementedError
+
+    def read_into(self, first: int, out: Array) -> bool:
+        """Fill out (n, ...) with as many rows as it has; False where that takes a conversion."""
+        return False
+
+    def close(self) -> None:
+        """Give up files."""
+
+    def mark(self) -> str:
+        """What tells these rows from others: type, shape, and a check of their first and last bytes."""
+        import zlib
+
+        n = min(len(self), 16)
+        seen = [self.read(0, n), self.read(len(self) - n, n)] if n else []
+        check = 0
+        for part in seen:
+            check = zlib.crc32(np.ascontiguousarray(part).tobytes(), check)
+        self.close()
+        return f"{self.shape}{self.dtype.str}{check:08x}"
+
+
+class HeldRows(Rows):
+    """Rows of an array, or of a memory map that the caller made."""
+
+    def __init__(self, name: str, array: Array) -> None:
+        self.name, self.array = name, array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self, first: int, n: int) -> Array:
+        return self.array[first : first + n]
+
+
+class FileRows(Rows):
+    """Rows of an array in a file, in C order and not compressed.
+
+    Parameters
+    ----------
+    path : str
+    offset : int
+        Where the elements begin.
+    member : str, optional
+        Name in an archive, for messages.
+    """
+
+    def __init__(
+        self, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], member: str = ""
+    ) -> None:
+        self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
+        self.name = f"{path}[{member!r}]" if member else path
+        self._file: IO[bytes] | None = None
+        self.file_bytes = os.path.getsize(path)
+        end = offset + len(self) * self.row_bytes
+        if end > self.file_bytes:
+            raise ValueError(f"{self.name} is cut off: it must have {end} bytes, got {self.file_bytes}")
+
+    def _open(self) -> IO[bytes]:
+        """The file, judged again: it may have gone or changed since the source was made."""
+        if self._file is None:
+            try:
+                file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
+            except OSError as error:
+                raise OSError(error.errno, f"a shard cannot be opened: {error.strerror}", self.path) from None
+            found = os.fstat(file.fileno()).st_size
+            if found != self.file_bytes:
+                file.close()
+                raise ValueError(
+                    f"{self.path} has changed: it had {self.file_bytes} bytes when the source was made, "
+                    f"it has {found}"
+                )
+            self._file = file
+        return self._file
+
+    def read(self, first: int, n: int) -> Array:
+        out = np.empty((n, *self.shape[1:]), self.dtype)
+        self._fill(first, out)
+        return out
+
+    def read_into(self, first: int, out: Array) -> bool:
+        if out.dtype != self.dtype or not out.flags.c_contiguous:
+            return False
+        self._fill(first, out)
+        return True
+
+    def _fill(self, first: int, out: Array) -> None:
+        """Read bytes of rows: a map of the file would end the process where the file becomes shorter."""
+        view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        file, at = self._open(), self.offset + first * self.row_bytes
+        while len(view):
+            try:
+                got = os.preadv(file.fileno(), [view], at)
+            except OSError as error:
+                raise OSError(error.errno, f"a shard cannot be read: {error.strerror}", self.path) from None
+            if got == 0:
+                row = (at - self.offset) // self.row_bytes
+                raise ValueError(f"{self.name} has become shorter: it ends in row {row} of {len(self)}")
+            view, at = view[got:], at + got
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+
+class PackedRows(Rows):
+    """Rows of a compressed member of a .npz file: read as a whole."""
+
+    in_pieces = False
+
+    def __init__(self, path: str, member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.path, self.member, self.shape, self.dtype = path, member, shape, dtype
+        self.name = f"{path}[{member!r}]"
+
+    def read(self, first: int, n: int) -> Array:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                found: Array = archive[self.member]
+        except OSError as error:
+            raise OSError(error.errno, f"a shard cannot be opened: {error.strerror}", self.path) from None
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.name} cannot be read: {error}") from None
+        if found.shape != self.shape or found.dtype != self.dtype:
+            raise ValueError(
+                f"{self.name} has changed: it had shape {self.shape} {self.dtype} when the source was made, "
+                f"it has {found.shape} {found.dtype}"
+            )
+        return found[first : first + n]
+
+
+def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type at the begin of a .npy file, which is then at its first element."""
+    try:
+        version = npy.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = npy.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, fortran, dtype = npy.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"its version is {version}")
+    except (ValueError, EOFError, struct.error) as error:
+        raise ValueError(f"{name} must be a .npy file, but {error}") from None
+    if dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}")
+    if not shape:
+        raise ValueError(f"{name} must be an array of rows, got a single number")
+    if fortran and sum(n > 1 for n in shape) > 1:
+        raise ValueError(
+            f"{name} must hold whole rows (C order), got columns (Fortran order); write it again with "
+            "np.save(path, np.ascontiguousarray(x))"
+        )
+    return shape, dtype
+
+
+def open_rows(argument: str, value: object) -> Rows:
+    """The rows of a .npy file, of an array or of a memory map."""
+    if isinstance(value, (str, os.PathLike)):
+        path = errors.file_path(argument, value)
+        with open(path, "rb") as file:
+            shape, dtype = _header(path, file)
+            return FileRows(path, file.tell(), shape, dtype)
+    found = errors.array(argument, value)
+    if found.ndim == 0:
+        raise ValueError(f"{argument} must be an array of rows, got a single number")
+    return HeldRows(argument, found)
+
+
+def open_zip(path: str, names: Sequence[str]) -> dict[str, Rows]:
+    """The rows of arrays in a .npz file, by name; of `names` those that it has."""
+    found: dict[str, Rows] = {}
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+            for name in names:
+                if name not in members:
+                    continue
+                info = members[name]
+                with archive.open(info) as member:
+                    shape, dtype = _header(f"{path}[{name!r}]", member)
+                    header = member.tell()
+                if info.compress_type != zipfile.ZIP_STORED:
+                    found[name] = PackedRows(path, name, shape, dtype)
+                    continue
+                # The local header of a member repeats its name, and may have another extra field.
+                file.seek(info.header_offset)
+                local = file.read(30)
+                begin = info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
+                found[name] = FileRows(path, begin + header, shape, dtype, name)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} must be a .npz file, but {error}") from None
+    return found
