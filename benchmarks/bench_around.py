@@ -98,10 +98,10 @@ class Clock:
         if name not in ("run", "loss", "predict"):
             return found
 
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             try:
-                return found(*arguments)
+                return found(*arguments, **options)
             finally:
                 self.__dict__["seconds"] += time.perf_counter() - start
 

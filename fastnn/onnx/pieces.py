@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..layers import Activation, Concat, Dense, Layer, Residual, Scale
 from ..norm_layers import LayerNorm, RMSNorm
 
-__all__ = ["Piece", "Pieces", "joined", "last_activation", "projected", "residual"]
+__all__ = ["Piece", "Pieces", "joined", "last_activation", "residual"]
 
 Array = NDArray[Any]
 
@@ -27,24 +27,25 @@ class Piece:
 Pieces: TypeAlias = "list[Piece]"
 
 
-def residual(inner: Pieces) -> Piece:
-    weights = {f"{i}.{end}": array for i, piece in enumerate(inner) for end, array in piece.weights.items()}
-    return Piece(Residual(*(piece.layer for piece in inner)), weights)
+def residual(inner: Pieces, side: Pieces | None = None) -> Piece:
+    """x + f(x), or g(x) + f(x): g is a projection where it is one product without a bias, else a shortcut."""
+    weights = _numbered("", inner)
+    layers = [piece.layer for piece in inner]
+    if not side:
+        return Piece(Residual(*layers), weights)
+    first, plain = side[0].layer, len(side) == 1 and "bias" not in side[0].weights
+    if plain and isinstance(first, Dense) and first.activation is None:
+        weights["projection.weight"] = side[0].weights["weight"]
+        return Piece(Residual(*layers, projection=True), weights)
+    weights |= _numbered("shortcut.", side)
+    return Piece(Residual(*layers, shortcut=[piece.layer for piece in side]), weights)
 
 
-def projected(side: Piece, inner: Pieces) -> Piece:
-    """A Residual with a projection; its bias goes to the last product of the branch."""
-    bias = side.weights.get("bias")
-    if bias is not None:
-        last = inner[-1]
-        if not (isinstance(last.layer, Dense) and last.layer.activation is None):
-            raise ValueError("it adds a product with a bias to a branch that does not end in a product")
-        weights = dict(last.weights)
-        weights["bias"] = bias + weights["bias"] if "bias" in weights else bias
-        inner = [*inner[:-1], Piece(Dense(last.layer.units), weights)]
-    found = residual(inner)
-    found.weights["projection.weight"] = side.weights["weight"]
-    return Piece(Residual(*(piece.layer for piece in inner), projection=True), found.weights)
+def _numbered(prefix: str, pieces: Pieces) -> dict[str, Array]:
+    """The weights of layers in a row, by their places."""
+    return {
+        f"{prefix}{i}.{end}": array for i, piece in enumerate(pieces) for end, array in piece.weights.items()
+    }
 
 
 def joined(pieces: Pieces) -> Pieces:

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..input_layers import Flatten
-from ..layers import Concat, Dense, Scale
+from ..layers import Concat, Scale
 from .graph import Graph, Node, Value
 from .operators import Limits
 from .operators_as_layers import DIRECT
-from .pieces import Piece, Pieces, joined, projected, residual
+from .pieces import Piece, Pieces, joined, residual
 from .recognition import curve, row_function, slopes
 from .running import evaluate, run_one
 
@@ -219,7 +219,7 @@ class Reader:
         raise ValueError("no layer does what it does")
 
     def _sum(self, node: Node, name: str, read: list[str], depth: int) -> tuple[str, Pieces]:
-        """x + f(x)."""
+        """x + f(x), or g(x) + f(x)."""
         begin = self.above[name]
         if len(read) != len(node.inputs) or len(read) != 2:
             raise ValueError(f"it adds {len(node.inputs)} values; a sum of two is a Residual")
@@ -232,12 +232,9 @@ class Reader:
         if straight is not None:
             inner = sides[1 - straight] or [Piece(Scale(1.0))]
             return begin, [residual(inner)]
-        for i in (1, 0):
-            side, inner = sides[i], sides[1 - i]
-            layer = side[0].layer
-            if len(side) == 1 and isinstance(layer, Dense) and layer.activation is None:
-                return begin, [projected(side[0], inner)]
-        raise ValueError("it adds two branches, neither of which is their input itself, or one product of it")
+        # The branch that is shorter is the way around the other.
+        side, inner = sorted(sides, key=len)
+        return begin, [residual(inner, side)]
 
     def _join(self, node: Node, name: str, depth: int) -> tuple[str, Pieces]:
         """Columns of several branches, side by side."""
