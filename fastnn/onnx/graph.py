@@ -201,7 +201,7 @@ def _is_whole(model: Any, data: bytes) -> bool:
 
 def _opened(path: str) -> BinaryIO:
     """A file to read; a pipe that nobody writes to does not hold us up."""
-    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def _line(error: BaseException) -> str:
