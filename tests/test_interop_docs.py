@@ -52,7 +52,8 @@ def test_lines_and_blocks_about_pytorch(capsys: pytest.CaptureFixture[str]) -> N
     import fastnn.torch
 
     named: dict[str, Any] = {"torch": torch, "fastnn": fastnn, "fn": fn}
-    section = TEXT[TEXT.index("## PyTorch") : TEXT.index("## Weights")]
+    begin = TEXT.index("## PyTorch")
+    section = TEXT[begin : TEXT.index("\n## ", begin)]
     for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
         # what an installed distribution is found by
         exec(block.replace('backend="fastnn"', "backend=fastnn.torch.backend"), named)
