@@ -33,8 +33,8 @@ class RowReader:
     """Reads parts of epochs from shards of x, y and weights.
 
     One array in memory of the types that a program takes is used where it lies. Else rows are copied into two
-    buffers in turn. (Pages of a mapped file, read ahead and given up behind, were a fifth slower: the system
-    maps and unmaps more than it is asked for.)
+    buffers in turn. (Pages of a mapped file, read ahead and given up behind, lost: the system maps more
+    than it is asked for, and a file that becomes shorter ends the process.)
 
     Parameters
     ----------
