@@ -23,9 +23,10 @@ from .stepping import batches, cut
 
 if TYPE_CHECKING:
     from . import devices
+    from .steps import Step
     from .streaming import Stream
 
-__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "shared_out", "walk"]
+__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "walk"]
 
 Array = NDArray[Any]
 # Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
@@ -119,6 +120,16 @@ class Course:
     draw: Callable[[int, int], Array] | None = None
     augment: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def n_in(self) -> int:
+        """Columns of x."""
+        return int(self.trained.x.shape[1])
+
+    def judge(self, steps: tuple[Step, ...]) -> None:
+        """Refuse what the steps of a network cannot train on."""
+        n = len(self.trained)
+        validation.judge_batches(steps, n, self.batch_size or n)
+
     def told(self) -> dict[str, Any]:
         """What a fit that goes on inside an epoch must have alike."""
         found: dict[str, Any] = {
@@ -154,7 +165,49 @@ class Course:
                 yield trained.x, trained.y, order, self.weights
 
 
-def shared_out(
+def course_of(
+    task: Task,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    batch_size: int | None,
+    shuffle: bool,
+    validation_data: Any,
+    validation_split: float,
+    class_weight: Any,
+    sampler: object,
+    augment: Any,
+    rows: Array | None,
+    seed: int,
+    full_batch: bool,
+) -> tuple[Course, Sample | Stream | None]:
+    """The course of a fit on arrays, judged, and what it is validated on.
+
+    `rows` are those that may be taken, None all of them; for the others see `Trainer.fit`.
+    """
+    trained, weights, measured = _shared_out(
+        task, x, y, sample_weight, validation_data, validation_split, class_weight, rows, seed
+    )
+    changes: tuple[tuple[str, float], ...] = ()
+    if not isinstance(augment, tuple) or augment:
+        from .augment import lowered  # as the samplers, only where it is used
+
+        changes = lowered(augment, task, trained, full_batch)
+    if sampler is None:
+        return Course(trained, weights, batch_size, shuffle, augment=changes), measured
+    from . import samplers  # 1 ms that only its users pay
+
+    found = samplers.get(sampler)
+    if batch_size is None:
+        raise ValueError("sampler must be None with batch_size=None, which takes all rows")
+    if not shuffle:
+        raise ValueError("shuffle must be True with a sampler, which gives the order itself, got False")
+    draw = samplers.bound(found, task, trained, weights)
+    return Course(trained, weights, batch_size, shuffle, found, draw, changes), measured
+
+
+def _shared_out(
     task: Task,
     x: Any,
     y: Any,
@@ -164,8 +217,8 @@ def shared_out(
     class_weight: Any,
     rows: Array | None,
     seed: int,
-) -> tuple[int, Sample, Array | None, Sample | Stream | None]:
-    """Columns of x, rows to train on, the weights of all rows in training, and what to validate on."""
+) -> tuple[Sample, Array | None, Sample | Stream | None]:
+    """Rows to train on, the weights of all rows in training, and what to validate on."""
     if y is None:
         raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
     matrix = task.matrix("x", x)
@@ -191,39 +244,8 @@ def shared_out(
     if streamed:
         from .streaming import Stream
 
-        return matrix.shape[1], trained, weights, Stream(task, validation_data, "validation_data")
-    return matrix.shape[1], trained, weights, measured
-
-
-def course_of(
-    task: Task,
-    trained: Sample,
-    weights: Array | None,
-    *,
-    batch_size: int | None,
-    shuffle: bool,
-    sampler: object,
-    augment: Any,
-    full_batch: bool,
-) -> Course:
-    """The course of a fit, judged."""
-    changes: tuple[tuple[str, float], ...] = ()
-    if not isinstance(augment, tuple) or augment:
-        from .augment import lowered  # as the samplers, only where it is used
-
-        changes = lowered(augment, task, trained, full_batch)
-    if sampler is None:
-        return Course(trained, weights, batch_size, shuffle, augment=changes)
-    from . import samplers  # 1 ms that only its users pay
-
-    found = samplers.get(sampler)
-    if batch_size is None:
-        raise ValueError("sampler must be None with batch_size=None, which takes all rows")
-    if not shuffle:
-        raise ValueError("shuffle must be True with a sampler, which gives the order itself, got False")
-    return Course(
-        trained, weights, batch_size, shuffle, found, samplers.bound(found, task, trained, weights), changes
-    )
+        return trained, weights, Stream(task, validation_data, "validation_data")
+    return trained, weights, measured
 
 
 class TimeLimit(Callback):

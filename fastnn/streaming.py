@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .samples import Task
     from .steps import Step
 
-__all__ = ["Stream", "alone", "measure", "predict", "share_out"]
+__all__ = ["Stream", "alone", "course_of", "measure", "predict"]
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
 _DEFAULT_BATCH = 32
 
 
-def share_out(
+def course_of(
     task: Task,
     source: Source,
     y: object,
@@ -43,11 +43,17 @@ def share_out(
     *,
     batch_size: int | None,
     epochs: int,
+    shuffle: bool,
     validation_data: Any,
     validation_split: float,
     class_weight: object,
-) -> tuple[Stream, Any]:
-    """A source to train on, and what to validate on: a Stream, a Sample or None."""
+    sampler: object,
+    augment: Any,
+) -> tuple[StreamCourse, Any]:
+    """The course of a fit on a source, judged, and what it is validated on: a Stream, a Sample or None."""
+    for name, given, empty in (("sampler", sampler, sampler is None), ("augment", augment, not augment)):
+        if not empty:
+            raise ValueError(f"{name} must be left out with a source, got {given!r:.200}")
     _judge_given(y, weight)
     if batch_size is None:
         raise ValueError("batch_size must be a number of rows with a source, got None")
@@ -68,18 +74,23 @@ def share_out(
             "pass a function that makes one, or steps= of an epoch to Source.batches"
         )
     stream = Stream(task, source, "x", class_weight)
-    if validation_data is None:
-        return stream, None
-    if is_source(validation_data):
-        measured: Any = Stream(task, validation_data, "validation_data")
+    return StreamCourse(stream, batch_size, shuffle), _validated(task, stream, validation_data)
+
+
+def _validated(task: Task, stream: Stream, given: Any) -> Any:
+    """What to validate on, of as many columns as the stream has."""
+    if given is None:
+        return None
+    if is_source(given):
+        measured = Stream(task, given, "validation_data")
         if measured.n_in != stream.n_in:
             raise ValueError(f"validation_data must have {stream.n_in} columns as x has, got {measured.n_in}")
-        return stream, measured
+        return measured
     names = [f"validation_data[{i}]" for i in range(3)]
-    sample = task.sample(*validation.triple(validation_data), names)
+    sample = task.sample(*validation.triple(given), names)
     if sample.x.shape[1] != stream.n_in:
         raise ValueError(f"{names[0]} must have {stream.n_in} columns as x has, got shape {sample.x.shape}")
-    return stream, sample
+    return sample
 
 
 def alone(task: Task, source: Source, y: object = None, weight: object = None) -> Stream:
@@ -214,13 +225,6 @@ class Stream:
         of_class = validation.class_weights(self._class_weight, self._loss, classes, n_classes, shares)
         return of_class if weight is None else of_class * weight
 
-    def course(self, batch_size: int, shuffle: bool, sampler: object, augment: Any) -> StreamCourse:
-        """How the epochs of a fit go, judged."""
-        for name, given, empty in (("sampler", sampler, sampler is None), ("augment", augment, not augment)):
-            if not empty:
-                raise ValueError(f"{name} must be left out with a source, got {given!r:.200}")
-        return StreamCourse(self, batch_size, shuffle)
-
     def fault(self, part: Part, rows: Array) -> str:
         """Which value of x in a batch is not finite, and where: words for an error."""
         for row in rows.tolist():
@@ -235,13 +239,19 @@ class StreamCourse:
     """How the epochs of a fit on a source go; what `fastnn.epochs.Course` is for arrays."""
 
     augment: tuple[tuple[str, float], ...] = ()
+    weights = None  # each part has its own
 
     def __init__(self, stream: Stream, batch_size: int, shuffle: bool) -> None:
-        self.stream, self.batch_size, self.shuffle = stream, batch_size, shuffle
+        self.trained, self.batch_size, self.shuffle = stream, batch_size, shuffle
+        self.n_in = stream.n_in
+
+    def judge(self, steps: tuple[Step, ...]) -> None:
+        """Refuse what the steps of a network cannot train on."""
+        self.trained.judge_steps(steps, self.batch_size)
 
     def told(self) -> dict[str, Any]:
         """What a fit that goes on inside an epoch must have alike."""
-        source = self.stream.source
+        source = self.trained.source
         # Of batches nothing is known before they are asked for, which may use them up.
         mark = "batches" if source.n_rows is None else source.fingerprint
         return {"source": mark, "batch_size": self.batch_size, "shuffle": self.shuffle}
@@ -253,7 +263,7 @@ class StreamCourse:
         What is wrong in rows of x is named by their place in the source.
         """
         at: list[Part] = []
-        groups = self.stream.parts(
+        groups = self.trained.parts(
             trainer.seed, trainer.epoch, self.batch_size, self.shuffle, trainer.epoch_step
         )
         with groups as found:
@@ -262,11 +272,13 @@ class StreamCourse:
             except DivergenceError as error:
                 if error.layer == -1 and error.batch is not None and at:
                     part = at[0]
-                    fault = self.stream.fault(part, part.order[error.batch - 1 - part.first_step])
+                    fault = self.trained.fault(part, part.order[error.batch - 1 - part.first_step])
                     error.args = (f"{str(error).partition('; look for it')[0]}; {fault}",)
                 raise
         if not trainer._halted and trainer._sums[1] == 0:
-            raise ValueError(f"the sample weights of {self.stream.source!r} must not be all zero in an epoch")
+            raise ValueError(
+                f"the sample weights of {self.trained.source!r} must not be all zero in an epoch"
+            )
 
     def _pieces(self, groups: Iterator[list[Part]], at: list[Part]) -> Iterator[Piece]:
         for parts in groups:

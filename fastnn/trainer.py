@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
-from . import devices, errors, losses, optimizers, validation
+from . import devices, errors, losses, optimizers
 from .callbacks import Callback
 from .engine import Engine
-from .epochs import TimeLimit, course_of, judge_plan, shared_out, walk
+from .epochs import TimeLimit, course_of, judge_plan, walk
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
@@ -215,59 +215,40 @@ class Trainer(Engine):
         share = errors.real("validation_split", validation_split, 0.0, 1.0)
         given = callbacks_.get_all(callbacks)
         task = self._task
+        asked: dict[str, Any] = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "validation_data": validation_data,
+            "validation_split": share,
+            "class_weight": class_weight,
+            "sampler": sampler,
+            "augment": augment,
+        }
+        course: Any
+        measured: Any
         if is_source(x):
-            from .streaming import share_out  # loaded with the first source
+            from . import streaming  # loaded with the first source
 
-            trained: Any
-            measured: Any
-            trained, measured = share_out(
-                task,
-                x,
-                y,
-                sample_weight,
-                batch_size=batch_size,
-                epochs=epochs,
-                validation_data=validation_data,
-                validation_split=share,
-                class_weight=class_weight,
-            )
-            weights, n_in = None, trained.n_in
+            course, measured = streaming.course_of(task, x, y, sample_weight, epochs=epochs, **asked)
         else:
-            n_in, trained, weights, measured = shared_out(
-                task, x, y, sample_weight, validation_data, share, class_weight, self._rows, self.seed
-            )
+            asked |= {"rows": self._rows, "seed": self.seed, "full_batch": self.optimizer.full_batch}
+            course, measured = course_of(task, x, y, sample_weight, **asked)
         quantities = self._quantities(measured is not None)
         for one in given:
             one.judge(quantities)
-        course: Any
-        if is_source(x):
-            course = trained.course(batch_size, shuffle, sampler, augment)
-        else:
-            course = course_of(
-                task,
-                trained,
-                weights,
-                batch_size=batch_size,
-                shuffle=shuffle,
-                sampler=sampler,
-                augment=augment,
-                full_batch=self.optimizer.full_batch,
-            )
         plan = course.told()
         if self._interrupted:
             callbacks_.judge_resumed(given, self._resumed_states)
             judge_plan(self, plan)
 
-        program = self._ready(n_in)
-        if is_source(x):
-            trained.judge_steps(program.steps, batch_size)
-        else:
-            validation.judge_batches(program.steps, len(trained), batch_size or len(trained))
+        program = self._ready(course.n_in)
+        course.judge(program.steps)
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
         self._callbacks, self._running, self._plan = given, True, plan
-        self._fitted, self._validated, self._measured_at = (trained, weights, batch_size), measured, None
+        self._fitted, self._validated = (course.trained, course.weights, batch_size), measured
+        self._measured_at = None
         team = callbacks_.Team(given, (*limit, *self._watchers, *shown))
         try:
             team.begin(self, self._resumed_states)
@@ -283,7 +264,7 @@ class Trainer(Engine):
                 self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
                 try:
                     if self.metrics:
-                        logs |= self._measured(trained, with_loss=False)
+                        logs |= self._measured(course.trained, with_loss=False)
                     if measured is not None:
                         logs |= self.validate()
                 finally:  # the steps are done, so the epoch counts, measured or not
@@ -308,7 +289,7 @@ class Trainer(Engine):
 
     def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
         """Set how far the fit goes; gives the history that it will return."""
-        self._paused = False
+        self._paused = self._halted = False  # a stop that came between two fits is over
         if self._interrupted:
             history, self.last_epoch = (
                 self.history.copy(self._fit_begun),
@@ -406,19 +387,9 @@ class Trainer(Engine):
         batch: int | None = None,
     ) -> DivergenceError:
         """The error of a program with the place in the training and what to try."""
-        lr = self.lr
-        layers, step = self.model.layers, self.step
-        return explained(
-            error,
-            where,
-            layers=layers,
-            loss=self.loss,
-            lr=lr,
-            step=step,
-            x_name=x_name,
-            epoch=epoch,
-            batch=batch,
-        )
+        layers, loss, lr, step = self.model.layers, self.loss, self.lr, self.step
+        found = {"layers": layers, "loss": loss, "lr": lr, "step": step, "epoch": epoch, "batch": batch}
+        return explained(error, where, x_name=x_name, **found)  # type: ignore[arg-type]
 
     def run(
         self, x: ArrayLike, y: ArrayLike, order: ArrayLike, sample_weight: ArrayLike | None = None

@@ -441,3 +441,13 @@ def test_a_full_disk_is_one_clear_error_and_older_files_stay(tmp_path: Path) -> 
 def test_what_asks_for_nothing_costs_one_call_an_epoch() -> None:
     team = Team((fn.EarlyStopping(), fn.Callback()))
     assert team.asked(None) == (float("inf"), float("inf"))
+
+
+def test_a_stop_between_two_fits_does_not_end_the_next() -> None:
+    x, y = np.ones((40, 3), np.float32), np.zeros(40, np.int64)
+    one = fn.Trainer(fn.Sequential(fn.Dense(2)), "cross_entropy", fn.SGD(0.1), seed=0)
+    one.fit(x, y, batch_size=16)
+    one.stop("too late", now=True)
+    history = one.fit(x, y, batch_size=16, epochs=2)
+    assert len(history["loss"]) == 2
+    assert one.stop_reason is None
