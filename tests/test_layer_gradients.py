@@ -90,11 +90,12 @@ class Problem:
         return found
 
 
-def forward(torch: Any, steps: Any, parameters: Any, x: Array) -> Any:
-    """What the last step gives while training, by PyTorch."""
+def forward(torch: Any, steps: Any, parameters: Any, x: Array, buffers: Any = None) -> Any:
+    """What the last step gives while training, by PyTorch; buffers: running statistics, which it moves."""
     functional = torch.nn.functional
     results = {-1: torch.from_numpy(x)}
-    buffers = torch.from_numpy(initial_buffers(steps, np.float64))
+    if buffers is None:
+        buffers = torch.from_numpy(initial_buffers(steps, np.float64))
     for i, s in enumerate(steps):
         sources = [results[j] for j in sources_of(i, s)]
         a, w, b = sources[0], None, None
@@ -105,8 +106,12 @@ def forward(torch: Any, steps: Any, parameters: Any, x: Array) -> Any:
         if s.kind == "dense":
             a = functional.linear(a, w.T, b)
         elif s.kind == "batch_norm":
-            running = buffers[s.running : s.running + 2 * s.n_out].clone()
-            a = functional.batch_norm(a, running[: s.n_out], running[s.n_out :], w, b, True, 0.1, s.eps)
+            mean, var = buffers[s.running : s.running + 2 * s.n_out].reshape(2, s.n_out)
+            momentum = s.momentum
+            if s.counted:  # as torch.nn.BatchNorm1d(momentum=None) does
+                buffers.data[s.running + 2 * s.n_out] += 1
+                momentum = 1 / buffers[s.running + 2 * s.n_out].item()
+            a = functional.batch_norm(a, mean, var, w, b, True, momentum, s.eps)
         elif s.kind == "layer_norm":
             a = functional.layer_norm(a, (s.n_out,), w, b, s.eps)
         elif s.kind == "rms_norm":

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from test_layer_gradients import forward
 
 import fastnn as fn
 from fastnn import devices
 from fastnn.layers import lower, n_parameters
-from fastnn.steps import initial_buffers, sources_of
+from fastnn.steps import initial_buffers
 
 pytestmark = pytest.mark.torch
 
@@ -47,51 +48,6 @@ def torch():
     return torch
 
 
-def applied(torch, steps, parameters, x, buffers=None):
-    """The output of the steps by PyTorch; buffers: running statistics, moved as in training."""
-    functional = torch.nn.functional
-    results = {-1: torch.from_numpy(x)}
-    for i, s in enumerate(steps):
-        sources = [results[j] for j in sources_of(i, s)]
-        a = sources[0]
-        w = b = None
-        if s.weight >= 0:
-            w = parameters[s.weight : s.weight + int(np.prod(s.weight_shape))].reshape(s.weight_shape)
-        if s.bias >= 0:
-            b = parameters[s.bias : s.bias + s.n_out]
-        if s.kind == "dense":
-            a = functional.linear(a, w.T, b)
-        elif s.kind == "batch_norm":
-            mean = buffers[s.running : s.running + s.n_out]
-            var = buffers[s.running + s.n_out : s.running + 2 * s.n_out]
-            momentum = s.momentum
-            if s.counted:  # as torch.nn.BatchNorm1d(momentum=None) does
-                buffers.data[s.running + 2 * s.n_out] += 1
-                momentum = 1 / buffers[s.running + 2 * s.n_out].item()
-            a = functional.batch_norm(a, mean, var, w, b, True, momentum, s.eps)
-        elif s.kind == "layer_norm":
-            a = functional.layer_norm(a, (s.n_out,), w, b, s.eps)
-        elif s.kind == "rms_norm":
-            a = functional.rms_norm(a, (s.n_out,), w, None if s.eps < 0 else s.eps)
-        elif s.kind == "prelu":
-            a = functional.prelu(a, w)
-        elif s.kind == "add":
-            a = sources[0] + sources[1]
-        elif s.kind == "columns":
-            a = a[:, list(s.columns)]
-        elif s.kind == "join":
-            a = torch.cat(sources, dim=1)
-        elif s.kind == "periodic":
-            angle = 2 * np.pi * a[:, :, None] * w
-            a = torch.cat([torch.sin(angle), torch.cos(angle)], dim=2).reshape(len(a), -1)
-        else:
-            assert s.kind == "activation"
-        if s.activation != "identity":
-            a = getattr(torch, s.activation)(a)
-        results[i] = a
-    return results[len(steps) - 1]
-
-
 @pytest.mark.parametrize("network", NETWORKS)
 def test_gradients_equal_pytorchs(torch, isa, network):
     rng = np.random.default_rng(0)
@@ -101,7 +57,7 @@ def test_gradients_equal_pytorchs(torch, isa, network):
         x, y = rng.standard_normal((n_rows, 6)), rng.integers(0, 4, n_rows)
         theirs = torch.from_numpy(parameters.copy()).requires_grad_()
         buffers = torch.from_numpy(initial_buffers(steps, np.float64))
-        z = applied(torch, steps, theirs, x, buffers)
+        z = forward(torch, steps, theirs, x, buffers)
         loss = torch.nn.functional.cross_entropy(z, torch.from_numpy(y))
         loss.backward()
         program = devices.make("cpu", steps, parameters, loss="cross_entropy")
@@ -123,7 +79,7 @@ def test_fifty_steps_equal_pytorchs(torch, isa, network):
     optimizer = torch.optim.SGD([other], lr=0.05, momentum=0.5)
     for rows in order:
         optimizer.zero_grad()
-        z = applied(torch, steps, other, x[rows], theirs)
+        z = forward(torch, steps, other, x[rows], theirs)
         torch.nn.functional.cross_entropy(z, torch.from_numpy(y[rows])).backward()
         optimizer.step()
     buffers = initial_buffers(steps, np.float64)
