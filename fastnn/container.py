@@ -14,6 +14,7 @@ zeros. `write` and `read` are all that knows this.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,7 +22,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -32,7 +33,18 @@ from . import errors
 from .errors import FormatError
 from .replacing import replacing
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Contents", "dump_json", "parse_json", "read", "read_tensors", "write"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "Contents",
+    "dump_json",
+    "parse_json",
+    "read",
+    "read_bytes",
+    "read_tensors",
+    "regular",
+    "write",
+]
 
 Array = NDArray[Any]
 
@@ -236,6 +248,16 @@ class _Place:
     end: int
 
 
+@contextlib.contextmanager
+def regular(path: str) -> Iterator[tuple[io.FileIO, int]]:
+    """A file to read, unbuffered, and its size; a pipe would wait for its writer."""
+    with open(path, "rb", buffering=0, opener=lambda name, f: os.open(name, f | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise FormatError(f"{path} must be a file, got a device or a pipe")
+        yield file, found.st_size
+
+
 def read(path: object) -> Contents:
     """What a file of ours holds. No code is run, and memory is bounded by the size of the file.
 
@@ -247,15 +269,11 @@ def read(path: object) -> Contents:
         It is empty, truncated, altered, of a newer format, of another program, or no safetensors file.
     """
     given = errors.file_path("path", path)
-    # A pipe would wait for its writer.
-    with open(given, "rb", buffering=0, opener=lambda name, f: os.open(name, f | os.O_NONBLOCK)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise FormatError(f"{given} must be a file, got a device or a pipe")
-        head, header = _read_header(given, file, found.st_size)
+    with regular(given) as (file, n_bytes):
+        head, header = _read_header(given, file, n_bytes)
         if not header.startswith(_START):
             _refuse_foreign(given, header)
-        data = _read_bytes(given, file, found.st_size - 8 - len(header))
+        data = read_bytes(given, file, n_bytes - 8 - len(header))
     digest = hashlib.sha256(head)
     digest.update(header[: _DIGITS.start] + _ZEROS + header[_DIGITS.stop :])
     digest.update(data)  # type: ignore[arg-type]
@@ -272,20 +290,18 @@ def read(path: object) -> Contents:
 def read_tensors(path: object) -> dict[str, Array]:
     """The tensors of any safetensors file; of one of ours, found intact."""
     given = errors.file_path("path", path)
-    with open(given, "rb", buffering=0, opener=lambda name, f: os.open(name, f | os.O_NONBLOCK)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise FormatError(f"{given} must be a file, got a device or a pipe")
-        _, header = _read_header(given, file, found.st_size)
+    with regular(given) as (file, n_bytes):
+        _, header = _read_header(given, file, n_bytes)
         if header.startswith(_START):
             return read(given).tensors
-        data = _read_bytes(given, file, found.st_size - 8 - len(header))
+        data = read_bytes(given, file, n_bytes - 8 - len(header))
     _, places = _table(given, header)
     _judge_size(given, len(header), places, len(data))
     return {place.name: _tensor(given, data, place) for place in places}
 
 
-def _read_bytes(path: str, file: io.FileIO, n: int) -> NDArray[np.uint8]:
+def read_bytes(path: str, file: io.FileIO, n: int) -> NDArray[np.uint8]:
+    """The next n bytes."""
     data = np.empty(n, np.uint8)
     view, done = data.data, 0
     while done < n:
@@ -311,7 +327,7 @@ def _read_header(path: str, file: io.FileIO, size: int) -> tuple[bytes, bytes]:
     """The 8 bytes of the length, and the header."""
     if size == 0:
         raise FormatError(f"{path} must be a file of fastnn, got an empty one")
-    start = bytes(_read_bytes(path, file, min(size, 9)))
+    start = bytes(read_bytes(path, file, min(size, 9)))
     length = int.from_bytes(start[:8], "little")
     if size < 10:
         raise FormatError(f"{path} must be a file of fastnn, got one of {size} bytes: truncated, or another")
@@ -322,7 +338,7 @@ def _read_header(path: str, file: io.FileIO, size: int) -> tuple[bytes, bytes]:
         raise FormatError(f"{path} must be a safetensors file{other}")
     if 8 + length > size:
         raise FormatError(f"{path} is truncated: its header ends at byte {8 + length}, the file at {size}")
-    return start[:8], start[8:] + bytes(_read_bytes(path, file, length - 1))
+    return start[:8], start[8:] + bytes(read_bytes(path, file, length - 1))
 
 
 def _table(path: str, header: bytes) -> tuple[dict[str, str], list[_Place]]:

@@ -468,3 +468,19 @@ def test_older_operator_sets() -> None:
     assert run(squeeze, [x[:1]], opset_version=11)[0].shape == (3, 4)
     add = onnx.helper.make_node("Add", ["a", "b"], ["y"], broadcast=1, axis=1)
     assert (run(add, [x, x[0, :, 0]], opset_version=6)[0] == x + x[0, :, :1]).all()
+
+
+def test_outputs_are_no_part_of_inputs_or_constants() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["": 18]> '
+        "g (float[N, 4] x) => (float[N, 4] y, float[2] c, float[4, N] t) <float[2] k = {1, 2}> "
+        "{ y = Identity (x) c = Identity (k) t = Transpose (x) }"
+    )
+    prepared = fastnn.onnx.Backend.prepare(onnx.parser.parse_model(text))
+    x = np.ones((2, 4), np.float32)
+    for one in prepared.run([x]):
+        one[:] = 9
+    assert (x == 1).all()
+    np.testing.assert_array_equal(prepared.run([x])[1], [1, 2])
+    (same,) = fastnn.onnx.Backend.run_node(onnx.helper.make_node("Identity", ["a"], ["b"]), [x])
+    assert not np.shares_memory(same, x)

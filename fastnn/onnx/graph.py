@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import errors
+from .. import container, errors
 from ..errors import FormatError
 from .package import onnx_package
 
@@ -154,15 +153,10 @@ def read_model(path: object) -> Graph:
     """
     onnx = onnx_package()
     given = errors.file_path("path", path)
-    with _opened(given) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise FormatError(f"{given} must be a file, got a device, a pipe or a folder")
-        if found.st_size > _MOST_BYTES:
-            raise FormatError(
-                f"{given} has {found.st_size:,} bytes; an ONNX file has {_MOST_BYTES:,} at most"
-            )
-        data = file.read(found.st_size)
+    with container.regular(given) as (file, n_bytes):
+        if n_bytes > _MOST_BYTES:
+            raise FormatError(f"{given} has {n_bytes:,} bytes; an ONNX file has {_MOST_BYTES:,} at most")
+        data = file.readall()
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -197,11 +191,6 @@ def _is_whole(model: Any, data: bytes) -> bool:
         return False
     at = data.rfind(texts[0].encode()) + len(SHA)
     return bool(digest(data, at) == texts[0][len(SHA) :].encode())
-
-
-def _opened(path: str) -> BinaryIO:
-    """A file to read; a pipe that nobody writes to does not hold us up."""
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def _line(error: BaseException) -> str:
@@ -476,17 +465,16 @@ def _external(
         raise FormatError(f"{where} must have whole numbers as offset and length") from None
     if length != n_bytes or offset < 0:
         raise FormatError(f"{where} of shape {shape} takes {n_bytes:,} bytes, got {length:,} at {offset:,}")
+    data = None
     try:
-        with _opened(path) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size < offset + n_bytes:
-                raise FormatError(
-                    f"{where} takes {n_bytes:,} bytes at {offset:,} of {location!r}, got {found.st_size:,}"
-                )
-            file.seek(offset)
-            data = file.read(n_bytes)
+        with container.regular(path) as (file, there):
+            if there >= offset + n_bytes:
+                file.seek(offset)
+                data = container.read_bytes(path, file, n_bytes)
+    except FormatError as error:
+        raise FormatError(f"{where} lies in {location!r}: {error}") from None
     except OSError as error:
         raise FormatError(f"{where} lies in {location!r}: {error.strerror}") from None
-    if len(data) != n_bytes:
-        raise FormatError(f"{where} takes {n_bytes:,} bytes of {location!r}, got {len(data):,}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    if data is None:
+        raise FormatError(f"{where} takes {n_bytes:,} bytes at {offset:,} of {location!r}, got {there:,}")
+    return data.view(dtype).reshape(shape)

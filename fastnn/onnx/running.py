@@ -112,8 +112,9 @@ class Prepared(_BackendRep):  # type: ignore[misc]
         values = dict(self._constants)
         for value, given in zip(self.graph.inputs, self._ordered(inputs), strict=True):
             values[value.name] = _input(value, given)
+        held = list(values.values())
         evaluate(self._nodes, values, self._limits, self._last_use)
-        return tuple(_output(values[value.name]) for value in self.graph.outputs)
+        return tuple(_output(values[value.name], held) for value in self.graph.outputs)
 
     def _ordered(self, inputs: Any) -> Sequence[Any]:
         names = [value.name for value in self.graph.inputs]
@@ -155,9 +156,12 @@ def _input(value: Value, given: Any) -> Array:
     return array
 
 
-def _output(value: Any) -> Any:
-    """An array of its own, with rows one after the other."""
-    return np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value
+def _output(value: Any, held: Sequence[Any]) -> Any:
+    """An array of its own, with rows one after the other: no part of an input or a constant."""
+    if not isinstance(value, np.ndarray):
+        return value
+    is_part = any(isinstance(one, np.ndarray) and np.may_share_memory(value, one) for one in held)
+    return value.copy() if is_part else np.ascontiguousarray(value).reshape(value.shape)
 
 
 # ---------------------------------------------------------------- the standard interface
@@ -217,7 +221,7 @@ class Backend(_Backend):  # type: ignore[misc]
         names = [name for name in read.inputs if name]
         given = dict(zip(names, inputs, strict=True)) if not isinstance(inputs, Mapping) else dict(inputs)
         arrays_ = [np.asarray(given[name]) if name else None for name in read.inputs]
-        return tuple(map(_output, run_one(read, arrays_, Limits())))
+        return tuple(_output(one, arrays_) for one in run_one(read, arrays_, Limits()))
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
