@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import checkpoints, errors
+from . import checkpoints, errors, waiting
 from .callbacks import Monitor, multiple_after
 
 __all__ = ["ModelCheckpoint"]
-
-_PAUSE = 0.04  # seconds between two looks at signals while a file is waited for
 
 
 class ModelCheckpoint(Monitor):
@@ -209,9 +207,8 @@ class Writer:
 
     def wait(self) -> None:
         """Until the file is on the disk."""
-        thread = self._thread
-        while thread is not None and thread.is_alive():
-            thread.join(_PAUSE)
+        if self._thread is not None:
+            waiting.join(self._thread)
         self._thread, error, self._error = None, self._error, None
         if error is not None:
             raise error

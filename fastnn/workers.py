@@ -16,19 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import kernels
+from . import kernels, waiting
 from .callbacks import Callback
 from .history import History
 from .reports import Board, on_terminal
 from .trainer import Trainer
 
 __all__ = ["Job", "run"]
-
-# Seconds that the main thread sleeps at a time. A lock wakes it for a signal only where the system gave that
-# to the main thread while it slept: not one that another thread received, that came just before the sleep,
-# or that `_thread.interrupt_main` made. Python's handler runs when it wakes; that costs next to nothing.
-PAUSE = 0.04
-
 
 @dataclass
 class Job:
@@ -115,7 +109,7 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
     n_workers = min(n_workers, len(jobs))
     reins = [kernels.Reins(1 if n_workers > 1 else 0) for _ in range(n_workers)]
     ended: queue.SimpleQueue[tuple[int, Job | None]] = queue.SimpleQueue()
-    waiting: Iterator[Job] = iter(jobs)
+    to_do: Iterator[Job] = iter(jobs)
     taking = threading.Lock()
 
     def work(number: int) -> None:
@@ -123,7 +117,7 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
             with reins[number]:
                 while not reins[number].stopped:
                     with taking:
-                        job = next(waiting, None)
+                        job = next(to_do, None)
                     if job is None:
                         break
                     job.work(reins[number])
@@ -149,8 +143,7 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
         for one in reins:
             one.stop()
         for thread in started:
-            while thread.is_alive():
-                thread.join(PAUSE)
+            waiting.join(thread)
         if board is not None:
             board.close()
 
@@ -168,7 +161,7 @@ def _wait(
     next_look = begun
     while alive:
         try:
-            worker, job = ended.get(timeout=PAUSE)
+            worker, job = ended.get(timeout=waiting.PAUSE)
         except queue.Empty:
             if board is not None and time.perf_counter() >= next_look:
                 board.show(sum(one.epochs_done for one in jobs))

@@ -18,7 +18,7 @@ PACKAGE = Path(fastnn.__file__).parent
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
-    {"build_check", "cores", "demo_data", "errors", "late_dataclass"},
+    {"build_check", "cores", "demo_data", "errors", "late_dataclass", "waiting"},
     {"kernels", "replacing", "targets"},
     {"inference"},
     {"phases", "prediction"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 import fastnn as fn
 from fastnn.data import Recipe, Source
+from fastnn.data.source_ahead import Ahead
 from fastnn.data.source_parts import Wanted
 
 N, N_IN = 203, 5
@@ -345,3 +348,23 @@ def test_a_wrong_column_of_an_arrow_stream_is_named() -> None:
             make().fit(Source.arrow(table, "y"))
     with pytest.raises(ValueError, match=r"must have the columns .'z'., it has .'c', 'y'."):
         make().fit(Source.arrow(pa.table({"c": X[:, 0], "y": Y}), "z"))
+
+
+def test_ctrl_c_is_heard_while_a_source_is_waited_for() -> None:
+    """A lock without a timeout does not wake for a signal that the main thread was not given asleep."""
+    go_on = threading.Event()
+
+    def slow() -> Any:
+        yield 1
+        threading.Timer(0.1, _thread.interrupt_main).start()
+        go_on.wait(5)
+        yield 2
+
+    with Ahead(slow()) as items:
+        assert next(items) == 1
+        begin = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            next(items)
+        waited = time.perf_counter() - begin
+        go_on.set()
+    assert waited < 2

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Generator
 from typing import Any, Generic, TypeVar
 
+from .. import waiting
+
 __all__ = ["Ahead"]
 
 T = TypeVar("T")
@@ -72,7 +74,7 @@ class Ahead(Generic[T]):
             return
         self._ended = True
         self._room.release()
-        self._thread.join()
+        waiting.join(self._thread)
 
     def __iter__(self) -> Ahead[T]:
         return self
@@ -83,7 +85,7 @@ class Ahead(Generic[T]):
         if self._has_read:
             self._room.release()
         self._has_read = True
-        item, error = self._ready.get()
+        item, error = waiting.take(self._ready)
         if error is not None:
             raise error
         if item is _END:
