@@ -12,7 +12,7 @@ from . import errors
 from .late_dataclass import dataclass
 from .layers import lower
 from .noise_layers import GaussianNoise
-from .samples import Sample, Task
+from .samples import Task
 
 __all__ = ["Augmentation", "ColumnDropout", "Mixup", "lowered"]
 
@@ -63,12 +63,17 @@ class ColumnDropout:
 Augmentation: TypeAlias = "Mixup | ColumnDropout | GaussianNoise"
 
 
-def lowered(augment: Any, task: Task, trained: Sample, full_batch: bool) -> tuple[tuple[str, float], ...]:
-    """The augmentations of a fit, judged, as programs take them: kinds and their numbers."""
+def lowered(
+    augment: Any, task: Task, n_in: int, full_batch: bool, has_labels: bool = True
+) -> tuple[tuple[str, float], ...]:
+    """The augmentations of a fit on n_in columns, judged, as programs take them: kinds and their numbers.
+
+    has_labels: whether the targets of a loss that takes labels are such, not probabilities.
+    """
     if isinstance(augment, (str, Mixup, ColumnDropout, GaussianNoise)) or not hasattr(augment, "__iter__"):
         raise TypeError(f"augment must be a list of augmentations, got {augment!r:.200}")
     found: list[tuple[str, float]] = []
-    codes = any(step.kind == "embedding" for step in lower(task.layers, trained.x.shape[1]))
+    codes = any(step.kind == "embedding" for step in lower(task.layers, n_in))
     for i, one in enumerate(augment):
         if isinstance(one, ColumnDropout):
             found.append(("swap", one.rate))
@@ -92,7 +97,7 @@ def lowered(augment: Any, task: Task, trained: Sample, full_batch: bool) -> tupl
     if found and full_batch:
         raise ValueError("augment must be empty with LBFGS, whose steps see the same rows again and again")
     if found and found[0][0] == "mixup":
-        loss, labels = task.loss, task.loss.takes_labels and trained.y.ndim == 1
+        loss, labels = task.loss, task.loss.takes_labels and has_labels
         if (labels and not loss.takes_soft) or loss.levels is not None:
             raise ValueError(
                 "loss must have targets that can be mixed with Mixup (cross_entropy, or values), "

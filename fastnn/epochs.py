@@ -193,7 +193,7 @@ def course_of(
     if not isinstance(augment, tuple) or augment:
         from .augment import lowered  # as the samplers, only where it is used
 
-        changes = lowered(augment, task, trained, full_batch)
+        changes = lowered(augment, task, trained.x.shape[1], full_batch, trained.y.ndim == 1)
     if sampler is None:
         return Course(trained, weights, batch_size, shuffle, augment=changes), measured
     from . import samplers  # 1 ms that only its users pay

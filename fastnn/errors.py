@@ -81,6 +81,8 @@ class DivergenceError(FloatingPointError):
         Steps that the trainer had done before, over all calls.
     """
 
+    fault: str | None = None  # words for the value of x that is not finite, where a source knows its place
+
     def __init__(
         self,
         message: str = "",

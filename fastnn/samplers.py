@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import errors, kernels, validation
 from .samples import Sample, Task
 
-__all__ = ["Balanced", "Curriculum", "Sampler", "Weighted", "bound", "get"]
+__all__ = ["Balanced", "Curriculum", "Sampler", "Weighted", "bound", "bound_to_source", "get"]
 
 Array = NDArray[Any]
 
@@ -46,7 +46,18 @@ class Sampler:
     """Base of samplers; a function ``f(rng, epoch) -> row numbers`` does as well.
 
     Numbers are those of rows of x as `fit` got it; the length of what it gives is the length of the epoch.
+
+    Attributes
+    ----------
+    keeps_order : bool
+        Whether a source of rows must be trained in the order that it gives. False: that order is chance, and
+        rows of files are taken as often as it says, in blocks that are read from front to back.
+    needs_classes : bool
+        Whether it asks for the classes of rows; those of a source are read for it.
     """
+
+    keeps_order = True
+    needs_classes = True
 
     def prepare(self, rows: Rows) -> Callable[[int, int], Array]:
         """The function (seed, epochs done before) -> row numbers for a fit on these rows."""
@@ -68,6 +79,8 @@ class Weighted(Sampler):
         Rows of an epoch; None: as many as there are to train on.
     """
 
+    keeps_order = False
+
     def __init__(self, weights: ArrayLike | Mapping[int, float], n: int | None = None) -> None:
         self.by_class: dict[int, float] | None = None
         self.weights: Array | None = None
@@ -80,6 +93,7 @@ class Weighted(Sampler):
             found = errors.array("weights", weights)
             self.weights = errors.sample_weights("weights", found, len(found) if found.ndim else 0)
         self.n = None if n is None else errors.integer("n", n)
+        self.needs_classes = self.weights is None
 
     def prepare(self, rows: Rows) -> Callable[[int, int], Array]:
         if self.weights is not None:
@@ -115,6 +129,8 @@ class Balanced(Sampler):
         Rows of an epoch; None: as many as there are to train on.
     """
 
+    keeps_order = False
+
     def __init__(self, n: int | None = None) -> None:
         self.n = None if n is None else errors.integer("n", n)
 
@@ -148,6 +164,8 @@ class Curriculum(Sampler):
     start : float
         Share of the first, above 0 to 1.
     """
+
+    keeps_order = needs_classes = False
 
     def __init__(self, difficulty: ArrayLike, epochs: int, start: float = 0.2) -> None:
         found = errors.array("difficulty", difficulty)
@@ -190,6 +208,8 @@ class Curriculum(Sampler):
 class Own(Sampler):
     """A function of the user's."""
 
+    needs_classes = False
+
     def __init__(self, function: Callable[[np.random.Generator, int], Any]) -> None:
         self.function = function
 
@@ -212,6 +232,9 @@ class Own(Sampler):
             return numbers
 
         return order
+
+    def __repr__(self) -> str:
+        return self.told()
 
     def told(self) -> str:
         return f"function {getattr(self.function, '__qualname__', type(self.function).__name__)}"
@@ -243,6 +266,29 @@ def bound(
         None if weights is None else weights > 0,
     )
     return sampler.prepare(rows)
+
+
+def bound_to_source(sampler: Sampler, stream: Any) -> Callable[[int, int], Array]:
+    """The sampler's function for a `fastnn.streaming.Stream`, whose classes are read where it needs them."""
+    n = stream.source.n_rows
+    if n is None:
+        raise ValueError(
+            f"sampler must be None with {stream.source!r}, whose batches come in the order of who makes "
+            "them; sources of rows (npy, shards, csv, parquet) take one"
+        )
+    if sampler.keeps_order and not stream.source.in_pieces:
+        raise ValueError(
+            f"sampler={sampler!r} keeps its order, which compressed shards cannot be read in; write them "
+            "with np.savez or np.save"
+        )
+    classes, counts = stream.classes() if sampler.needs_classes else (None, None)
+    draw = sampler.prepare(Rows(n, np.arange(n), classes, counts))
+
+    def order(seed: int, done: int) -> Array:
+        found = errors.array("what sampler gives", draw(seed, done))
+        return errors.row_order("what sampler gives", found.reshape(1, -1), n)[0]  # type: ignore[no-any-return]
+
+    return order
 
 
 def _classes(sampler: Sampler, rows: Rows) -> Array:

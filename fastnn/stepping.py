@@ -133,7 +133,7 @@ def explained(
     smaller = f"try a smaller lr (it is {lr:g}) or inputs scaled to about -1 .. 1"
     if error.layer == -1:
         reason = f"{x_name} itself has a value that is not finite"
-        advice = f"look for it with np.isfinite({x_name}).all(axis=1)"
+        advice = error.fault or f"look for it with np.isfinite({x_name}).all(axis=1)"
     elif error.layer is None and (fault := loss.fault()):
         reason, advice = f"the outputs of all layers are finite, but {fault[0]}", fault[1]
     elif error.layer is None:

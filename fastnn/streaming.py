@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from . import devices, errors, targets, validation
 from .data.source_ahead import Ahead
-from .data.source_parts import Part, Wanted
+from .data.source_order import Drawn
+from .data.source_parts import Part, Wanted, target_dtype
 from .errors import DivergenceError
 from .input_layers import flattened
 from .samples import is_source
@@ -29,6 +30,8 @@ Array = NDArray[Any]
 
 # Rows measured in one call: as those of a sample are, for the same bits.
 BLOCK_ROWS = 1024
+# Targets looked at in one piece.
+_TARGET_ROWS = 2**16
 # As `fastnn.epochs.Piece`.
 Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
 # fit's batch_size where nobody gave one.
@@ -51,9 +54,6 @@ def course_of(
     augment: Any,
 ) -> tuple[StreamCourse, Any]:
     """The course of a fit on a source, judged, and what it is validated on: a Stream, a Sample or None."""
-    for name, given, empty in (("sampler", sampler, sampler is None), ("augment", augment, not augment)):
-        if not empty:
-            raise ValueError(f"{name} must be left out with a source, got {given!r:.200}")
     _judge_given(y, weight)
     if batch_size is None:
         raise ValueError("batch_size must be a number of rows with a source, got None")
@@ -74,7 +74,21 @@ def course_of(
             "pass a function that makes one, or steps= of an epoch to Source.batches"
         )
     stream = Stream(task, source, "x", class_weight)
-    return StreamCourse(stream, batch_size, shuffle), _validated(task, stream, validation_data)
+    measured = _validated(task, stream, validation_data)
+    changes: tuple[tuple[str, float], ...] = ()
+    if not isinstance(augment, tuple) or augment:
+        from .augment import lowered  # as the samplers, only where it is used
+
+        changes = lowered(augment, task, stream.n_in, False, not task.loss.takes_soft)
+    if sampler is None:
+        return StreamCourse(stream, batch_size, shuffle, augment=changes), measured
+    from . import samplers
+
+    found = samplers.get(sampler)
+    if not shuffle:
+        raise ValueError("shuffle must be True with a sampler, which gives the order itself, got False")
+    draw = samplers.bound_to_source(found, stream)
+    return StreamCourse(stream, batch_size, shuffle, found, draw, changes), measured
 
 
 def _validated(task: Task, stream: Stream, given: Any) -> Any:
@@ -142,19 +156,25 @@ class Stream:
             class_weight is not None or task.loss.ignore_index is not None,
         )
 
-    def judge_steps(self, steps: tuple[Step, ...], batch_size: int) -> None:
+    def judge_steps(self, steps: tuple[Step, ...], batch_size: int, takes_all: bool = True) -> None:
         """Refuse a batch of one row where BatchNorm is to train; where rows are not known, as they come."""
         self._has_norm = any(step.running >= 0 for step in steps)
-        if self.source.n_rows is not None:
+        if self.source.n_rows is not None and takes_all:
             validation.judge_batches(steps, self.source.n_rows, batch_size)
 
     _has_norm = False
 
     def parts(
-        self, seed: int, epoch: int, batch_size: int, shuffle: bool, start_step: int = 0
+        self,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        shuffle: bool,
+        start_step: int = 0,
+        drawn: Drawn | None = None,
     ) -> AbstractContextManager[Iterator[list[Part]]]:
         """Parts of an epoch from a step on, read ahead; the thread ends with the context."""
-        raw = self.source.parts(self._wanted, seed, epoch, batch_size, shuffle, start_step)
+        raw = self.source.parts(self._wanted, seed, epoch, batch_size, shuffle, start_step, drawn)
         return Ahead(self._judged(raw), self.source._prefetch)
 
     def _judged(self, raw: Generator[list[Part], None, None]) -> Generator[list[Part], None, None]:
@@ -172,18 +192,22 @@ class Stream:
             raw.close()
 
     def _judge(self, part: Part) -> Part:
-        """Targets and weights as the loss takes them; x is looked at by the program."""
-        x_name, y_name, weight_name = part.names
-        x = errors.matrix(x_name, part.x, self.n_in, self._dtype)
+        """x, targets and weights as programs take them; values of x are looked at by the program."""
+        x = errors.matrix(part.names[0], part.x, self.n_in, self._dtype)
         if self._has_norm and part.order.shape[1] == 1:
             raise ValueError(
                 f"a batch must not have one row, which has no variance for BatchNorm to train on: step "
                 f"{part.first_step + 1} of the epoch has"
             )
-        order = part.order
-        for name, of_rows in ((y_name, part.y), (weight_name, part.weight)):
+        for name, of_rows in ((part.names[1], part.y), (part.names[2], part.weight)):
             if of_rows is not None and (of_rows.ndim == 0 or len(of_rows) != len(x)):
                 raise ValueError(f"{name} must have {len(x)} rows as x has, got shape {of_rows.shape}")
+        y, weight = self._judge_targets(part)
+        return replace(part, x=x, y=y, weight=weight)
+
+    def _judge_targets(self, part: Part) -> tuple[Array, Array | None]:
+        """Targets, and weights with those of classes and 0 for what is ignored; of the rows of the order."""
+        _, y_name, weight_name = part.names
 
         def judged(y: Array, order: Array | None) -> Array:
             return targets.judged(self._loss, y_name, y, len(y), self._n_out, self._dtype, order)
@@ -196,10 +220,37 @@ class Stream:
                 weight,
                 lambda w, order: errors.sample_weights(weight_name, w, len(w), order),
             )
-        y, weight, ignored = targets.counted(self._loss, y_name, y, weight, order)
+        y, weight, ignored = targets.counted(self._loss, y_name, y, weight, part.order)
         if self._class_weight is not None:
             weight = self._weighted(y, weight, ignored)
-        return replace(part, x=x, y=y, weight=weight)
+        return y, weight
+
+    def classes(self) -> tuple[Array | None, Array | None]:
+        """Class of each row of a source of rows, and whether it has weight (None: all have); x is not read.
+
+        None of both where targets are no classes.
+        """
+        n_rows, n_classes = self.source.n_rows, self._n_classes
+        assert n_rows is not None
+        classes = np.zeros(n_rows, np.min_scalar_type(n_classes))
+        counts: Array | None = None
+        with contextlib.closing(self.source.targets(_TARGET_ROWS)) as pieces:
+            for first, raw, weight, where in pieces:
+                y = errors.cast("y", raw, target_dtype(raw.dtype, self._wanted))
+                y, weight = self._judge_targets(Part(y, y, weight, _all(len(y)), 0, where))
+                of_rows = validation.classes_of(self._loss, y, None, n_classes)
+                if of_rows is None:
+                    return None, None
+                here = slice(first, first + len(y))
+                classes[here] = of_rows
+                if weight is not None:
+                    counts = np.ones(n_rows, bool) if counts is None else counts
+                    counts[here] = weight > 0
+        return classes, counts
+
+    @property
+    def _n_classes(self) -> int:
+        return self._n_out if self._loss.takes_labels else 2
 
     def _located(self, part: Part, values: Array, judge: Callable[[Array, Array | None], Any]) -> Any:
         """What a judge makes of values; the error of a wrong one names its row in the source."""
@@ -219,10 +270,9 @@ class Stream:
 
     def _weighted(self, y: Array, weight: Array | None, ignored: Array | None) -> Array:
         """Weights of a part with those of its classes."""
-        n_classes = self._n_out if self._loss.takes_labels else 2
-        classes = validation.classes_of(self._loss, y, ignored, n_classes)
+        classes = validation.classes_of(self._loss, y, ignored, self._n_classes)
         shares = None if classes is not None else validation.shares_of(self._loss, y)
-        of_class = validation.class_weights(self._class_weight, self._loss, classes, n_classes, shares)
+        of_class = validation.class_weights(self._class_weight, self._loss, classes, self._n_classes, shares)
         return of_class if weight is None else of_class * weight
 
     def fault(self, part: Part, rows: Array) -> str:
@@ -236,25 +286,38 @@ class Stream:
 
 
 class StreamCourse:
-    """How the epochs of a fit on a source go; what `fastnn.epochs.Course` is for arrays."""
+    """How the epochs of a fit on a source go; what `fastnn.epochs.Course` is for arrays, by its names."""
 
-    augment: tuple[tuple[str, float], ...] = ()
     weights = None  # each part has its own
 
-    def __init__(self, stream: Stream, batch_size: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        shuffle: bool,
+        sampler: Any = None,
+        draw: Callable[[int, int], Array] | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
+    ) -> None:
         self.trained, self.batch_size, self.shuffle = stream, batch_size, shuffle
+        self.sampler, self.draw, self.augment = sampler, draw, augment
         self.n_in = stream.n_in
 
     def judge(self, steps: tuple[Step, ...]) -> None:
         """Refuse what the steps of a network cannot train on."""
-        self.trained.judge_steps(steps, self.batch_size)
+        self.trained.judge_steps(steps, self.batch_size, takes_all=self.draw is None)
 
     def told(self) -> dict[str, Any]:
         """What a fit that goes on inside an epoch must have alike."""
         source = self.trained.source
         # Of batches nothing is known before they are asked for, which may use them up.
         mark = "batches" if source.n_rows is None else source.fingerprint
-        return {"source": mark, "batch_size": self.batch_size, "shuffle": self.shuffle}
+        found = {"source": mark, "batch_size": self.batch_size, "shuffle": self.shuffle}
+        if self.sampler is not None:
+            found["sampler"] = self.sampler.told()
+        if self.augment:
+            found["augment"] = [list(one) for one in self.augment]
+        return found
 
     @contextlib.contextmanager
     def begun(self, trainer: Any) -> Generator[Iterator[Piece], None, None]:
@@ -263,9 +326,10 @@ class StreamCourse:
         What is wrong in rows of x is named by their place in the source.
         """
         at: list[Part] = []
-        groups = self.trained.parts(
-            trainer.seed, trainer.epoch, self.batch_size, self.shuffle, trainer.epoch_step
-        )
+        seed, epoch, drawn = trainer.seed, trainer.epoch, None
+        if self.draw is not None:
+            drawn = Drawn(self.draw(seed, epoch), self.sampler.keeps_order)
+        groups = self.trained.parts(seed, epoch, self.batch_size, self.shuffle, trainer.epoch_step, drawn)
         with groups as found:
             try:
                 yield self._pieces(found, at)
@@ -316,8 +380,8 @@ def _first_bad(judge: Callable[[Array], Any], rows: Array) -> int | None:
 # ---------------------------------------------------------------- measuring
 
 
-def _blocks(stream: Stream, task: Task) -> Generator[tuple[Array, Array, Array | None], None, None]:
-    """x, y and weight of BLOCK_ROWS rows after the other, in the order of the source."""
+def _blocks(stream: Stream) -> Generator[tuple[Array, Array, Array | None, Part, slice], None, None]:
+    """x, y and weight of BLOCK_ROWS rows after the other in the order of the source; where in which part."""
     with stream.parts(0, 0, BLOCK_ROWS, False) as groups:
         for parts in groups:
             for part in parts:
@@ -326,22 +390,32 @@ def _blocks(stream: Stream, task: Task) -> Generator[tuple[Array, Array, Array |
                     for begin in range(first, end, BLOCK_ROWS):
                         some = slice(begin, min(end, begin + BLOCK_ROWS))
                         weight = None if part.weight is None else part.weight[some]
-                        yield part.x[some], part.y[some], weight
+                        yield part.x[some], part.y[some], weight, part, some
 
 
 def measure(program: devices.Program, task: Task, stream: Stream, with_loss: bool = True) -> dict[str, float]:
     """Mean loss and metrics of a source by name, dropout off; see `samples.measure`.
 
     Outputs and targets are kept for metrics only.
+
+    Raises
+    ------
+    DivergenceError
+        As the program gives it; `fault` says which value of x is not finite, where it is one of x.
     """
     loss_sum = weight_sum = 0.0
     outputs: list[Array] = []
     seen: list[Array] = []
     weights: list[Array] = []
-    for x, y, weight in _blocks(stream, task):
+    for x, y, weight, part, some in _blocks(stream):
         total = float(len(x) if weight is None else weight.sum())
         if with_loss and total > 0:
-            loss_sum += total * program.loss(x, y, weight)
+            try:
+                loss_sum += total * program.loss(x, y, weight)
+            except DivergenceError as error:
+                if error.layer == -1:
+                    error.fault = stream.fault(part, np.arange(some.start, some.stop))
+                raise
             weight_sum += total
         if task.metrics:
             outputs.append(program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype)))
@@ -366,6 +440,6 @@ def predict(program: devices.Program, task: Task, stream: Stream) -> Array:
     """What the last layer gives for each row of a source, in its order, (n, n_out)."""
     found = [
         program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype))
-        for x, _, _ in _blocks(stream, task)
+        for x, _, _, _, _ in _blocks(stream)
     ]
     return np.concatenate(found)

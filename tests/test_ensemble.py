@@ -78,9 +78,7 @@ def test_a_damaged_or_wrong_file_is_refused(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(data)
     with pytest.raises(fn.FormatError, match="altered"):
         fn.load(tmp_path / "bad.safetensors")
-    with pytest.raises(
-        fn.FormatError, match=r"got a file of kind 'ensemble': fn\.load"
-    ):
+    with pytest.raises(fn.FormatError, match=r"got a file of kind 'ensemble': fn\.load"):
         fn.Trainer(fn.Sequential(fn.Dense(2)), "cross_entropy", "adam").resume(path)
     found = container.read(path)
     for change, message in (

@@ -13,9 +13,7 @@ import fastnn as fn
 
 DOCS = Path(__file__).parents[1] / "docs" / "interop.md"
 TEXT = DOCS.read_text(encoding="utf-8")
-LINES = [
-    code for row in TEXT.splitlines() if row.startswith("| ") for code in re.findall(r"`([^`]+)`", row)
-]
+LINES = [code for row in TEXT.splitlines() if row.startswith("| ") for code in re.findall(r"`([^`]+)`", row)]
 
 
 def lines(*beginnings: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Processes killed without warning (SIGKILL) while they save and while they train: nothing is lost or mixed.
 
-FASTNN_FULL=1 kills 200, 50 and 100 times; without it a tenth of that or less, for every run of the tests.
+FASTNN_FULL=1 kills 200, 50, 100 and 100 times; without it a tenth of that or less, for each run of the tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 import fastnn as fn
 
 FULL = os.environ.get("FASTNN_FULL") == "1"
-N_SAVES, N_TRAININGS, N_INSIDE = (200, 50, 100) if FULL else (20, 6, 4)
+N_SAVES, N_TRAININGS, N_INSIDE, N_STREAMED = (200, 50, 100, 100) if FULL else (20, 6, 4, 3)
 
 # One process has imported everything and forks another for each word that it is told: starting anew would
 # take most of the time.
@@ -217,32 +217,88 @@ def work(folder, ready):
 """
 
 
-@pytest.mark.slow
-def test_a_training_that_is_killed_inside_its_epochs_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    begin = time.perf_counter()
-    with Nursery(INSIDE) as nursery:
-        assert nursery.run(str(whole)) == 0
-        a_fit, rng = time.perf_counter() - begin, np.random.default_rng(2)
+def killed_inside(work: str, base: Path, kinds: list[str], n_kills: int, seed: int) -> None:
+    """Kill trainings of 2 epochs of 900 steps inside them, go on, and compare with undisturbed ones."""
+    takes: dict[str, float] = {}
+    with Nursery(work) as nursery:
+        for kind in kinds:
+            (base / f"{kind}-whole").mkdir()
+            begin = time.perf_counter()
+            assert nursery.run(str(base / f"{kind}-whole")) == 0
+            takes[kind] = time.perf_counter() - begin
+        rng = np.random.default_rng(seed)
         kills = rounds = inside = 0
-        while kills < N_INSIDE:
-            folder = killed / str(rounds)
-            folder.mkdir(parents=True)
+        while kills < n_kills or rounds < len(kinds):
+            kind = kinds[rounds % len(kinds)]
+            whole, folder = base / f"{kind}-whole", base / f"{kind}-{rounds}"
+            folder.mkdir()
             rounds += 1
             for _ in range(3):
-                kills += nursery.run(str(folder), rng.uniform(0, a_fit / 3)) == -signal.SIGKILL
+                kills += nursery.run(str(folder), rng.uniform(0, takes[kind] / 3)) == -signal.SIGKILL
             assert nursery.run(str(folder)) == 0
             for name in ("end", "log.csv"):
                 assert (folder / name).read_bytes() == (whole / name).read_bytes()
             files = sorted(name for name in os.listdir(folder) if name.startswith("at-"))
             assert files == ["at-001760", "at-001800"]
+            assert not [name for name in os.listdir(folder) if name.startswith(".")]  # of killed conversions
             lines = [tuple(map(int, line.split())) for line in (folder / "diary").read_text().splitlines()]
             for (_, _, _, step), (_, epoch, epoch_step, next_step) in itertools.pairwise(lines):
                 assert next_step >= step  # no process falls behind the one before
                 assert next_step == 900 * epoch + epoch_step
                 inside += epoch_step > 0
-    print(
-        f"{kills} kills in {rounds} trainings, {inside} times gone on inside an epoch: equal bits each time"
-    )
+    told = f"{kills} kills in {rounds} trainings, {inside} times gone on inside an epoch"
+    print(f"{told}: equal bits each time")
     assert inside > 0
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_inside_its_epochs_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    killed_inside(INSIDE, tmp_path, ["array"], N_INSIDE, seed=2)
+
+
+STREAMED = (
+    """
+from fastnn import samplers
+from fastnn.data import Source
+import pyarrow, pyarrow.parquet
+
+def source(kind, folder):
+    few = {"block_rows": 64, "buffer_rows": 1500}
+    given = os.path.dirname(folder)
+    if kind == "shards":
+        return Source.shards(os.path.join(given, "shards"), **few)
+    # Converted by whoever comes first; a kill may come meanwhile.
+    path = os.path.join(given, "t.parquet")
+    return Source.parquet(path, "y", cache=os.path.join(folder, "cache"), progress=False, **few)
+
+def trainer():
+    layers = fn.GaussianNoise(0.1), fn.Dense(32), fn.BatchNorm(), fn.Dropout(0.3), fn.Dense(2)
+    optimizer = fn.Adam(lr=0.01, accumulate=3, ema=0.99, clip_norm=1.0)
+    return fn.Trainer(fn.Sequential(*layers), "cross_entropy", optimizer, seed=7)
+
+"""
+    + INSIDE[INSIDE.index("class Diary") : INSIDE.index("    one.fit(")]
+    + """
+    kind = os.path.basename(folder).partition("-")[0]
+    one.fit(source(kind, folder), epochs=2, batch_size=8, validation_data=source("shards", folder),
+            sampler=samplers.Balanced() if kind == "shards" else None,
+            augment=[fn.Mixup(0.3), fn.ColumnDropout(0.1)], callbacks=callbacks)
+    one.save_checkpoint(os.path.join(folder, "end"))
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_streamed_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(7200, 20)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    (tmp_path / "shards").mkdir()
+    for i, rows in enumerate(np.array_split(np.arange(7200), 5)):
+        np.save(tmp_path / "shards" / f"x{i}.npy", x[rows])
+        np.save(tmp_path / "shards" / f"y{i}.npy", y[rows])
+    columns = {f"c{j}": x[:, j] for j in range(20)}
+    parquet.write_table(pa.table({**columns, "y": y}), tmp_path / "t.parquet", row_group_size=1000)
+    killed_inside(STREAMED, tmp_path, ["shards", "parquet"], N_STREAMED, seed=4)

@@ -145,9 +145,7 @@ def forward(torch: Any, steps: Any, parameters: Any, x: Array, buffers: Any = No
             a = a * torch.tensor(s.factors, dtype=a.dtype) + torch.tensor(s.shifts, dtype=a.dtype)
         elif s.kind == "noise":
             none, keys = np.zeros((len(x), s.n_out)), {"seed": SEED, "step": STEP, "layer": s.draws}
-            a = a + torch.from_numpy(
-                fn.ops.gaussian_noise(none, s.factor, **keys)
-            )
+            a = a + torch.from_numpy(fn.ops.gaussian_noise(none, s.factor, **keys))
         elif s.kind in ("dropout", "alpha_dropout"):
             ones = np.ones((len(x), s.n_out))
             mask = torch.from_numpy(fn.ops.dropout(ones, s.rate, seed=SEED, step=STEP, layer=s.draws)[1])

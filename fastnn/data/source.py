@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from .columns import Kind
 from .recipe import Recipe
 from .source_batches import BatchReader, IterableFeed
 from .source_files import Rows, open_rows
+from .source_order import Drawn
 from .source_parts import Part, Wanted
 from .source_rows import RowReader
 from .target import Task
@@ -376,6 +377,22 @@ class Source:
         """Whether each of its batches is a step, whatever fit's batch_size."""
         return isinstance(self._reader, BatchReader) and not self._reader.regroup
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether some rows can be read without others."""
+        return isinstance(self._reader, RowReader) and self._reader.in_pieces
+
+    def targets(self, n: int) -> Generator[tuple[int, Array, Array | None, Callable[[int], str]], None, None]:
+        """Targets and weights of n rows at a time as they lie, without x; of files only.
+
+        Yields
+        ------
+        first_row, y, weight, where
+            where gives words for a row of the piece.
+        """
+        assert isinstance(self._reader, RowReader)
+        return self._reader.targets(n)
+
     def parts(
         self,
         wanted: Wanted,
@@ -384,12 +401,17 @@ class Source:
         batch_size: int,
         shuffle: bool = True,
         start_step: int = 0,
+        drawn: Drawn | None = None,
     ) -> Generator[list[Part], None, None]:
         """The rows of an epoch from a step on, some steps at a time; for trainers.
 
-        A pure function of its arguments, where whoever makes the batches is one.
+        A pure function of its arguments, where whoever makes the batches is one. drawn: what a sampler takes
+        of files in this epoch.
         """
-        return self._reader.parts(wanted, seed, epoch, batch_size, shuffle, start_step)
+        if drawn is None:
+            return self._reader.parts(wanted, seed, epoch, batch_size, shuffle, start_step)
+        assert isinstance(self._reader, RowReader)
+        return self._reader.parts(wanted, seed, epoch, batch_size, shuffle, start_step, drawn)
 
     def __repr__(self) -> str:
         rows = "rows unknown" if self.n_rows is None else f"{self.n_rows} rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import struct
 import zipfile
@@ -54,6 +55,10 @@ class Rows:
         """Fill out (n, ...) with as many rows as it has; False where that takes a conversion."""
         return False
 
+    def opened_anew(self) -> Rows:
+        """The same rows with files of its own, for one reader: others may read and close theirs meanwhile."""
+        return self
+
     def close(self) -> None:
         """Give up files."""
 
@@ -99,7 +104,8 @@ class FileRows(Rows):
         self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
         self.name = f"{path}[{member!r}]" if member else path
         self._file: IO[bytes] | None = None
-        self.file_bytes = os.path.getsize(path)
+        self._stamp = _stamp(os.stat(path))
+        self.file_bytes = self._stamp[0]
         end = offset + len(self) * self.row_bytes
         if end > self.file_bytes:
             raise ValueError(f"{self.name} is cut off: it must have {end} bytes, got {self.file_bytes}")
@@ -111,13 +117,11 @@ class FileRows(Rows):
                 file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
             except OSError as error:
                 raise OSError(error.errno, f"a shard cannot be opened: {error.strerror}", self.path) from None
-            found = os.fstat(file.fileno()).st_size
-            if found != self.file_bytes:
+            try:
+                _judge_stamp(self.path, self._stamp, _stamp(os.fstat(file.fileno())))
+            except ValueError:
                 file.close()
-                raise ValueError(
-                    f"{self.path} has changed: it had {self.file_bytes} bytes when the source was made, "
-                    f"it has {found}"
-                )
+                raise
             self._file = file
         return self._file
 
@@ -146,6 +150,9 @@ class FileRows(Rows):
                 raise ValueError(f"{self.name} has become shorter: it ends in row {row} of {len(self)}")
             view, at = view[got:], at + got
 
+    def opened_anew(self) -> Rows:
+        return copy.copy(self)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -163,21 +170,35 @@ class PackedRows(Rows):
     def __init__(self, path: str, member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.path, self.member, self.shape, self.dtype = path, member, shape, dtype
         self.name = f"{path}[{member!r}]"
+        self._stamp = _stamp(os.stat(path))
 
     def read(self, first: int, n: int) -> Array:
         try:
+            stamp = _stamp(os.stat(self.path))
             with np.load(self.path, allow_pickle=False) as archive:
                 found: Array = archive[self.member]
         except OSError as error:
             raise OSError(error.errno, f"a shard cannot be opened: {error.strerror}", self.path) from None
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            _judge_stamp(self.path, self._stamp, stamp)
             raise ValueError(f"{self.name} cannot be read: {error}") from None
-        if found.shape != self.shape or found.dtype != self.dtype:
-            raise ValueError(
-                f"{self.name} has changed: it had shape {self.shape} {self.dtype} when the source was made, "
-                f"it has {found.shape} {found.dtype}"
-            )
+        _judge_stamp(self.path, self._stamp, stamp)
         return found[first : first + n]
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    """What tells a file from one that was written in its place."""
+    return found.st_size, found.st_mtime_ns
+
+
+def _judge_stamp(path: str, before: tuple[int, int], now: tuple[int, int]) -> None:
+    """Refuse a file that is not the one that the source was made of."""
+    if now[0] != before[0]:
+        raise ValueError(
+            f"{path} has changed: it had {before[0]} bytes when the source was made, it has {now[0]}"
+        )
+    if now != before:
+        raise ValueError(f"{path} has changed: it was written again since the source was made")
 
 
 def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -126,8 +126,9 @@ def assembled(
     Parameters
     ----------
     groups : iterator of (first, n, place, fill)
-        First row of the epoch's order in it, number of rows, the order (n,) of the places that they are
-        read to, and a function that reads them into a buffer from a place on.
+        Where it begins in the epoch's order, the number of its rows, the order (m,) of the places that they
+        are read to (a sampler leaves some out and repeats others), and a function that reads them into a
+        buffer from a place on.
     make : function
         Makes a buffer for batch_size rows more than the largest group.
     where : function
@@ -137,25 +138,25 @@ def assembled(
     buffers: list[Buffer] = []
     turn, left, used = 0, np.zeros(0, np.int64), 0
     for first, n, place, fill in groups:
-        if first + n <= at:
+        if first + len(place) <= at:
             continue
         if not buffers:
             buffers = [make(), make()]
         buffer = buffers[turn]
         fill(buffer, used)
         pending = np.concatenate([left, place[max(0, at - first) :] + used])
-        at, used = first + n, used + n
+        at, used = first + len(place), used + n
         whole = len(pending) // batch_size * batch_size
         if whole:
             order = pending[:whole].reshape(-1, batch_size)
             yield _part(buffer, used, order, step, where)
             step += len(order)
-        if whole or step == start_step:  # else the other buffer is in use, and this one has less than a batch
-            turn, left = 1 - turn, pending[whole:]
-            buffers[turn].move(buffer, left)
-            left, used = np.arange(len(left)), len(left)
-        else:
-            left = pending
+            turn = 1 - turn
+        # What is left is less than a batch. Where nothing was given away it stays in this buffer: the other
+        # one is in use.
+        left = pending[whole:]
+        buffers[turn].move(buffer, left)
+        left, used = np.arange(len(left)), len(left)
     if len(left):
         yield _part(buffers[turn], used, left.reshape(1, -1), step, where)
 

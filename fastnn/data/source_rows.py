@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import errors
 from .source_files import HeldRows, Rows
-from .source_order import Blocks, Group
+from .source_order import Blocks, Drawn, Group
 from .source_parts import Buffer, Part, Wanted, assembled, target_dtype
 
 __all__ = ["BLOCK_BYTES", "BUFFER_BYTES", "RowReader"]
@@ -71,7 +72,7 @@ class RowReader:
             self.block_rows = self.buffer_rows
         whole = [not all(one[i].in_pieces for one in self._columns) for i in range(len(self.x))]
         self._blocks = Blocks([len(one) for one in self.x], self.block_rows, self.buffer_rows, whole)
-        self._is_packed = any(whole)
+        self.in_pieces = not any(whole)
         self.n_rows = self._blocks.n_rows
         self.row_shape = self.x[0].shape[1:]
         self.y_shape = self.y[0].shape[1:]
@@ -117,28 +118,25 @@ class RowReader:
 
     def where(self, row: int) -> str:
         """Words for a row by its number in all shards."""
-        first = self._blocks.shard_first
-        # of shards without rows, which begin at the same row, the last one has it
-        shard = int(np.searchsorted(first, row, side="right")) - 1
-        return f"row {row - int(first[shard])} of {self.x[shard].name}"
+        name, at = self.name_of(0, row)
+        return f"row {at} of {name}"
 
     def name_of(self, column: int, row: int) -> tuple[str, int]:
         """File of x (0), y (1) or the weights (2) that a row is in, and its row there."""
-        first = self._blocks.shard_first
-        shard = int(np.searchsorted(first, row, side="right")) - 1
-        return self._columns[column][shard].name, row - int(first[shard])
+        shard = int(self._blocks.shard_of(np.array([row]))[0])
+        return self._columns[column][shard].name, row - int(self._blocks.shard_first[shard])
 
     def steps(self, batch_size: int) -> int:
         """Steps of an epoch."""
         return -(-self.n_rows // batch_size)
 
-    def order(self, seed: int, epoch: int, shuffle: bool) -> Array:
+    def order(self, seed: int, epoch: int, shuffle: bool, drawn: Drawn | None = None) -> Array:
         """Row numbers of an epoch."""
-        return self._blocks.order(seed, epoch, shuffle)
+        return self._blocks.order(seed, epoch, shuffle, drawn)
 
     def mark(self) -> str:
         """What a fingerprint is made of."""
-        marks = [one.mark() for column in self._columns for one in column]
+        marks = [one.opened_anew().mark() for column in self._columns for one in column]
         return f"rows {self.block_rows} {self.buffer_rows} {' '.join(marks)}"
 
     def _in_place(self, wanted: Wanted) -> tuple[Array, Array, Array | None] | None:
@@ -171,29 +169,32 @@ class RowReader:
             return 3 * 24 * rows + 8 * batch_size + blocks
         x = wanted.n_in * (1 if self.x[0].dtype == np.uint8 else wanted.dtype.itemsize)
         raw = sum(column[0].row_bytes for column in self._columns)
-        read = rows if self._is_packed else min(rows, self.block_rows)  # where it is converted
+        read = min(rows, self.block_rows) if self.in_pieces else rows  # where it is converted
         buffers = 2 * (rows + batch_size) * (x + extra + 8)
         return buffers + 3 * rows * 24 + read * (raw + x) + blocks
 
     # ------------------------------------------------------------ parts
 
     def parts(
-        self, wanted: Wanted, seed: int, epoch: int, batch_size: int, shuffle: bool, start_step: int
+        self,
+        wanted: Wanted,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        shuffle: bool,
+        start_step: int,
+        drawn: Drawn | None = None,
     ) -> Generator[list[Part], None, None]:
-        """Parts of an epoch from a step on."""
-        groups = self._blocks.groups(seed, epoch, shuffle, start_step * batch_size)
+        """Parts of an epoch from a step on, of all rows or of those that a sampler has drawn."""
+        groups = self._blocks.groups(seed, epoch, shuffle, start_step * batch_size, drawn)
         held = self._in_place(wanted)
         if held is not None:
-            parts = self._held(groups, held, batch_size, start_step)
-        else:
-            parts = self._copied(groups, wanted, batch_size, start_step)
-        try:
-            for part in parts:
+            for part in self._held(groups, held, batch_size, start_step):
                 yield [part]
-        finally:
-            for column in self._columns:
-                for one in column:
-                    one.close()
+            return
+        with _opened(self._columns) as columns:
+            for part in self._copied(columns, groups, wanted, batch_size, start_step):
+                yield [part]
 
     def _held(
         self,
@@ -207,7 +208,7 @@ class RowReader:
         left = np.zeros(0, np.int64)
         for group in groups:
             pending = np.concatenate([left, group.rows[group.place][max(0, at - group.first) :]])
-            at = group.first + len(group)
+            at = group.first + len(group.place)
             whole = len(pending) // batch_size * batch_size
             left = pending[whole:]
             if whole:
@@ -218,7 +219,12 @@ class RowReader:
             yield Part(x, y, weight, left.reshape(1, -1), step, self.where)
 
     def _copied(
-        self, groups: Iterator[Group], wanted: Wanted, batch_size: int, start_step: int
+        self,
+        columns: list[list[Rows]],
+        groups: Iterator[Group],
+        wanted: Wanted,
+        batch_size: int,
+        start_step: int,
     ) -> Iterator[Part]:
         room = self._blocks.most_rows + batch_size
         y = self.y[0].shape[1:], self.y[0].dtype
@@ -229,38 +235,75 @@ class RowReader:
 
         def fill_from(group: Group) -> Callable[[Buffer, int], None]:
             def fill(buffer: Buffer, at: int) -> None:
-                for block in group.blocks.tolist():
-                    at += self._read_block(block, buffer, at, opened)
+                shards = self._blocks.shard_of(group.first_rows)
+                for shard, row, n in zip(
+                    shards.tolist(), group.first_rows.tolist(), group.sizes.tolist(), strict=True
+                ):
+                    self._read_piece(columns, shard, row, n, buffer, at, opened)
+                    at += n
+                buffer.rows[at - len(group.rows) : at] = group.rows
 
             return fill
 
         yield from assembled(
-            ((group.first, len(group), group.place, fill_from(group)) for group in groups),
+            ((group.first, len(group.rows), group.place, fill_from(group)) for group in groups),
             make,
             batch_size,
             start_step,
             self.where,
         )
 
-    def _read_block(self, block: int, buffer: Buffer, at: int, opened: dict[int, None]) -> int:
-        """Read a block into a buffer; gives its rows."""
-        blocks = self._blocks
-        shard, n = int(blocks.shard[block]), int(blocks.size[block])
-        row = int(blocks.first[block])
-        first = row - int(blocks.shard_first[shard])
+    def _read_piece(
+        self,
+        columns: list[list[Rows]],
+        shard: int,
+        row: int,
+        n: int,
+        buffer: Buffer,
+        at: int,
+        opened: dict[int, None],
+    ) -> None:
+        """Read neighbours in a shard into a buffer, from place `at` on; see `_copied` for `opened`."""
+        first = row - int(self._blocks.shard_first[shard])
         opened.pop(shard, None)
         opened[shard] = None
-        if len(opened) > _OPEN // len(self._columns):
+        if len(opened) > _OPEN // len(columns):
             oldest = next(iter(opened))
             del opened[oldest]
-            for column in self._columns:
+            for column in columns:
                 column[oldest].close()
         here = slice(at, at + n)
         rooms = [buffer.x, buffer.y, buffer.weight]
-        for name, column, room in zip(_NAMES, self._columns, rooms, strict=False):
+        for name, column, room in zip(_NAMES, columns, rooms, strict=False):
             assert room is not None
             if not column[shard].read_into(first, room[here]):
                 read = column[shard].read(first, n).reshape(room[here].shape)
                 room[here] = errors.cast(f"{name} of {column[shard].name}", read, room.dtype)
-        buffer.rows[here] = np.arange(row, row + n)
-        return n
+
+    def targets(self, n: int) -> Generator[tuple[int, Array, Array | None, Callable[[int], str]], None, None]:
+        """See `Source.targets`; no piece goes over the end of a shard."""
+        with _opened(self._columns[1:]) as columns:
+            for shard, base in enumerate(self._blocks.shard_first.tolist()):
+                step = n if self.in_pieces else max(1, len(self.x[shard]))
+                for first in range(0, len(self.x[shard]), step):
+                    size, row = min(step, len(self.x[shard]) - first), base + first
+                    found = [column[shard].read(first, size) for column in columns]
+                    weight = found[1].reshape(size) if len(found) == 2 else None
+                    yield row, found[0], weight, lambda i, row=row: self.where(row + i)  # type: ignore[misc]
+                for column in columns:
+                    column[shard].close()
+
+
+@contextlib.contextmanager
+def _opened(columns: list[list[Rows]]) -> Generator[list[list[Rows]], None, None]:
+    """The rows for one reader, whose files are closed at the end.
+
+    A source may be read by several at once: the thread of a training and its validation, or two trainers.
+    """
+    own = [[one.opened_anew() for one in column] for column in columns]
+    try:
+        yield own
+    finally:
+        for column in own:
+            for one in column:
+                one.close()
