@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["default_threads"]
+__all__ = ["default_threads", "usable_cores"]
 
 
 def _quota_cores() -> int | None:
@@ -48,5 +48,10 @@ def default_threads(most: int) -> int:
                 raise ValueError(f"{variable} must be a whole number from 1 to {most}, got {text!r}")
             if number > most:  # that one is not ours to judge
                 return most
+    return min(usable_cores(), most)
+
+
+def usable_cores() -> int:
+    """Cores that affinity and the cgroup's quota leave to this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _quota_cores() or cores, most)
+    return min(cores, _quota_cores() or cores)

@@ -288,6 +288,8 @@ cdef bint team_ready(int n_threads) noexcept nogil
 cdef void team_barrier(int thread, int n_threads) noexcept nogil
 # How many threads a call may use.
 cdef int thread_limit() noexcept nogil
+# Threads beside trainings that a team should leave a core each; see step_aside.
+cdef int threads_aside() noexcept nogil
 # Whether the thread that calls is a worker that was told to end its training; see Reins.
 cdef bint told_to_stop() noexcept nogil
 # The numbers of an optimizer's step t, from 1.

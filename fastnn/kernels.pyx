@@ -126,6 +126,30 @@ cdef bint told_to_stop() noexcept nogil:
     return own_stopped()
 
 
+# Threads of ours that compute beside trainings, as those that read what comes next.
+cdef int n_aside = 0
+
+cdef int threads_aside() noexcept nogil:
+    return read_word(&n_aside)
+
+
+def step_aside(int change):
+    """So many threads more, or fewer, now compute beside trainings: teams leave them that many cores.
+
+    Results do not depend on it. The caller holds the GIL, and gives back what it took.
+    """
+    move_word(&n_aside, max(0, read_word(&n_aside) + change))
+
+
+def _after_fork():
+    """In a child of fork those threads are not there."""
+    move_word(&n_aside, 0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 cdef class Reins:
     """What one worker thread is held by: `with reins:` in that thread; the rest in any.
 

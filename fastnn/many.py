@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import callbacks as callbacks_
 from . import errors, kernels, workers
 from .history import History
+from .samples import is_source
 from .trainer import Trainer
 
 __all__ = ["ARGUMENTS", "fit_many", "jobs_of", "row_numbers", "shared", "tell_failures", "workers_of"]
@@ -146,6 +147,10 @@ def jobs_of(
 
 def shared(x: object, dtype: np.dtype[Any]) -> Array:
     """x as programs of a dtype take it, not yet judged by its columns."""
+    if is_source(x):
+        raise TypeError(
+            f"x must be an array where several trainers share it, got {x!r:.200}; fit takes sources"
+        )
     found = errors.array("x", x)
     if found.ndim < 2:
         return errors.table("x", found, None)  # which refuses it

@@ -16,7 +16,7 @@ from fastnn.inference cimport (
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
     describe_update, fastnn_ahead, fastnn_small, fastnn_sum, fastnn_update, run_team, team_barrier, thread_limit,
-    told_to_stop,
+    threads_aside, told_to_stop,
 )
 from fastnn.phases cimport (
     CHANGED, GAUSSIAN, MIXUP, SWAP, Augment, Run, after_phase, batch_weight, describe_small, divided, next_rows,
@@ -172,10 +172,11 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
     """All steps of a run, a segment of about SEGMENT_MICROSECONDS at a time; signals are looked at in between.
     small: what the kernel for small nets does on one thread, or NULL."""
     cdef double begin, taken
-    cdef int n_threads
+    cdef int n_threads, n_aside
     cdef ptrdiff_t first
     while r.begin < r.n_steps:
-        n_threads = choose_threads(p, flops)
+        n_aside = threads_aside()
+        n_threads = fewer_threads(p, flops, n_aside) if n_aside > 0 else choose_threads(p, flops)
         taken = p.one if n_threads == 1 else p.team
         if taken == 0:
             taken = STEP_SECONDS + FLOP_SECONDS * flops
@@ -192,7 +193,8 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
         if r.done < r.end or r.watch.interrupted:
             return
         taken = seconds() - begin
-        note_time(p, n_threads, taken / (r.end - first))
+        if n_aside == 0:
+            note_time(p, n_threads, taken / (r.end - first))
         r.begin = r.end
         if r.deadline != 0 and begin + taken >= r.deadline:
             r.out_of_time = True

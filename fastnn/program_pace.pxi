@@ -48,6 +48,13 @@ cdef int choose_threads(Pace *p, double flops) noexcept nogil:
     return p.limit if team else 1
 
 
+cdef int fewer_threads(const Pace *p, double flops, int n_aside) noexcept nogil:
+    """Threads of a segment while some compute beside it. A team whose threads wait for a core takes their time twice:
+    the others wait for the last one."""
+    cdef bint team = p.team_leads if p.one != 0 and p.team != 0 else p.team != 0 or flops >= TEAM_FLOPS
+    return max(1, p.limit - n_aside) if team and flops >= LEAST_TEAM_FLOPS else 1
+
+
 cdef void note_time(Pace *p, int n_threads, double taken) noexcept nogil:
     """Seconds of a step in the segment that ended."""
     cdef double *time = &p.one if n_threads == 1 else &p.team

@@ -407,21 +407,22 @@ def measure(program: devices.Program, task: Task, stream: Stream, with_loss: boo
     outputs: list[Array] = []
     seen: list[Array] = []
     weights: list[Array] = []
-    for x, y, weight, part, some in _blocks(stream):
-        total = float(len(x) if weight is None else weight.sum())
-        if with_loss and total > 0:
-            try:
-                loss_sum += total * program.loss(x, y, weight)
-            except DivergenceError as error:
-                if error.layer == -1:
-                    error.fault = stream.fault(part, np.arange(some.start, some.stop))
-                raise
-            weight_sum += total
-        if task.metrics:
-            outputs.append(program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype)))
-            seen.append(y.copy())
-            if weight is not None:
-                weights.append(weight.copy())
+    with contextlib.closing(_blocks(stream)) as blocks:  # else a traceback would keep its thread
+        for x, y, weight, part, some in blocks:
+            total = float(len(x) if weight is None else weight.sum())
+            if with_loss and total > 0:
+                try:
+                    loss_sum += total * program.loss(x, y, weight)
+                except DivergenceError as error:
+                    if error.layer == -1:
+                        error.fault = stream.fault(part, np.arange(some.start, some.stop))
+                    raise
+                weight_sum += total
+            if task.metrics:
+                outputs.append(program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype)))
+                seen.append(y.copy())
+                if weight is not None:
+                    weights.append(weight.copy())
     if with_loss and weight_sum == 0:
         raise ValueError(f"the sample weights of {stream.name} must not be all zero")
     found = {"loss": loss_sum / weight_sum} if with_loss else {}
@@ -438,8 +439,8 @@ def measure(program: devices.Program, task: Task, stream: Stream, with_loss: boo
 
 def predict(program: devices.Program, task: Task, stream: Stream) -> Array:
     """What the last layer gives for each row of a source, in its order, (n, n_out)."""
-    found = [
-        program.predict(x, np.empty((len(x), program.steps[-1].n_out), task.dtype))
-        for x, _, _, _, _ in _blocks(stream)
-    ]
-    return np.concatenate(found)
+    n_out = program.steps[-1].n_out
+    with contextlib.closing(_blocks(stream)) as blocks:
+        return np.concatenate(
+            [program.predict(x, np.empty((len(x), n_out), task.dtype)) for x, _, _, _, _ in blocks]
+        )

@@ -101,7 +101,8 @@ class FileRows(Rows):
     def __init__(
         self, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], member: str = ""
     ) -> None:
-        self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
+        self.offset, self.shape, self.dtype = offset, shape, dtype
+        self.path = os.path.abspath(path)  # the process may go to another folder meanwhile
         self.name = f"{path}[{member!r}]" if member else path
         self._file: IO[bytes] | None = None
         self._stamp = _stamp(os.stat(path))
@@ -168,7 +169,7 @@ class PackedRows(Rows):
     in_pieces = False
 
     def __init__(self, path: str, member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.path, self.member, self.shape, self.dtype = path, member, shape, dtype
+        self.path, self.member, self.shape, self.dtype = os.path.abspath(path), member, shape, dtype
         self.name = f"{path}[{member!r}]"
         self._stamp = _stamp(os.stat(path))
 
