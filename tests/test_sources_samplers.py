@@ -238,14 +238,14 @@ def test_drawing_takes_little_memory_and_reads_a_block_once(folder: Path, monkey
     from fastnn.data.source_files import FileRows
 
     reads: list[int] = []
-    read_into = FileRows.read_into
+    read_pieces = FileRows.read_pieces
 
-    def counted(self: Any, first: int, out: Any) -> bool:
+    def counted(self: Any, firsts: Any, sizes: Any, out: Any) -> bool:
         if self.path.endswith("x.npy"):
-            reads.append(first)
-        return read_into(self, first, out)
+            reads.extend(firsts)
+        return read_pieces(self, firsts, sizes, out)
 
-    monkeypatch.setattr(FileRows, "read_into", counted)
+    monkeypatch.setattr(FileRows, "read_pieces", counted)
     make().fit(Source.npy(folder / "x.npy", folder / "y.npy", **FEW), sampler=samplers.Balanced(100))
     assert len(reads) == len(set(reads)) <= 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import struct
 import zipfile
@@ -45,14 +46,14 @@ class Rows:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row where it lies."""
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def read(self, first: int, n: int) -> Array:
         """Rows first .. first+n-1: a view, or a new array."""
         raise NotImplementedError
 
-    def read_into(self, first: int, out: Array) -> bool:
-        """Fill out (n, ...) with as many rows as it has; False where that takes a conversion."""
+    def read_pieces(self, firsts: Sequence[int], sizes: Sequence[int], out: Array) -> bool:
+        """Fill out with pieces of neighbours, one after the other; False where that takes a conversion."""
         return False
 
     def opened_anew(self) -> Rows:
@@ -128,18 +129,27 @@ class FileRows(Rows):
 
     def read(self, first: int, n: int) -> Array:
         out = np.empty((n, *self.shape[1:]), self.dtype)
-        self._fill(first, out)
+        self._fill(first, _bytes_of(out))
         return out
 
-    def read_into(self, first: int, out: Array) -> bool:
+    def read_pieces(self, firsts: Sequence[int], sizes: Sequence[int], out: Array) -> bool:
         if out.dtype != self.dtype or not out.flags.c_contiguous:
             return False
-        self._fill(first, out)
+        # Of a piece of 256 KiB the system's call takes 50 us, so that each line here shows.
+        view, row, number, at = _bytes_of(out), self.row_bytes, self._open().fileno(), 0
+        for first, n in zip(firsts, sizes, strict=True):
+            end = at + n * row
+            try:
+                got = os.preadv(number, [view[at:end]], self.offset + first * row)
+            except OSError:
+                got = 0
+            if got != end - at:
+                self._fill(first, view[at:end])
+            at = end
         return True
 
-    def _fill(self, first: int, out: Array) -> None:
+    def _fill(self, first: int, view: memoryview) -> None:
         """Read bytes of rows: a map of the file would end the process where the file becomes shorter."""
-        view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         file, at = self._open(), self.offset + first * self.row_bytes
         while len(view):
             try:
@@ -185,6 +195,10 @@ class PackedRows(Rows):
             raise ValueError(f"{self.name} cannot be read: {error}") from None
         _judge_stamp(self.path, self._stamp, stamp)
         return found[first : first + n]
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int]:

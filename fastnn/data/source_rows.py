@@ -235,13 +235,21 @@ class RowReader:
 
         def fill_from(group: Group) -> Callable[[Buffer, int], None]:
             def fill(buffer: Buffer, at: int) -> None:
-                shards = self._blocks.shard_of(group.first_rows)
-                for shard, row, n in zip(
-                    shards.tolist(), group.first_rows.tolist(), group.sizes.tolist(), strict=True
-                ):
-                    self._read_piece(columns, shard, row, n, buffer, at, opened)
-                    at += n
-                buffer.rows[at - len(group.rows) : at] = group.rows
+                here = slice(at, at + len(group.rows))
+                buffer.rows[here] = group.rows
+                rooms = [one[here] for one in (buffer.x, buffer.y, buffer.weight) if one is not None]
+                for shard, pieces in self._by_shard(group):
+                    opened.pop(shard, None)
+                    opened[shard] = None
+                    if len(opened) > _OPEN // len(columns):
+                        oldest = next(iter(opened))
+                        del opened[oldest]
+                        for column in columns:
+                            column[oldest].close()
+                    n = sum(pieces[1])
+                    for name, column, room in zip(_NAMES, columns, rooms, strict=False):
+                        _read(name, column[shard], *pieces, room[:n])
+                    rooms = [room[n:] for room in rooms]
 
             return fill
 
@@ -253,32 +261,15 @@ class RowReader:
             self.where,
         )
 
-    def _read_piece(
-        self,
-        columns: list[list[Rows]],
-        shard: int,
-        row: int,
-        n: int,
-        buffer: Buffer,
-        at: int,
-        opened: dict[int, None],
-    ) -> None:
-        """Read neighbours in a shard into a buffer, from place `at` on; see `_copied` for `opened`."""
-        first = row - int(self._blocks.shard_first[shard])
-        opened.pop(shard, None)
-        opened[shard] = None
-        if len(opened) > _OPEN // len(columns):
-            oldest = next(iter(opened))
-            del opened[oldest]
-            for column in columns:
-                column[oldest].close()
-        here = slice(at, at + n)
-        rooms = [buffer.x, buffer.y, buffer.weight]
-        for name, column, room in zip(_NAMES, columns, rooms, strict=False):
-            assert room is not None
-            if not column[shard].read_into(first, room[here]):
-                read = column[shard].read(first, n).reshape(room[here].shape)
-                room[here] = errors.cast(f"{name} of {column[shard].name}", read, room.dtype)
+    def _by_shard(self, group: Group) -> Iterator[tuple[int, tuple[list[int], list[int]]]]:
+        """Pieces of a group by shard: their first rows there, and their rows."""
+        shards = self._blocks.shard_of(group.first_rows)
+        firsts = group.first_rows - self._blocks.shard_first[shards]
+        ends = np.flatnonzero(np.diff(shards, append=-1)) + 1
+        begin = 0
+        for end in ends.tolist():
+            yield int(shards[begin]), (firsts[begin:end].tolist(), group.sizes[begin:end].tolist())
+            begin = end
 
     def targets(self, n: int) -> Generator[tuple[int, Array, Array | None, Callable[[int], str]], None, None]:
         """See `Source.targets`; no piece goes over the end of a shard."""
@@ -292,6 +283,17 @@ class RowReader:
                     yield row, found[0], weight, lambda i, row=row: self.where(row + i)  # type: ignore[misc]
                 for column in columns:
                     column[shard].close()
+
+
+def _read(name: str, rows: Rows, firsts: list[int], sizes: list[int], room: Array) -> None:
+    """Read pieces of a shard, as they are or, one after the other, converted."""
+    if rows.read_pieces(firsts, sizes, room):
+        return
+    at = 0
+    for first, n in zip(firsts, sizes, strict=True):
+        here = room[at : at + n]
+        here[...] = errors.cast(f"{name} of {rows.name}", rows.read(first, n).reshape(here.shape), room.dtype)
+        at += n
 
 
 @contextlib.contextmanager
