@@ -175,6 +175,40 @@ def test_a_source_validates_beside_arrays_and_arrays_beside_a_source(rows: Any, 
     assert make().fit(source, validation_data=(x, y))["val_loss"] == want
 
 
+def test_teams_leave_a_core_to_who_reads_and_the_bits_do_not_change(rows: Any) -> None:
+    from fastnn import kernels
+
+    wide = np.random.default_rng(0).standard_normal((640, 256)).astype(np.float32)
+    y = rows[1][:640]
+
+    def trained(n_aside: int) -> bytes:
+        one = fn.Trainer(fn.Sequential(fn.Dense(256), fn.Dense(4)), "cross_entropy", "sgd", seed=0)
+        kernels.step_aside(n_aside)
+        try:
+            one.fit(wide, y, epochs=2, batch_size=64)
+        finally:
+            kernels.step_aside(-n_aside)
+        return one.model.parameters.tobytes()
+
+    assert trained(0) == trained(1) == trained(300)
+
+
+def test_a_thread_ends_with_its_reader_though_nobody_has_ended_it() -> None:
+    def items() -> Any:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    closed = threading.Event()
+    ahead = Ahead(items())
+    ahead.__enter__()  # and a Ctrl-C before the context has begun
+    assert next(ahead) == 1
+    del ahead
+    assert closed.wait(10)
+
+
 # ---------------------------------------------------------------- memory
 
 
