@@ -115,13 +115,16 @@ static const fastnn_c_api *fastnn_c_api_table;
 /* 0, or -1 with an ImportError: no fastnn, or one whose functions are not those of this header. Holds the GIL. */
 static inline int fastnn_import(void)
 {
+    /* PyCapsule_Import would import it too, and put a sentence of its own in the place of fastnn's. */
+    PyObject *module = PyImport_ImportModule("fastnn.kernels");
+    if (!module)
+        return -1;
+    Py_DECREF(module);
     const fastnn_c_api *api = (const fastnn_c_api *)PyCapsule_Import(FASTNN_API_CAPSULE, 0);
     if (!api) {
-        if (!PyErr_ExceptionMatches(PyExc_ImportError)) {
-            PyErr_Clear();
-            PyErr_SetString(PyExc_ImportError, "the fastnn that is installed has no C interface (" FASTNN_API_CAPSULE
-                                               "): install a newer fastnn-core");
-        }
+        PyErr_Clear();
+        PyErr_SetString(PyExc_ImportError, "the fastnn that is installed has no C interface (" FASTNN_API_CAPSULE
+                                           "): install a newer fastnn-core");
         return -1;
     }
     if (api->version != FASTNN_API_VERSION || api->revision < FASTNN_API_REVISION) {

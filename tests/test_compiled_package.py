@@ -127,7 +127,7 @@ print(turns > 0 and at_work == 4)
 
 
 def test_four_threads_take_the_cores_that_four_processes_would(site, example):
-    # On two quiet cores 1.95 times as fast as in turn, on cores that others use as fast as processes at least.
+    # On quiet cores nearly as many times as fast as in turn, on cores that others use as fast as processes.
     code = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
