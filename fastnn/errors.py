@@ -217,7 +217,7 @@ def plain(argument: str, value: Any) -> Array:
     if type(value) is np.ndarray:
         return value
     global _as_numpy
-    if _as_numpy is None:  # its module is loaded with the first such value; to ask for it each time takes 0.5 us
+    if _as_numpy is None:  # loaded with the first such value, and kept: to ask each time takes 0.5 us
         from .foreign import as_numpy
 
         _as_numpy = as_numpy
