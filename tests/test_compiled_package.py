@@ -134,11 +134,11 @@ from concurrent.futures import ProcessPoolExecutor
 from fastnn_example.__main__ import data, measure, trained
 cores = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count()))
 def work(seed):
-    trained(seed, *data(), 12)
+    trained(seed, *data(), 40)
 with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as executor:
     list(executor.map(work, range(4)))
     for _ in range(8):
-        one, four, same = measure(12)
+        one, four, same = measure(40)
         assert same
         begin = time.perf_counter()
         list(executor.map(work, range(4)))

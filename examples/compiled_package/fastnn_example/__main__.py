@@ -25,7 +25,7 @@ def trained(seed, x, y, epochs):
     return net.fit(x, y, epochs), net.parameters
 
 
-def measure(epochs=12, n_threads=4):
+def measure(epochs=100, n_threads=4):
     """Seconds of n_threads trainings in turn and side by side, and whether the bits are the same."""
     x, y = data()
     trained(0, x, y, 1)
