@@ -287,7 +287,8 @@ cdef class Array:
             raise TypeError(f"{name} must be {writing} {kinds} array, got {what} ({error})") from None
         self.held = True
         cdef bytes format = self.buffer.format if self.buffer.format != NULL else b"B"
-        if len(format) == 2 and format[:1] in (b"@", b"=", NATIVE_ORDER):  # as ctypes writes it
+        # As ctypes writes it, wherever the array lies; "=" is NumPy's word for what is not aligned.
+        if len(format) == 2 and format[:1] == NATIVE_ORDER and <size_t>self.buffer.buf % self.buffer.itemsize == 0:
             format = format[1:]
         if format not in ((b"f", b"d", b"B") if or_bytes else (b"f", b"d")):
             raise TypeError(f"{name} must be an aligned, native {kinds} array, got format {format.decode()!r}")

@@ -388,6 +388,15 @@ def test_the_handle_converts_nothing_of_others_either(model: fn.Sequential) -> N
         handle(NUMBERS, pl.DataFrame(np.zeros((12, 3), np.float32)))
 
 
+def test_ctypes_arrays_at_an_odd_address_are_copied_or_refused(model: fn.Sequential) -> None:
+    room = bytearray(NUMBERS.nbytes + 1)
+    value = (ctypes.c_float * 4 * 12).from_buffer(room, 1)
+    np.frombuffer(room, np.uint8)[1:] = NUMBERS.reshape(-1).view(np.uint8)
+    np.testing.assert_array_equal(model.predict(value), model.predict(NUMBERS))
+    with pytest.raises(TypeError, match="x must be an aligned, native"):
+        model.compile()(value)
+
+
 def test_missing_numbers_of_frames_become_nan() -> None:
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([1.5, 2.5], "Float32")})
     found = errors.array("x", frame)
