@@ -13,16 +13,17 @@ PIP := $(PY) -m pip install -q --disable-pip-version-check
 REQUIREMENTS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 	print(*(project["project"]["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else project["build-system"]["requires"]))
 
-SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h fastnn/*.pyx fastnn/*.pxd)
+SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h fastnn/*.pyx fastnn/*.pxd fastnn/*.pxi fastnn/*.h)
 BENCHMARKS := $(wildcard benchmarks/bench_*.py) $(wildcard benchmarks/profile_*.py) benchmarks/tables.py benchmarks/accuracy.py
 MODULES := $(basename $(wildcard fastnn/*.pyx))
 ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
 
-.PHONY: help venv build demo test test-torch test-sklearn lint types check-all bench accuracy clean
+.PHONY: help venv build demo test test-torch test-packages test-sklearn lint types check-all bench accuracy clean
 
 help:
 	@echo "make demo        build, train on handwritten digits and MNIST-5k, compare with NumPy and scikit-learn"
-	@echo "make test        all tests (test-torch: those against PyTorch; test-sklearn: with scikit-learn 1.7, 1.8, 1.9)"
+	@echo "make test        all tests (test-torch: those against PyTorch; test-sklearn: with scikit-learn 1.7, 1.8, 1.9;"
+	@echo "                 test-packages: a compiled package on the wheel)"
 	@echo "make build       the compiled modules, in place; venv: only the environment"
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
 	@echo "make bench       all benchmarks beside all peers, into benchmarks/results; accuracy: that one alone"
@@ -74,6 +75,10 @@ test: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/mnist
 
 test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist
 	$(PY) -m pytest -q -m torch
+
+# The wheel, and examples/compiled_package built on it.
+test-packages: $(STAMPS)/built $(STAMPS)/extra-test
+	$(PY) -m pytest -q -m packages
 
 # scikit-learn's shipped tests and checks on our classes, with each version that is promised.
 test-sklearn: $(STAMPS)/built $(STAMPS)/extra-test

@@ -118,6 +118,8 @@ DIRECTIVES = {
 # ---------------------------------------------------------------- what is compiled
 
 HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+# What other packages compile with: theirs, and the one that fastnn/kernels.pxd speaks of.
+PUBLIC_HEADERS = ("fastnn_c_api.h", "fastnn.h")
 CORE_SOURCES = ["csrc/dispatch.c", "csrc/threads.c"]
 KERNEL_SOURCES = {isa: f"csrc/kernels_{isa}.c" for isa in ISA_FLAGS}
 
@@ -257,16 +259,19 @@ class BuildExtensions(build_ext):
 
 
 class BuildPython(build_py):
-    """Adds the list of the package's files to what is installed; the check at import reads it."""
+    """Adds the headers, and the list of the package's files, which the check at import reads."""
 
     def run(self):
         super().run()
         if self.editable_mode:
             return  # the package is used where it lies, beside the sources
         package = Path(self.build_lib, "fastnn")
+        for path in self.headers():
+            self.mkpath(str(path.parent))
+            self.copy_file(str(Path("csrc", path.name)), str(path))
         compiled = [Path(path) for path in self.get_finalized_command("build_ext").get_outputs()]
         written = {Path(path) for path in super().get_outputs(include_bytecode=False)}
-        ours = {path for path in [*written, *compiled] if path.is_relative_to(package)} | {
+        ours = {path for path in [*written, *compiled, *self.headers()] if path.is_relative_to(package)} | {
             package / "build.txt"
         }
         for path in sorted(package.rglob("*")):
@@ -278,8 +283,12 @@ class BuildPython(build_py):
     def get_outputs(self, include_bytecode=True):
         outputs = super().get_outputs(include_bytecode)
         if not self.editable_mode:
-            outputs.append(str(Path(self.build_lib, "fastnn", "build.txt")))
+            outputs += [str(Path(self.build_lib, "fastnn", "build.txt")), *map(str, self.headers())]
         return outputs
+
+    def headers(self):
+        """Paths of the headers for other compiled packages, in the folder of fastnn.get_include()."""
+        return [Path(self.build_lib, "fastnn", build_check.INCLUDE, name) for name in PUBLIC_HEADERS]
 
 
 if __name__ == "__main__":  # the checks import this file for its flags

@@ -140,3 +140,14 @@ void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t
         out[i] = (high * 67108864.0 + low + 0.5) * 0x1p-52;
     }
 }
+
+void fastnn_uniform_single(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, float *out)
+{
+    uint32_t words[4];
+    for (ptrdiff_t i = 0; i < n; i++) {
+        if (i % 2 == 0)
+            host_block(seed, (uint64_t)i / 2, layer, parameter, FASTNN_STREAM_WEIGHTS, words);
+        /* with a 24th bit the half would round 1 - 2^-25 to 1 */
+        out[i] = ((float)(words[i % 2 * 2] >> 9) + 0.5f) * 0x1p-23f;
+    }
+}

@@ -1,4 +1,5 @@
-/* fastnn.h - the whole C interface: lists, the kernel table, random numbers, worker pool, dispatch.
+/* fastnn.h - the whole C interface inside fastnn: lists, the kernel table, random numbers, worker pool, dispatch. It
+ * changes with any release; other compiled packages are given fastnn_c_api.h.
  *
  * Arrays are row-major. Sizes, strides and leading dimensions (ld_*, "elements from one row to the
  * next") are ptrdiff_t and count elements. A `void *` is an array of the table's real type (float or
@@ -13,9 +14,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* Raised whenever a name, argument or meaning below changes; compiled packages compare it at import. */
-#define FASTNN_API_VERSION 1
 
 /* ---------------------------------------------------------------- the lists: every name has its home here */
 
@@ -497,6 +495,8 @@ void fastnn_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
 void fastnn_shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order);
 /* n uniform doubles in (0, 1), 52 bits each and never an end: a function of (seed, layer, parameter, index). */
 void fastnn_uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, double *out);
+/* The same in 23 bits: number i is the middle of the 2^-23 in which that of fastnn_uniform lies. */
+void fastnn_uniform_single(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n, float *out);
 
 /* ---------------------------------------------------------------- threads.c */
 

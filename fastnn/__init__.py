@@ -131,6 +131,7 @@ __all__ = [
     "cross_validate",
     "data",
     "fit_many",
+    "get_include",
     "get_num_threads",
     "grid",
     "load",
@@ -185,6 +186,11 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """All names, also of what is not loaded yet."""
     return sorted({*globals(), *__all__})
+
+
+def get_include() -> str:
+    """The folder of fastnn_c_api.h, for compiled packages that call the kernels (docs/backends.md)."""
+    return build_check.include_folder()
 
 
 @overload

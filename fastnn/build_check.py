@@ -16,6 +16,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 COMPILED = ("kernels", "inference", "phases", "prediction", "program")
 # Written at installation: the build's name, then the package's files, one a line.
 MANIFEST = "build.txt"
+# The folder of an installed package that holds the headers for other compiled packages.
+INCLUDE = "include"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _COMPILED_ENDINGS = (".so", ".pyd", ".dylib")
 
@@ -48,6 +50,21 @@ def version() -> str:
     """The version that the compiled modules carry, without the digest of their sources."""
     name: str = importlib.import_module("fastnn.kernels").BUILD
     return name.split("+")[0]
+
+
+def include_folder(package: str = _PACKAGE) -> str:
+    """The folder of fastnn_c_api.h: of an installed package its own, in a source tree csrc.
+
+    Raises
+    ------
+    FileNotFoundError
+        The installation has been stripped of its headers.
+    """
+    folders = [os.path.join(package, INCLUDE), os.path.join(os.path.dirname(package), "csrc")]
+    for folder in folders:
+        if os.path.exists(os.path.join(folder, "fastnn_c_api.h")):
+            return folder
+    raise FileNotFoundError(f"the fastnn in {package} has no headers ({INCLUDE}/ is missing): {_reinstall()}")
 
 
 def check(package: str = _PACKAGE) -> None:

@@ -149,14 +149,17 @@ def flattened(argument: str, x: Any, layers: Sequence[Layer]) -> Any:
 
     Not copied where it can be read so. What is no array of three or more dimensions is judged by others.
     """
-    if not any(isinstance(layer, Flatten) for layer in layers) or np.ndim(x) < 3:
+    if not any(isinstance(layer, Flatten) for layer in layers):
+        return x
+    x = errors.plain(argument, x)
+    if x.ndim < 3:
         return x
     # What takes each number by itself may stand before it: Scale(1 / 255), Flatten(), ...
     first = next(layer for layer in layers if not layer.by_number)
     if not isinstance(first, Flatten):
         raise ValueError(
             f"{argument} must be 2-D, as Flatten comes after {first!r}, which takes rows of columns; "
-            f"got shape {np.shape(x)}; begin the model with Flatten"
+            f"got shape {x.shape}; begin the model with Flatten"
         )
     found = errors.array(argument, x)
     return found.reshape(len(found), math.prod(found.shape[1:]))

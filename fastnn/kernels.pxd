@@ -1,10 +1,12 @@
 # cython: language_level=3
-"""The kernel table and the worker pool for compiled code: `from fastnn.kernels cimport kernel_table`."""
+"""The kernel table and the worker pool, for fastnn's own modules: they change with any release.
+
+Other compiled packages cimport `fastnn.c_api`, which has a version and typed functions.
+"""
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "fastnn.h" nogil:
-    enum: FASTNN_API_VERSION
     enum: FASTNN_MAX_THREADS
     enum: FASTNN_FEW_ROWS
     enum: FASTNN_N_ISAS
@@ -301,6 +303,7 @@ cdef int describe_update(fastnn_update *u, optimizer) except -1
 cdef class Array:
     """A float32, float64 or (where allowed) uint8 array of one or two dimensions, held while this object lives."""
     cdef Py_buffer buffer
+    cdef Py_ssize_t strides[2]  # where the exporter gave none
     cdef bint held
     cdef int itemsize
     cdef char *data

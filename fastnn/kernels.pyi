@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 Real: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 Segment: TypeAlias = tuple[int, int, float, float, float]
 
-API_VERSION: int
+API_VERSION: tuple[int, int]
 BUILD: str
 COMPILER: str
 ACTIVATIONS: dict[str, str]

@@ -6,10 +6,12 @@ Arrays come through the buffer protocol: float32 or float64, one type in a call.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strcmp
 
 import os
+import sys
 
 import numpy as np
 
@@ -58,7 +60,6 @@ cdef extern from *:
 
 COMPILER = FASTNN_COMPILER.decode()
 BUILD = FASTNN_BUILD.decode()  # the build check compares it with the other modules'
-API_VERSION = FASTNN_API_VERSION
 
 # The lists of fastnn.h: name -> what the Python side needs to know of it.
 ACTIVATIONS = {fastnn_activation_name(i).decode(): fastnn_activation_kind(i).decode()
@@ -97,21 +98,32 @@ cdef void team_barrier(int thread, int n_threads) noexcept nogil:
 cdef extern from *:
     """
     struct reins { int limit, stopped; };
-    static _Thread_local const struct reins *own_reins;
+    static _Thread_local struct { const struct reins *reins; int most; } own; /* most: what limit_own was told */
     static const struct reins *held_by(const struct reins *reins)
     {
-        const struct reins *before = own_reins;
-        own_reins = reins;
+        const struct reins *before = own.reins;
+        own.reins = reins;
         return before;
     }
-    static int own_limit(void) { return own_reins ? __atomic_load_n(&own_reins->limit, __ATOMIC_RELAXED) : 0; }
-    static int own_stopped(void) { return own_reins && __atomic_load_n(&own_reins->stopped, __ATOMIC_RELAXED); }
+    static int limit_own(int most)
+    {
+        const int before = own.most;
+        own.most = most;
+        return before;
+    }
+    static int own_limit(void)
+    {
+        const int most = own.most, limit = own.reins ? __atomic_load_n(&own.reins->limit, __ATOMIC_RELAXED) : 0;
+        return most == 0 || (limit > 0 && limit < most) ? limit : most;
+    }
+    static int own_stopped(void) { return own.reins && __atomic_load_n(&own.reins->stopped, __ATOMIC_RELAXED); }
     static void move_word(int *word, int value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
     static int read_word(const int *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
     """
     struct reins:
         int limit, stopped
     const reins *held_by(const reins *of) noexcept nogil
+    int limit_own(int most) noexcept nogil
     int own_limit() noexcept nogil
     int own_stopped() noexcept nogil
     void move_word(int *word, int value) noexcept nogil
@@ -286,6 +298,8 @@ def uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n):
 # ------------------------------------------------------------------ arrays
 
 
+cdef bytes NATIVE_ORDER = b"<" if sys.byteorder == "little" else b">"
+
 cdef class Array:
     def __cinit__(self, array, bint writable=False, bint or_bytes=False, str name="array"):
         kinds = "float32, float64 or uint8" if or_bytes else "float32 or float64"
@@ -297,6 +311,9 @@ cdef class Array:
             raise TypeError(f"{name} must be {writing} {kinds} array, got {what} ({error})") from None
         self.held = True
         cdef bytes format = self.buffer.format if self.buffer.format != NULL else b"B"
+        # As ctypes writes it, wherever the array lies; "=" is NumPy's word for what is not aligned.
+        if len(format) == 2 and format[:1] == NATIVE_ORDER and <size_t>self.buffer.buf % self.buffer.itemsize == 0:
+            format = format[1:]
         if format not in ((b"f", b"d", b"B") if or_bytes else (b"f", b"d")):
             raise TypeError(f"{name} must be an aligned, native {kinds} array, got format {format.decode()!r}")
         if not 1 <= self.buffer.ndim <= 2:
@@ -305,8 +322,11 @@ cdef class Array:
         self.data = <char *>self.buffer.buf
         cdef int last = self.buffer.ndim - 1
         self.columns = self.buffer.shape[last]
-        self.column_stride = self.buffer.strides[last] // self.itemsize
         self.rows = self.buffer.shape[0] if last else 1
+        if self.buffer.strides == NULL:  # of ctypes, though asked for: its arrays are contiguous
+            self.strides[0], self.strides[last] = self.columns * self.itemsize, self.itemsize
+            self.buffer.strides = self.strides
+        self.column_stride = self.buffer.strides[last] // self.itemsize
         self.row_stride = self.buffer.strides[0] // self.itemsize if last else self.columns
 
     def __dealloc__(self):
@@ -338,3 +358,7 @@ include "kernel_losses.pxi"
 include "kernel_calls.pxi"
 include "kernel_layers.pxi"
 include "kernel_updates.pxi"
+
+# ------------------------------------------------------------------ for other compiled packages
+
+include "kernel_api.pxi"

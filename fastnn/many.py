@@ -161,7 +161,7 @@ def shared(x: object, dtype: np.dtype[Any]) -> Array:
 
 def row_numbers(argument: str, value: object, n_rows: int) -> Array:
     """Row numbers from 0 to n_rows-1, one at least, from numbers or a mask."""
-    found = np.asarray(value)
+    found = errors.plain(argument, value)
     if found.dtype.kind == "b":
         if found.shape != (n_rows,):
             raise ValueError(f"{argument} must be a mask of shape ({n_rows},), got {found.shape}")

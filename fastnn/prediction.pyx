@@ -5,6 +5,7 @@ A call picks one of three ways by its size, all with the same bits. One to three
 through `dense_rows`, on the stack, without a look at the clock. Where such a row's weights are too large
 for a cache, the columns of each layer are split between threads. All else goes in blocks of rows.
 """
+from cpython.buffer cimport PyObject_CheckBuffer
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -420,11 +421,19 @@ cdef class _Careful:
         return self.steps, np.array(self.block), None if self.buffers is None else np.array(self.buffers)
 
     def __call__(self, x, out=None):
-        cdef Array x_ = Array(x, False, True, "x")
+        cdef Array x_ = Array(memory_of("x", x, False), False, True, "x")
         if out is None:
             out = np.empty((x_.rows, self.net.n_out), self.dtype)
-        predict(&self.net, x_, Array(out, True, False, "out"))
+        predict(&self.net, x_, Array(memory_of("out", out, True), True, False, "out"))
         return out
+
+
+cdef object memory_of(str name, value, bint written):
+    """What has the buffer protocol: the value, or an array of the same memory where that is one of another library."""
+    if PyObject_CheckBuffer(value):
+        return value
+    from fastnn import foreign
+    return foreign.memory(name, value, written)
 
 
 cdef int run_direct(void *net, const char *x, Py_ssize_t ld_x, Py_ssize_t rows, char *out) except -1:
@@ -436,8 +445,8 @@ Predictor = handle_type(_Careful, run_direct, b"""Predictor(steps, parameters, b
 
 An immutable snapshot of a network for the hot path: `h(x, out=None)` returns `out`.
 
-x (rows, n_in) and out (rows, n_out) are arrays of the model's dtype with columns side by side; anything
-else is a ValueError or TypeError, and nothing is converted.
+x (rows, n_in) and out (rows, n_out) are arrays of the model's dtype with columns side by side; arrays of
+other libraries too where they lie so in memory. Anything else is a ValueError or TypeError, and nothing is converted.
 
 steps : tuple of `fastnn.layers.Step`
 parameters : array (n,) float32 or float64 that belongs to this object from now on; elements after the

@@ -23,8 +23,10 @@ _SUM_TOLERANCE = 1e-2
 
 def are_soft(loss: Any, y: object, n_out: int) -> bool:
     """Whether targets of a loss of labels are probabilities: floats, one for each of several outputs."""
-    found = np.asarray(y) if loss.takes_soft and not hasattr(y, "toarray") else None
-    return found is not None and found.dtype.kind == "f" and found.ndim == 2 and found.shape[1] == n_out > 1
+    if not loss.takes_soft:
+        return False
+    found = errors.plain("y", y)
+    return found.dtype.kind == "f" and found.ndim == 2 and found.shape[1] == n_out > 1
 
 
 def judged(
@@ -52,6 +54,7 @@ def judged(
         As `errors.labels` and `errors.values`; a value is out of the loss's bounds, or none of its levels;
         rows of probabilities do not sum to 1; a model has outputs that the loss cannot have.
     """
+    y = errors.plain(argument, y)
     soft = are_soft(loss, y, n_out) if loss.takes_labels else loss.takes_soft
     if loss.takes_labels and not soft:
         return errors.labels(argument, y, n_rows, n_out, order, loss.ignore_index)

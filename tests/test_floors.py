@@ -18,8 +18,9 @@ PACKAGE = Path(fastnn.__file__).parent
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
-    {"build_check", "cores", "demo_data", "errors", "late_dataclass", "waiting"},
-    {"kernels", "replacing", "targets"},
+    {"build_check", "cores", "demo_data", "foreign", "late_dataclass", "waiting"},
+    {"errors"},
+    {"c_api", "kernels", "replacing", "targets"},
     {"inference"},
     {"phases", "prediction"},
     {"program"},
@@ -136,7 +137,7 @@ EAGER = {
     "devices.arrays", "devices.cpu", "engine", "epochs", "errors", "history", "inference", "initializers",
     "kernels", "late_dataclass", "layers",
     "losses", "losses.base", "losses.of_classes", "losses.of_values", "losses.own",
-    "network", "ops", "ops.activations", "ops.losses", "ops.noise", "ops.norms",
+    "network", "ops", "ops.activations", "ops.kinds", "ops.losses", "ops.noise", "ops.norms",
     "ops.products", "ops.shapes", "ops.updates",
     "optimizers", "optimizers.adam", "optimizers.base", "optimizers.lbfgs", "optimizers.plain",
     "phases", "prediction", "program",

@@ -76,6 +76,7 @@ def test_the_sdist_holds_all_sources_and_nothing_generated(sdist):
         *ROOT.glob("benchmarks/results/*.md"),
         *ROOT.glob("benchmarks/results/*.json"),
         *ROOT.glob("docs/*.png"),
+        *[path for end in ("py", "pyx", "c", "md", "toml") for path in (ROOT / "examples").rglob(f"*.{end}")],
         *[path for path in (ROOT / "tests" / "golden").rglob("*") if path.is_file()],
         *[path for path in (ROOT / ".ci").iterdir() if path.is_file()],
     ]
@@ -109,6 +110,8 @@ def test_one_limited_api_wheel_with_stubs_and_declarations(wheel):
     wanted |= {f"fastnn/{name}.abi3.so" for name in fastnn.build_check.COMPILED} | {
         "fastnn/py.typed",
         "fastnn/build.txt",
+        "fastnn/include/fastnn.h",
+        "fastnn/include/fastnn_c_api.h",
     }
     assert names == wanted
     assert {f"fastnn/{name}" for name in manifest[1:] if name} == names

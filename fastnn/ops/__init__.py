@@ -4,11 +4,17 @@ float32 arrays give float32; everything else (float64, integers, lists, a mix of
 float64, as NumPy promotes. Inputs may be read-only, strided or Fortran-ordered. ``out=`` must have the
 exact shape and dtype, be writable and have contiguous rows; it may be the input itself for elementwise
 functions and must not overlap an input in any other way.
+
+Tensors of PyTorch on the CPU give tensors, and are read and written where they lie, ``out=`` and what a step
+of an optimizer changes too; no gradient is recorded. Other arrays that NumPy can read give NumPy arrays
+(docs/backends.md).
 """
 
 from __future__ import annotations
 
-from . import activations, losses, noise, norms, products, updates
+from typing import Any
+
+from . import activations, kinds, losses, noise, norms, products, updates
 from .activations import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .noise import *  # noqa: F403
@@ -20,3 +26,15 @@ __all__ = sorted(
     {name for module in (activations, losses, noise, norms, products, updates) for name in module.__all__}
     - {"ACTIVATIONS"}
 )
+
+
+def _open_to_all() -> None:
+    """Each function, here and in ACTIVATIONS, as `kinds` lets it take any library's arrays."""
+    names: dict[str, Any] = globals()
+    for name in __all__:
+        names[name] = kinds.of_any_library(names[name])
+    for name in activations.ACTIVATIONS:
+        activations.ACTIVATIONS[name] = names[name], names[f"{name}_backward"]
+
+
+_open_to_all()

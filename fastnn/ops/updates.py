@@ -29,7 +29,7 @@ __all__ = [
 
 def _in_place(w: Any, **others: Any) -> list[Any]:
     """Parameters and what belongs to them, judged and as vectors: one shape and dtype, contiguous."""
-    if not isinstance(w, np.ndarray) or w.dtype not in (np.float32, np.float64):
+    if not isinstance(w, np.ndarray) or w.dtype.char not in "fd" or not w.dtype.isnative:
         raise TypeError(f"w must be a float32 or float64 array, got {getattr(w, 'dtype', type(w).__name__)}")
     vectors: list[Any] = []
     for name, value in {"w": w, **others}.items():
