@@ -21,6 +21,7 @@ from layer_cases import NETWORKS
 from loss_targets import targets_of
 
 import fastnn as fn
+from fastnn import cli
 from fastnn.devices import cuda, cuda_data
 from fastnn.devices.cuda_step import STEPS_A_GRAPH
 
@@ -394,6 +395,14 @@ def test_memory_is_named(card: StandIn, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(card, "empty", full, raising=False)
     with pytest.raises(fn.DeviceError, match=r"no memory for this batch size.*try a smaller batch_size"):
         trainer.partial_fit(X[:50], Y[:50])
+
+
+def test_info_shows_the_cards(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["info"]) == 0
+    assert "cuda:0          Stand-in, 6.0 of 8.0 GiB free, compute capability 9.0" in capsys.readouterr().out
+    monkeypatch.setattr(cuda, "_cupy", lambda device: StandIn(n_cards=0))
+    assert cli.main(["info"]) == 0
+    assert "cuda            none: device 'cuda' needs a card" in capsys.readouterr().out
 
 
 def test_the_cards_of_the_machine() -> None:
