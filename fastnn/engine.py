@@ -69,7 +69,8 @@ class Engine:
     @property
     def _task(self) -> Task:
         """What data must fit."""
-        return Task(self.model.layers, self.model.n_in, self.model.dtype, self.loss, self.metrics)
+        model, keeps_cards = self.model, self.device not in devices.available()
+        return Task(model.layers, model.n_in, model.dtype, self.loss, self.metrics, keeps_cards)
 
     def _judged(self, x: object, y: object, sample_weight: object, order: object = None) -> Judged:
         """x, y, sample_weight and order for one call of the program: at once where they are right already."""

@@ -68,10 +68,18 @@ class Sample:
         A block of a sample with `rows` is good until the next one.
         """
         room: Array | None = None
-        if self.rows is not None:  # gathered into one buffer: a new one a block would be faulted in anew
+        there = errors.on_card(self.x)  # and judged already
+        if (
+            self.rows is not None and not there
+        ):  # gathered into one buffer: a new one a block would be faulted in anew
             room = np.empty((min(BLOCK_ROWS, len(self)), self.x.shape[1]), self.x.dtype)
         for first in range(0, len(self), BLOCK_ROWS):
             block: Any = slice(first, first + BLOCK_ROWS)
+            if there:
+                numbers = block if self.rows is None else self.rows[block].tolist()
+                block = block if self.rows is None else self.rows[block]
+                yield self.x[numbers], self.y[block], None if self.weight is None else self.weight[block]
+                continue
             if self.rows is None or room is None:
                 x = self.x[block]
             else:
@@ -95,6 +103,8 @@ class Task:
         Of the model.
     loss : Loss
     metrics : tuple of Metric
+    keeps_cards : bool
+        Whether an x on a card stays there.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -102,6 +112,7 @@ class Task:
     dtype: np.dtype[Any]
     loss: Loss
     metrics: tuple[Metric, ...]
+    keeps_cards: bool = False
 
     def n_out(self, x: Array) -> int:
         """Outputs of the model for the columns of x."""
@@ -113,6 +124,9 @@ class Task:
 
     def matrix(self, argument: str, x: object) -> Array:
         """x as programs take it."""
+        if self.keeps_cards and errors.on_card(x):
+            found: Array = errors.table_on_card(argument, x, self.n_in, self.dtype)
+            return found
         return errors.matrix(argument, flattened(argument, x, self.layers), self.n_in, self.dtype)
 
     def judged(self, x: object, y: object, weight: object, order: object = None) -> Judged:
@@ -142,6 +156,8 @@ class Task:
 
     def sample(self, x: object, y: object, weight: object, names: Sequence[str]) -> Sample:
         """Rows to measure on, judged; x is not converted. `names` are those of the arguments."""
+        if self.keeps_cards and errors.on_card(x):
+            return self.sample_of(self.matrix(names[0], x), y, weight, names)
         table = errors.table(names[0], flattened(names[0], x, self.layers), self.n_in)
         self.some_rows(names[0], table)
         return self.sample_of(table, y, weight, names)

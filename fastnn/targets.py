@@ -52,6 +52,7 @@ def judged(
         As `errors.labels` and `errors.values`; a value is out of the loss's bounds, or none of its levels;
         rows of probabilities do not sum to 1; a model has outputs that the loss cannot have.
     """
+    y = errors.fetched(y)
     soft = are_soft(loss, y, n_out) if loss.takes_labels else loss.takes_soft
     if loss.takes_labels and not soft:
         return errors.labels(argument, y, n_rows, n_out, order, loss.ignore_index)

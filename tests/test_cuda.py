@@ -7,9 +7,11 @@ and CUDA themselves; what has to run on a card stands in test_gpu.py.
 from __future__ import annotations
 
 import importlib.machinery
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -284,6 +286,25 @@ def test_memory_maps_and_rows_that_lie_apart(tmp_path: Any) -> None:
     both(x=np.hstack([X, X])[:, :N_IN], epochs=1)
 
 
+def test_arrays_of_cupy_stay_where_they_are(card: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [card.asarray(a) for a in (X, Y, np.ones(N))]
+    theirs, ours = trainer_on("cuda", metrics=["accuracy"]), trainer_on("cuda", metrics=["accuracy"])
+    more: Any = {"progress": False, "validation_split": 0.2}
+    theirs.fit(X, Y, sample_weight=np.ones(N), **more)
+    found = sent(card, monkeypatch)
+    ours.fit(there[0], there[1], sample_weight=there[2], **more)
+    assert X.nbytes not in found
+    assert ours.history["loss"] == theirs.history["loss"]
+    assert ours.history["val_accuracy"] == theirs.history["val_accuracy"]
+    assert ours.evaluate(there[0], there[1]) == theirs.evaluate(X, Y)
+    np.testing.assert_array_equal(ours.predict(there[0]), theirs.predict(X))
+    assert ours.partial_fit(there[0], there[1]) == theirs.partial_fit(X, Y)
+    with pytest.raises(ValueError, match=r"x must have 9 columns, got shape \(150, 8\)"):
+        ours.evaluate(there[0][:, :8], there[1])
+    # Other devices fetch them.
+    assert np.isfinite(trainer_on("cpu").partial_fit(there[0], there[1]))
+
+
 def test_a_source_trains_on_a_card() -> None:
     found = []
     for device in ("cpu", "cuda"):
@@ -403,6 +424,18 @@ def test_info_shows_the_cards(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda, "_cupy", lambda device: StandIn(n_cards=0))
     assert cli.main(["info"]) == 0
     assert "cuda            none: device 'cuda' needs a card" in capsys.readouterr().out
+
+
+def test_the_benchmark_lists_its_plan_and_says_that_there_is_no_card(tmp_path: Any) -> None:
+    (tmp_path / "cupy.py").write_text("raise ImportError('not here')")
+    command = [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "bench_gpu.py")]
+    dry = subprocess.run([*command, "--dry"], capture_output=True, text=True)
+    assert dry.returncode == 0
+    assert "1024-4096-4096-1000 b8192" in dry.stdout
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "needs CuPy, which could not be imported (not here)" in done.stderr
 
 
 def test_the_cards_of_the_machine() -> None:

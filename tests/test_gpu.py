@@ -1,6 +1,6 @@
-"""The device "cuda" on a card (make check-gpu). The same trainings as test_cuda.py has without one, and larger ones.
+"""The device "cuda" on a card (make check-gpu): the trainings of test_cuda.py, which needs none, and larger ones.
 
-With FASTNN_REQUIRE_GPU=1 a missing card, driver or CuPy fails; without, these tests are skipped where there is none.
+With FASTNN_REQUIRE_GPU=1 a missing card, driver or CuPy fails; without, the tests are skipped where it is so.
 """
 
 from __future__ import annotations
