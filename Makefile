@@ -90,6 +90,7 @@ check-gpu: $(STAMPS)/built $(STAMPS)/extra-test
 	esac
 	$(PIP) $$($(PY) -c '$(REQUIREMENTS)' cuda$(CUDA))
 	FASTNN_REQUIRE_GPU=1 $(PY) -m pytest -q -m gpu tests
+	$(PY) benchmarks/probe_cublaslt.py || true # tells what it found; nothing of the library depends on it yet
 	$(PY) benchmarks/bench_gpu.py
 
 # scikit-learn's shipped tests and checks on our classes, with each version that is promised.

@@ -1,10 +1,10 @@
 """Training steps on a card: fastnn beside PyTorch and JAX, each as a share of what the card allows.
 
-Data lies on the card, and CUDA events stand around the work (with JAX, which shows no stream, the host's clock
-around a wait). PyTorch eager, compiled with max-autotune, and with its whole step in a CUDA graph; JAX as one
-scan. Peers that are not installed are named and left out. The floor of a step is the larger of its operations
-over the rate, and its bytes over the bandwidth, that CuPy's own product (float32, whatever the precision of the
-step) and copy reach on the same card just before.
+Data lies on the card, and CUDA events stand around the work; with JAX, which shows no stream, the clock
+of the host around a wait. PyTorch eager, compiled with max-autotune, and with its whole step in a CUDA
+graph; JAX as one scan. Peers that are not installed are named and left out. The floor of a step is the
+larger of its operations over the rate, and its bytes over the bandwidth, that CuPy's own product
+(float32, whatever the precision of the step) and copy reach on the same card just before.
 
     python benchmarks/bench_gpu.py [--dry] [--quick] [--device cuda:1] [--out results/gpu.json]
 

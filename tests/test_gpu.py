@@ -1,4 +1,4 @@
-"""The device "cuda" on a card (make check-gpu): the trainings of test_cuda.py, which needs none, and larger ones.
+"""The device "cuda" on a card (make check-gpu): what test_cuda.py trains without one, and larger nets.
 
 With FASTNN_REQUIRE_GPU=1 a missing card, driver or CuPy fails; without, the tests are skipped where it is so.
 """
