@@ -247,7 +247,6 @@ class Trainer(Engine):
             judge_plan(self, plan)
 
         program = self._ready(course.n_in)
-        devices.hold(program, not is_source(x))
         course.judge(program.steps)
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
@@ -257,6 +256,7 @@ class Trainer(Engine):
         self._measured_at = None
         team = callbacks_.Team(given, (*limit, *self._watchers, *shown))
         try:
+            devices.hold(program, not is_source(x))
             team.begin(self, self._resumed_states)
             self._interrupted, self._resumed_states = False, []
             while self.epoch < self.last_epoch and self.stop_reason is None:

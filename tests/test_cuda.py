@@ -259,7 +259,15 @@ def test_a_fit_sends_its_data_once(card: StandIn, monkeypatch: pytest.MonkeyPatc
     found = sent(card, monkeypatch)
     trainer.fit(X, Y, epochs=5, progress=False)
     assert found.count(X.nbytes) == 1
+
+    class Broken(fn.Callback):
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: Any) -> None:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.fit(X, Y, progress=False, callbacks=[Broken()])
     assert not trainer._program._rows._held
+    assert not trainer._program._rows._is_holding
 
 
 def test_data_that_does_not_fit_is_sent_in_windows(card: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
