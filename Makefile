@@ -14,11 +14,12 @@ REQUIREMENTS = import sys, tomllib; project = tomllib.load(open("pyproject.toml"
 	print(*(project["project"]["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else project["build-system"]["requires"]))
 
 SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h fastnn/*.pyx fastnn/*.pxd fastnn/*.pxi fastnn/*.h)
-BENCHMARKS := $(wildcard benchmarks/bench_*.py) $(wildcard benchmarks/profile_*.py) benchmarks/tables.py benchmarks/accuracy.py
+# bench_gpu needs a card: make check-gpu.
+BENCHMARKS := $(filter-out %_gpu.py, $(wildcard benchmarks/bench_*.py)) $(wildcard benchmarks/profile_*.py) benchmarks/tables.py benchmarks/accuracy.py
 MODULES := $(basename $(wildcard fastnn/*.pyx))
 ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
 
-.PHONY: help venv build demo test test-torch test-packages test-sklearn lint types check-all bench accuracy clean
+.PHONY: help venv build demo test test-torch test-packages test-sklearn test-cuda lint types check-all check-gpu bench accuracy clean
 
 help:
 	@echo "make demo        build, train on handwritten digits and MNIST-5k, compare with NumPy and scikit-learn"
@@ -28,6 +29,8 @@ help:
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
 	@echo "make bench       all benchmarks beside all peers, into benchmarks/results; accuracy: that one alone"
 	@echo "make check-all   sanitizers, all float32 values, aarch64, clang (needs more tools and an hour)"
+	@echo "make test-cuda   the CUDA kernels through NVIDIA's compiler, for five generations of cards (needs none)"
+	@echo "make check-gpu   on a machine with a card: tests and benchmarks of the device cuda (CUDA=12 or 13)"
 	@echo "make clean       remove what was built, and .venv"
 
 $(STAMPS)/venv:
@@ -79,6 +82,21 @@ test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)
 # The wheel, and examples/compiled_package built on it.
 test-packages: $(STAMPS)/built $(STAMPS)/extra-test
 	$(PY) -m pytest -q -m packages
+
+# The kernels of the device cuda through NVRTC: a wheel of 90 MB, no card.
+test-cuda: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-test-cuda
+	$(PY) -m pytest -q -m nvrtc
+
+# All that needs a card, in one command. CUDA: the newest that the driver has, as nvidia-smi prints it.
+CUDA ?= $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)
+check-gpu: $(STAMPS)/built $(STAMPS)/extra-test
+	@case "$(CUDA)" in 12|13) ;; *) \
+		echo "check-gpu needs a card and its driver: nvidia-smi names CUDA '$(CUDA)'; CUDA=12 or 13 says which" >&2; exit 2;; \
+	esac
+	$(PIP) $$($(PY) -c '$(REQUIREMENTS)' cuda$(CUDA))
+	FASTNN_REQUIRE_GPU=1 $(PY) -m pytest -q -m gpu tests
+	$(PY) benchmarks/probe_cublaslt.py || true # tells what it found; nothing of the library depends on it yet
+	$(PY) benchmarks/bench_gpu.py
 
 # scikit-learn's shipped tests and checks on our classes, with each version that is promised.
 test-sklearn: $(STAMPS)/built $(STAMPS)/extra-test

@@ -164,8 +164,10 @@ def resume(trainer: Any, path: str | os.PathLike[str]) -> None:
         )
     steps = lower(description.layers, description.n_in)
     blank = np.zeros(found.state.shape[1], description.dtype)
+    # Where the shapes do not depend on the device, and nothing is asked of a card.
+    device = "numpy" if trainer.device == "numpy" else "cpu"
     probe = devices.make(
-        trainer.device, steps, blank, loss=trainer.loss, optimizer=found.optimizer, seed=found.seed
+        device, steps, blank, loss=trainer.loss, optimizer=found.optimizer, seed=found.seed
     )
     try:
         devices.restore(probe, found.state, found.numbers)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import devices, errors, optimizers
@@ -35,6 +36,7 @@ class Engine:
     optimizer: Optimizer
     metrics: tuple[Any, ...]
     device: str
+    precision: str
     seed: int
     epoch: int
     epoch_step: int
@@ -67,7 +69,8 @@ class Engine:
     @property
     def _task(self) -> Task:
         """What data must fit."""
-        return Task(self.model.layers, self.model.n_in, self.model.dtype, self.loss, self.metrics)
+        model, keeps_cards = self.model, self.device not in devices.available()
+        return Task(model.layers, model.n_in, model.dtype, self.loss, self.metrics, keeps_cards)
 
     def _judged(self, x: object, y: object, sample_weight: object, order: object = None) -> Judged:
         """x, y, sample_weight and order for one call of the program: at once where they are right already."""
@@ -107,6 +110,7 @@ class Engine:
                 optimizer=self.optimizer,
                 seed=self.seed,
                 buffers=self.model.buffers,
+                precision=self.precision,
             )
             if self._saved is not None:
                 devices.restore(program, *self._saved[:2])
@@ -192,7 +196,23 @@ class Engine:
             found.parameters = program.state[-1]
         return found
 
+    def _predicted(self, x: Any) -> Array:
+        """What the last layer gives for each row of x; of a card by its own program."""
+        if self.device in devices.available():
+            return self.model.predict(x)
+        self.model._require()
+        matrix = self._task.matrix("x", x)
+        out = np.empty((len(matrix), self.model.steps[-1].n_out), self.model.dtype)
+        return self._current_program().predict(matrix, out)
+
     # ------------------------------------------------------------ copies
+
+    def __repr__(self) -> str:
+        precision = "" if self.precision == "float32" else f", precision={self.precision!r}"
+        return (
+            f"{type(self).__name__}({self.model!r}, loss={self.loss.name!r}, optimizer={self.optimizer!r}, "
+            f"device={self.device!r}, seed={self.seed}{precision})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and copy take: all but the program, of which state and step are kept."""

@@ -234,6 +234,24 @@ def array(argument: str, value: Any, kind: str = "real numbers", hint: str = "")
     return found
 
 
+def on_card(value: object) -> bool:
+    """Whether an array lies in the memory of a card, as those of CuPy."""
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def fetched(value: Any) -> Any:
+    """An array of CuPy as one of NumPy; all else as it is."""
+    return value.get() if on_card(value) and hasattr(value, "get") else value
+
+
+def table_on_card(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Any:
+    """A 2-D array on a card, judged as a `table`, of dtype or uint8, in C order: itself where it is that."""
+    if value.dtype.kind not in "biuf":
+        raise TypeError(f"{argument} must hold real numbers, got dtype {value.dtype}")
+    _two_dimensions(argument, value.shape, n_columns)
+    return value.astype(value.dtype if value.dtype == np.uint8 else dtype, order="C", copy=False)
+
+
 def cast(argument: str, found: Array, dtype: np.dtype[Any]) -> Array:
     """`found` as dtype, native and aligned; itself where it is that already."""
     if found.dtype == dtype and found.dtype.isnative and found.flags.aligned:
@@ -270,22 +288,26 @@ def table(argument: str, value: Any, n_columns: int | None) -> Array:
         None takes any number from one on.
     """
     found = array(argument, value)
-    if found.ndim != 2:
+    _two_dimensions(argument, found.shape, n_columns)
+    return found
+
+
+def _two_dimensions(argument: str, shape: tuple[int, ...], n_columns: int | None) -> None:
+    if len(shape) != 2:
         want = "columns" if n_columns is None else str(n_columns)
         hint = (
             f"; {argument}.reshape(1, -1) makes one row of it, .reshape(-1, 1) one column"
-            if found.ndim == 1
+            if len(shape) == 1
             else "; a model that begins with Flatten() takes rows of any shape"
-            if found.ndim > 2
+            if len(shape) > 2
             else ""
         )
-        raise ValueError(f"{argument} must be 2-D (rows, {want}), got shape {found.shape}{hint}")
-    if n_columns is not None and found.shape[1] != n_columns:
+        raise ValueError(f"{argument} must be 2-D (rows, {want}), got shape {shape}{hint}")
+    if n_columns is not None and shape[1] != n_columns:
         plural = "" if n_columns == 1 else "s"
-        raise ValueError(f"{argument} must have {n_columns} column{plural}, got shape {found.shape}")
-    if found.shape[1] == 0:
-        raise ValueError(f"{argument} must have at least one column, got shape {found.shape}")
-    return found
+        raise ValueError(f"{argument} must have {n_columns} column{plural}, got shape {shape}")
+    if shape[1] == 0:
+        raise ValueError(f"{argument} must have at least one column, got shape {shape}")
 
 
 def inputs(argument: str, found: Array, dtype: np.dtype[Any]) -> Array:

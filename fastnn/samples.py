@@ -68,10 +68,17 @@ class Sample:
         A block of a sample with `rows` is good until the next one.
         """
         room: Array | None = None
-        if self.rows is not None:  # gathered into one buffer: a new one a block would be faulted in anew
+        there = errors.on_card(self.x)  # and judged already
+        # Gathered into one buffer: a new one a block would be faulted in anew.
+        if self.rows is not None and not there:
             room = np.empty((min(BLOCK_ROWS, len(self)), self.x.shape[1]), self.x.dtype)
         for first in range(0, len(self), BLOCK_ROWS):
             block: Any = slice(first, first + BLOCK_ROWS)
+            if there:
+                numbers = block if self.rows is None else self.rows[block].tolist()
+                block = block if self.rows is None else self.rows[block]
+                yield self.x[numbers], self.y[block], None if self.weight is None else self.weight[block]
+                continue
             if self.rows is None or room is None:
                 x = self.x[block]
             else:
@@ -95,6 +102,8 @@ class Task:
         Of the model.
     loss : Loss
     metrics : tuple of Metric
+    keeps_cards : bool
+        Whether an x on a card stays there.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -102,6 +111,7 @@ class Task:
     dtype: np.dtype[Any]
     loss: Loss
     metrics: tuple[Metric, ...]
+    keeps_cards: bool = False
 
     def n_out(self, x: Array) -> int:
         """Outputs of the model for the columns of x."""
@@ -113,6 +123,9 @@ class Task:
 
     def matrix(self, argument: str, x: object) -> Array:
         """x as programs take it."""
+        if self.keeps_cards and errors.on_card(x):
+            found: Array = errors.table_on_card(argument, x, self.n_in, self.dtype)
+            return found
         return errors.matrix(argument, flattened(argument, x, self.layers), self.n_in, self.dtype)
 
     def judged(self, x: object, y: object, weight: object, order: object = None) -> Judged:
@@ -121,6 +134,7 @@ class Task:
         With an order only the targets and weights that it names are looked at; without, there must be a row.
         """
         matrix = self.matrix("x", x)
+        y, weight, order = self.of_the_host(y, weight, order)
         if order is None:
             self.some_rows("x", matrix)
         rows = None if order is None else errors.row_order("order", order, len(matrix))
@@ -128,6 +142,10 @@ class Task:
         weights = errors.sample_weights("sample_weight", weight, len(matrix), rows)
         found, weights, _ = targets.counted(self.loss, "y", found, weights, rows)
         return matrix, found, weights, rows
+
+    def of_the_host(self, *arrays: object) -> tuple[Any, ...]:
+        """Arrays of a card as NumPy's, for a device that keeps them there; the others are left to the door."""
+        return tuple(errors.fetched(array) for array in arrays) if self.keeps_cards else arrays
 
     def some_rows(self, argument: str, x: Array) -> None:
         """Refuse a matrix without rows."""
@@ -142,12 +160,15 @@ class Task:
 
     def sample(self, x: object, y: object, weight: object, names: Sequence[str]) -> Sample:
         """Rows to measure on, judged; x is not converted. `names` are those of the arguments."""
+        if self.keeps_cards and errors.on_card(x):
+            return self.sample_of(self.matrix(names[0], x), y, weight, names)
         table = errors.table(names[0], flattened(names[0], x, self.layers), self.n_in)
         self.some_rows(names[0], table)
         return self.sample_of(table, y, weight, names)
 
     def sample_of(self, x: Array, y: object, weight: object, names: Sequence[str]) -> Sample:
         """The same of a judged x."""
+        y, weight = self.of_the_host(y, weight)
         judged = self.targets(names[1], y, x)
         weights = errors.sample_weights(names[2], weight, len(x))
         judged, weights, ignored = targets.counted(self.loss, names[1], judged, weights)

@@ -83,7 +83,7 @@ def judged(
 def without_ignored(labels: Array, weight: Array | None, ignore_index: int) -> tuple[Array, Array]:
     """Copies of labels and weights in which rows of the label `ignore_index` have label and weight 0."""
     ignored = labels == ignore_index
-    weight = np.ones(len(labels)) if weight is None else weight.copy()
+    weight = np.ones_like(labels, np.float64) if weight is None else weight.copy()
     weight[ignored] = 0.0
     return np.where(ignored, 0, labels), weight
 

@@ -48,9 +48,12 @@ class Trainer(Engine):
         "balanced_accuracy", "f1", "auc", "log_loss", "r2", "mae", "rmse", "mse"), descriptions of
         `fastnn.metrics`, or functions of yours, ``f(y, output) -> float``.
     device : str
-        "cpu": compiled; "numpy": plain array code, the reference that the compiled one is tested against.
+        "cpu": compiled; "numpy": plain array code, the reference that the compiled one is tested against;
+        "cuda" or "cuda:1": a card, with the extra ``cuda12`` or ``cuda13`` (docs/gpu.md).
     seed : int, optional
         Of initial weights, shuffles and dropout; None draws one from the operating system.
+    precision : str
+        Of the products of training steps: "float32"; on cards "tf32" or "bf16" too, which round factors.
 
     Attributes
     ----------
@@ -86,6 +89,7 @@ class Trainer(Engine):
         *,
         device: str = "cpu",
         seed: int | None = None,
+        precision: str = "float32",
     ) -> None:
         if not isinstance(model, Sequential):
             raise TypeError(f"model must be a Sequential, got {type(model).__name__}")
@@ -95,6 +99,7 @@ class Trainer(Engine):
         self.optimizer.judge_dtype(model.dtype)
         self.metrics = described(metrics, self.loss.meaning)
         self.device = devices.check(device)
+        self.precision = devices.check_precision(self.device, precision)
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else errors.seed("seed", seed)
         self._seed_is_given = seed is not None
         self.epoch = self.epoch_step = 0
@@ -251,6 +256,7 @@ class Trainer(Engine):
         self._measured_at = None
         team = callbacks_.Team(given, (*limit, *self._watchers, *shown))
         try:
+            devices.hold(program, not is_source(x))
             team.begin(self, self._resumed_states)
             self._interrupted, self._resumed_states = False, []
             while self.epoch < self.last_epoch and self.stop_reason is None:
@@ -279,6 +285,7 @@ class Trainer(Engine):
         finally:
             self._callbacks, self._running, self._fitted, self._validated = (), False, None, None
             self._measured_at, self._halted = None, False
+            devices.hold(program, False)
             self.epoch_step, self._sums = 0, (0.0, 0.0)  # steps of an epoch that did not end count as steps
         return history
 
@@ -459,7 +466,7 @@ class Trainer(Engine):
             self.model._require()
             stream = streaming.alone(self._task, x)
             return streaming.predict(self._current_program(), self._task, stream)
-        return self.model.predict(x)
+        return self._predicted(x)
 
     def predict_proba(self, x: ArrayLike) -> Array:
         """Probabilities for each row of x; see `Sequential.predict_proba`."""
@@ -489,11 +496,3 @@ class Trainer(Engine):
         from . import checkpoints
 
         checkpoints.resume(self, path)
-
-    # ------------------------------------------------------------ copies
-
-    def __repr__(self) -> str:
-        return (
-            f"Trainer({self.model!r}, loss={self.loss.name!r}, optimizer={self.optimizer!r}, "
-            f"device={self.device!r}, seed={self.seed})"
-        )

@@ -274,7 +274,7 @@ CASES: list[Case] = [
     ("metric of classes", regressor, lambda t: with_metric(t, "auc"),
      ValueError, "^metric 'auc' needs a loss of classes"),
     ("unknown device", classifier, lambda t: fn.Trainer(t.model, "mse", "sgd", device="gpu"), ValueError,
-     "^device must be one of cpu, numpy, got 'gpu'"),
+     "^device must be one of cpu, numpy, cuda, got 'gpu'"),
     ("no model", classifier, lambda t: fn.Trainer([1], "mse", "sgd"),
      TypeError, "^model must be a Sequential, got list"),  # type: ignore[arg-type]
     ("seed negative", classifier, lambda t: fn.Trainer(t.model, "mse", "sgd", seed=-1),

@@ -80,7 +80,9 @@ def test_the_sdist_holds_all_sources_and_nothing_generated(sdist):
         *[path for path in (ROOT / "tests" / "golden").rglob("*") if path.is_file()],
         *[path for path in (ROOT / ".ci").iterdir() if path.is_file()],
     ]
-    tracked += [path for end in ("py", "pyx", "pxd", "pyi") for path in (ROOT / "fastnn").rglob(f"*.{end}")]
+    tracked += [
+        path for end in ("py", "pyx", "pxd", "pyi", "cu") for path in (ROOT / "fastnn").rglob(f"*.{end}")
+    ]
     wanted = {path.relative_to(ROOT).as_posix() for path in tracked}
     wanted |= {
         "setup.py",
@@ -103,7 +105,7 @@ def test_one_limited_api_wheel_with_stubs_and_declarations(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if name.startswith("fastnn/")}
         manifest = file.read("fastnn/build.txt").decode().split("\n")
-    endings = ("py", "pxd", "pyi")
+    endings = ("py", "pxd", "pyi", "cu")
     wanted = {
         path.relative_to(ROOT).as_posix() for end in endings for path in (ROOT / "fastnn").rglob(f"*.{end}")
     }

@@ -22,10 +22,17 @@ def info(arguments: argparse.Namespace) -> int:
         fn.set_num_threads(arguments.threads)
     if arguments.model is None:
         config = fn.show_config(mode="dict")
+        cards, why = _cards()
         if arguments.json:
-            print(json.dumps(config))
-        else:
-            fn.show_config()
+            print(json.dumps({**config, "cards": cards}))
+            return 0
+        fn.show_config()
+        for card in cards:
+            free, memory = card["free"] / 2**30, card["memory"] / 2**30
+            room = f"{free:.1f} of {memory:.1f} GiB free"
+            print(f"{card['device']:<16}{card['name']}, {room}, compute capability {card['capability']}")
+        if why:
+            print(f"{'cuda':<16}{why}")
         return 0
     model = fn.load(arguments.model)
     if isinstance(model, fn.Ensemble):
@@ -49,6 +56,16 @@ def info(arguments: argparse.Namespace) -> int:
     elif model.classes is not None:
         print(f"\nclasses: {', '.join(map(str, model.classes))}")
     return 0
+
+
+def _cards() -> tuple[list[dict[str, Any]], str]:
+    """The cards of the machine, and if there are none, why."""
+    from fastnn.devices import cuda
+
+    try:
+        return cuda.cards(), ""
+    except fn.DeviceError as error:
+        return [], f"none: {error}"
 
 
 def _info_of_ensemble(ensemble: fn.Ensemble, as_json: bool) -> int:

@@ -1,12 +1,13 @@
 """Devices: each compiles the steps of a network into a program with the face below.
 
 ``"cpu"`` is the compiled program, ``"numpy"`` the array program: the reference that compiled results are
-compared with. The trainer does not know which one it has.
+compared with, ``"cuda"`` (or ``"cuda:1"``) a card. The trainer does not know which one it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..optimizers import LBFGS, SGD, Optimizer
 from ..steps import initial_buffers
 from . import arrays, cpu
 
-__all__ = ["Program", "available", "check", "make"]
+__all__ = ["Program", "available", "check", "check_precision", "hold", "judges_rows", "make", "restore"]
 
 Array = NDArray[Any]
 
@@ -79,10 +80,11 @@ class Program(Protocol):
 
 
 _MAKERS: dict[str, Callable[..., Program]] = {"cpu": cpu.make, "numpy": arrays.make}
+_PRECISIONS = ("float32", "tf32", "bf16")
 
 
 def available() -> tuple[str, ...]:
-    """Names of the devices that can be used here."""
+    """Names of the devices that can be used here without more packages."""
     return tuple(_MAKERS)
 
 
@@ -92,11 +94,32 @@ def check(device: object) -> str:
     Raises
     ------
     DeviceError
-        For a GPU: there is none in this version, and an explicit device never falls back.
+        For a card: it names what is missing. An explicit device never falls back.
     """
-    if isinstance(device, str) and (device == "cuda" or device.startswith("cuda:")):
-        raise errors.DeviceError(f"device {device!r} is not in this version; it has {', '.join(_MAKERS)}")
-    return errors.choice("device", device, _MAKERS)
+    if _is_card(device):
+        from . import cuda  # and with it CuPy, a second
+
+        cuda.check(str(device))
+        return str(device)
+    return errors.choice("device", device, [*_MAKERS, "cuda"])
+
+
+def _is_card(device: object) -> bool:
+    return isinstance(device, str) and (device == "cuda" or device.startswith("cuda:"))
+
+
+def check_precision(device: str, precision: object) -> str:
+    """How products of training steps round what they multiply, if a device has it.
+
+    "float32" (the default, on every device) rounds nothing beyond the model's dtype; "tf32" keeps 10 bits
+    after the point, "bf16" 7; sums are float32 with all of them.
+    """
+    found = errors.choice("precision", precision, _PRECISIONS)
+    if found != "float32" and not _is_card(device):
+        raise ValueError(
+            f"precision must be 'float32' with device {device!r}, got {found!r}, which only cards have"
+        )
+    return found
 
 
 def judges_rows(program: Program) -> TypeGuard[program_.Program]:
@@ -113,6 +136,7 @@ def make(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     buffers: Array | None = None,
+    precision: str = "float32",
 ) -> Program:
     """The program of a network on a device; it trains the flat block `parameters` in place.
 
@@ -121,7 +145,13 @@ def make(
     loss = None if loss is None else losses.get(loss)
     if buffers is None:
         buffers = initial_buffers(steps, parameters.dtype)
-    maker = _MAKERS[check(device)]
+    maker: Callable[..., Program]
+    if _is_card(device):
+        from . import cuda
+
+        maker = partial(cuda.make, device, precision=precision)
+    else:
+        maker = _MAKERS[check(device)]
     if not isinstance(optimizer, LBFGS):
         return maker(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
     from .lbfgs import LBFGSProgram  # 1 ms that only its users pay
@@ -141,10 +171,16 @@ def restore(program: Program, state: Array, numbers: NDArray[np.float64]) -> Non
     ValueError
         It is the state of no such program; nothing has changed.
     """
-    if isinstance(program, (program_.Program, arrays.ArrayProgram)):
+    if not hasattr(program, "restore"):
         for name, found, wanted in (("state", state, program.state), ("numbers", numbers, program.numbers)):
             if found.shape != wanted.shape:
                 raise ValueError(f"'optimizer.{name}' must have shape {wanted.shape}, got {found.shape}")
         program.state[...], program.numbers[...] = state, numbers
     else:
-        program.restore(state, numbers)  # type: ignore[attr-defined]
+        program.restore(state, numbers)
+
+
+def hold(program: Program, is_holding: bool) -> None:
+    """Tell a program whether the data of its calls to come stays as it is: a card then gets it once."""
+    if hasattr(program, "hold"):
+        program.hold(is_holding)

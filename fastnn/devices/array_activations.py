@@ -36,7 +36,7 @@ def _leaky_relu(xp: Any, z: Array) -> None:
 
 
 def _leaky_relu_backward(xp: Any, a: Array, da: Array) -> None:
-    xp.multiply(da, 0.01, out=da, where=a <= 0)
+    xp.copyto(da, 0.01 * da, where=a <= 0)
 
 
 def _relu6(xp: Any, z: Array) -> None:
@@ -118,7 +118,7 @@ def _elu(xp: Any, z: Array) -> None:
 
 
 def _elu_backward(xp: Any, a: Array, da: Array) -> None:
-    xp.multiply(da, a + 1, out=da, where=a <= 0)
+    xp.copyto(da, da * (a + 1), where=a <= 0)
 
 
 # scale * alpha and scale of Klambauer et al. (2017)
@@ -140,7 +140,7 @@ def _softplus(xp: Any, z: Array) -> None:
 
 def _softplus_backward(xp: Any, a: Array, da: Array) -> None:
     # f' = 1 - exp(-a), but 1 beyond softplus(20), where PyTorch goes on with z
-    xp.multiply(da, -xp.expm1(-a), out=da, where=~(a > 20.000000002061153))
+    xp.copyto(da, da * -xp.expm1(-a), where=~(a > 20.000000002061153))
 
 
 def _mish(xp: Any, z: Array) -> None:

@@ -31,6 +31,7 @@ Array = NDArray[Any]
 # Rows that are predicted at once: large enough for the products to be at speed, small enough that the
 # numbers between two layers stay in the second-level cache of most machines.
 _PREDICT_ROWS = 1024
+_PREDICT_ROWS_ELSEWHERE = 16384  # of a card, which is idle between two calls
 
 
 class _Workspace:
@@ -78,6 +79,10 @@ class ArrayProgram:
         xp: Any = np,
     ) -> None:
         self.xp = xp
+        self._on_host = getattr(xp, "asnumpy", np.array)
+        # Row numbers are judged already, and NumPy's mode="raise" would go through a second buffer.
+        self._take: dict[str, Any] = {"mode": "clip"} if xp is np else {}
+        self._predict_rows = _PREDICT_ROWS if xp is np else _PREDICT_ROWS_ELSEWHERE
         self.steps = steps
         self.step = 0
         self._parameters = parameters = parameters[: n_parameters(steps)]
@@ -199,10 +204,12 @@ class ArrayProgram:
             if total == 0.0:
                 space.dz[...] = 0
                 return 0.0, 0.0
-            mean, dz = targets.own_loss(loss, z.copy(), y.copy(), None if weight is None else weight.copy())
-            if not (np.isfinite(mean) and bool(self.xp.isfinite(dz).all())):
+            # Copies on the host, be it another place or not.
+            own = [None if a is None else self._on_host(a) for a in (z, y, weight)]
+            mean, dz = targets.own_loss(loss, *own)  # type: ignore[arg-type]
+            if not (np.isfinite(mean) and bool(np.isfinite(dz).all())):
                 raise DivergenceError(layer=self._first_not_finite(x, space))
-            space.dz[...] = dz
+            space.dz[...] = self.xp.asarray(dz)
             return mean * total, total
         rows: Array = LOSSES[loss.name](self.xp, z, y, space.dz, **self._numbers).astype(np.float64)
         if not bool(self.xp.isfinite(rows).all()):  # of rows without weight too
@@ -265,9 +272,8 @@ class ArrayProgram:
                 if kernels.is_told_to_stop():
                     raise KeyboardInterrupt
                 batch = self._space(len(rows)).x
-                # Row numbers are judged already, and mode="raise" would go through a second buffer.
                 if x.dtype == batch.dtype:
-                    self.xp.take(x, rows, axis=0, out=batch, mode="clip")
+                    self.xp.take(x, rows, axis=0, out=batch, **self._take)
                 else:
                     batch[...] = x[rows]
                 targets_, weight = y[rows], None if sample_weight is None else sample_weight[rows]
@@ -343,8 +349,8 @@ class ArrayProgram:
     def predict(self, x: Array, out: Array) -> Array:
         """Fill out (rows, n_out) with what the last layer gives, and return it."""
         with np.errstate(all="ignore"):
-            for first in range(0, len(x), _PREDICT_ROWS):
-                rows = x[first : first + _PREDICT_ROWS]
+            for first in range(0, len(x), self._predict_rows):
+                rows = x[first : first + self._predict_rows]
                 out[first : first + len(rows)] = self._forward(rows, self._space(len(rows)), None)
         return out
 

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from .. import devices, kernels
 from ..callbacks import Callback
+from ..errors import DeviceError
 from ..losses import Loss
 from ..optimizers import LBFGS, Optimizer
 from ..steps import Objective
@@ -105,7 +106,12 @@ def judge(estimator: Any) -> None:
     activations_of(estimator, _n_hidden(estimator))
     _dropout(estimator, _n_hidden(estimator))
     found = extensions(estimator)
-    if devices.check(estimator.device) != "cpu" and found:
+    if devices.check(estimator.device) not in devices.available():  # scikit-learn's code would be a fallback
+        raise DeviceError(
+            f"device {estimator.device!r} is not in these classes yet, which add alpha to the loss; "
+            "fastnn.Trainer has it"
+        )
+    if estimator.device != "cpu" and found:
         raise ValueError(f"device must be 'cpu' with {', '.join(found)}, got {estimator.device!r}")
     given = [name for name in found if name in ("dropout", "batch_norm", "optimizer", "clip_norm")]
     if estimator.solver == "lbfgs" and given:

@@ -1,0 +1,64 @@
+"""kernels.cu as NVRTC compiles it for the cards of five generations: no error, no spilled register.
+
+Needs the extra `test-cuda` (NVIDIA's compiler as a wheel, no card and no driver): make test-cuda.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastnn.devices.cuda_kernels import source
+
+pytestmark = pytest.mark.nvrtc
+
+# Turing, Ampere, Hopper, Blackwell of data centres and of desks.
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
+
+
+def nvrtc() -> Any:
+    """The library of the wheel."""
+    spec = importlib.util.find_spec("nvidia")
+    places = [] if spec is None else list(spec.submodule_search_locations or [])
+    found = sorted(path for place in places for path in Path(place).glob("*/lib/libnvrtc.so.*"))
+    assert found, "nvidia-cuda-nvrtc is missing: make test-cuda installs it"
+    return ctypes.CDLL(str(found[-1]))
+
+
+def compiled(library: Any, architecture: str) -> tuple[int, str]:
+    """NVRTC's answer and its log."""
+    program = ctypes.c_void_p()
+    text = source().encode()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None) == 0
+    options = [
+        f"--gpu-architecture={architecture}",
+        "--std=c++17",
+        "--ptxas-options=-v",
+        "--ptxas-options=-warn-spills",
+    ]
+    given = (ctypes.c_char_p * len(options))(*(one.encode() for one in options))
+    answer = library.nvrtcCompileProgram(program, len(options), given)
+    size = ctypes.c_size_t()
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return answer, log.value.decode()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_compile_without_spilled_registers(architecture: str) -> None:
+    answer, log = compiled(nvrtc(), architecture)
+    assert answer == 0, log
+    assert "error" not in log
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    n_kernels = len(set(re.findall(r"Compiling entry function '(\w+)'", log)))
+    # Those that round need sm_80.
+    assert n_kernels == (28 if architecture == "sm_75" else 34), log[:2000]
+    assert len(spills) >= n_kernels
+    assert all(stores == loads == "0" for stores, loads in spills), log

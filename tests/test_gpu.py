@@ -1,0 +1,178 @@
+"""The device "cuda" on a card (make check-gpu): what test_cuda.py trains without one, and larger nets.
+
+With FASTNN_REQUIRE_GPU=1 a missing card, driver or CuPy fails; without, the tests are skipped where it is so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from layer_cases import NETWORKS
+from loss_targets import targets_of
+
+import fastnn as fn
+from fastnn.devices import cuda, cuda_data
+
+pytestmark = pytest.mark.gpu
+
+F32 = np.float32
+N, N_IN = 2000, 97
+X = np.random.default_rng(0).standard_normal((N, N_IN)).astype(F32)
+Y = np.random.default_rng(1).integers(0, 10, N)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def card() -> Any:
+    """CuPy with a card that answers."""
+    try:
+        return cuda.check("cuda")
+    except fn.DeviceError as error:
+        if os.environ.get("FASTNN_REQUIRE_GPU") == "1":
+            pytest.fail(f"FASTNN_REQUIRE_GPU=1, but {error}")
+        pytest.skip(str(error))
+
+
+def trained(
+    device: str, given: Any, x: Any, y: Any, loss: Any, optimizer: Any, precision: str, **fit: Any
+) -> Any:
+    model = fn.Sequential(*given)
+    trainer = fn.Trainer(model, loss, optimizer, seed=3, device=device, precision=precision)
+    trainer.fit(x, y, **{"epochs": 3, "batch_size": 128, "progress": False, **fit})
+    return trainer
+
+
+def both(
+    given: Any, x: Any = X, y: Any = Y, loss: Any = "cross_entropy", optimizer: Any = None, **fit: Any
+) -> Any:
+    """Trained alike on CPU and card: losses within 1e-4. Gives that of the card."""
+    optimizer = optimizer or fn.SGD(0.05, momentum=0.9)
+    theirs, ours = (trained(d, given, x, y, loss, optimizer, "float32", **fit) for d in ("cpu", "cuda"))
+    np.testing.assert_allclose(ours.history["loss"], theirs.history["loss"], rtol=0, atol=1e-4)
+    return ours
+
+
+def test_a_hundred_steps_have_the_losses_of_the_cpu() -> None:
+    pair = [
+        fn.Trainer(
+            fn.Sequential(fn.Dense(128, activation="relu"), fn.Dense(10)),
+            "cross_entropy",
+            "adam",
+            seed=3,
+            device=d,
+        )
+        for d in ("cpu", "cuda")
+    ]
+    for i in range(100):
+        order = np.random.default_rng(i).integers(0, N, (1, 128))
+        theirs, ours = (one.run(X, Y, order) for one in pair)
+        assert abs(theirs - ours) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "gelu", "silu", "mish", "tanh", "softplus", "hard_swish", "softmax"]
+)
+def test_activations_and_dropout(name: str) -> None:
+    given = (fn.Dense(130, activation=name), fn.Dropout(0.3), fn.Dense(65, activation="tanh"), fn.Dense(10))
+    assert both(given)._program.not_captured is None
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh", "binary_cross_entropy", "hinge"])
+def test_losses_of_values(loss: str) -> None:
+    y = targets_of(loss, np.random.default_rng(2), N, 3).astype(F32)
+    both((fn.Dense(33, activation="tanh"), fn.Dense(3)), y=y, loss=loss, optimizer=fn.SGD(0.01))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        fn.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
+        fn.RMSprop(1e-3, centered=True, momentum=0.5),
+        fn.Adagrad(),
+        fn.Adadelta(),
+        fn.Adam(clip_norm=1.0),
+        fn.AdamW(ema=0.9),
+        fn.Adamax(),
+        fn.NAdam(),
+        fn.RAdam(),
+        fn.Lion(),
+    ],
+    ids=lambda o: o.name,
+)
+def test_optimizers(optimizer: Any) -> None:
+    both((fn.Dense(70, activation="tanh"), fn.Dense(10)), optimizer=optimizer, epochs=2)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_what_is_not_captured_trains_by_cupy(name: str) -> None:
+    both((*NETWORKS[name]("tanh")[:-1], fn.Dense(3)), x=X[:, :6].copy(), y=Y % 3, epochs=1)
+
+
+@pytest.mark.parametrize("widths", [(64, 10), (512, 512, 10), (4096, 1000)])
+def test_products_of_all_tiles(widths: tuple[int, ...]) -> None:
+    given = [fn.Dense(n, activation="relu") for n in widths[:-1]]
+    both((*given, fn.Dense(widths[-1])), epochs=1, batch_size=1000, optimizer=fn.SGD(0.01))
+
+
+def test_the_same_run_twice_has_the_same_bits() -> None:
+    given = (fn.Dense(130, activation="gelu"), fn.Dropout(0.3), fn.Dense(10))
+    first, second = (trained("cuda", given, X, Y, "cross_entropy", fn.Adam(), "float32") for _ in range(2))
+    np.testing.assert_array_equal(first.model.parameters, second.model.parameters)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("tf32", 5e-3), ("bf16", 5e-2)])
+def test_rounded_products_train_nearly_alike(precision: str, most: float) -> None:
+    given = (fn.Dense(256, activation="relu"), fn.Dense(10))
+    exact, rounded = (
+        trained("cuda", given, X, Y, "cross_entropy", fn.SGD(0.05), name) for name in ("float32", precision)
+    )
+    away = np.abs(np.subtract(exact.history["loss"], rounded.history["loss"]))
+    assert 0 < away.max() < most
+
+
+def test_data_in_windows_bytes_and_memory_maps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = (fn.Scale(1 / 255), fn.Dense(64, activation="relu"), fn.Dense(10))
+    x = np.random.default_rng(5).integers(0, 255, X.shape).astype(np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    both(given, x=np.load(tmp_path / "x.npy", mmap_mode="r"))
+    monkeypatch.setattr(cuda_data, "HELD_SHARE", 0.0)
+    monkeypatch.setattr(cuda_data, "WINDOW_BYTES", 512 * N_IN)
+    both(given, x=x)
+    both((fn.Dense(64, activation="relu"), fn.Dense(10)))
+
+
+def test_data_of_cupy_stays_where_it_is(card: Any) -> None:
+    given = (fn.Dense(64, activation="relu"), fn.Dense(10))
+    of_host, of_card = (
+        trained("cuda", given, x, y, "cross_entropy", fn.Adam(), "float32")
+        for x, y in ((X, Y), (card.asarray(X), card.asarray(Y)))
+    )
+    np.testing.assert_array_equal(of_host.model.parameters, of_card.model.parameters)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing() -> None:
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(10)), "cross_entropy", "adam", seed=3, device="cuda")
+    trainer.partial_fit(X[:20], Y[:20])
+    x, before = X.copy(), trainer.model.parameters.copy()
+    x[100, 3] = np.nan
+    with pytest.raises(fn.DivergenceError, match="x itself"):
+        trainer.run(x, Y, [[100, 1, 2]] + [[3, 4, 5]] * 40)
+    np.testing.assert_array_equal(trainer.model.parameters, before)
+    assert trainer.step == 1
+
+
+def test_a_time_limit_is_kept() -> None:
+    trainer = fn.Trainer(
+        fn.Sequential(fn.Dense(64), fn.Dense(10)), "cross_entropy", "adam", seed=3, device="cuda"
+    )
+    trainer.fit(X, Y, progress=False)
+    begun = time.monotonic()
+    trainer.fit(X, Y, epochs=10**6, progress=False, time_limit=0.5)
+    assert time.monotonic() - begun < 1.0
+
+
+def test_the_cards_are_named() -> None:
+    assert all(one["name"] and one["memory"] > 0 for one in cuda.cards())
