@@ -249,6 +249,12 @@ class CompiledSteps:
                 raise Unfit("the loss is not finite", done + at, told + loss) from None
         weights = weight[order]
         totals = weights.sum(axis=1)
+        if not totals.all() and not extras.extensions(self.estimator):
+            # A batch without weight has no mean: scikit-learn has words for it.
+            at = int(np.argmin(totals != 0))
+            if at:
+                told += self._run(x, y, weight, constant, order[:at], rate, done, told)
+            raise Unfit("a batch has no weight", done + at, told)
         losses = np.empty(steps)
         try:
             self.program.run(x, y, order, rates, weight, step_losses=losses)
@@ -271,7 +277,7 @@ def _mean(order: Array, weights: Array, losses: Array, totals: Array, constant: 
     found = losses[:n]
     if constant is not None:
         found = found + (weights[:n] * constant.sum(axis=1)[order]).sum(axis=1)
-    return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
+    return float(np.divide(found, totals[:n], where=totals[:n] > 0, out=np.zeros(n)).sum() * order.shape[1])
 
 
 def poisson_constant(y: Array) -> Array:
