@@ -162,7 +162,7 @@ class Compiled:
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         extras.judge(self)
-        if self.class_weight is not None:
+        if self.class_weight is not None and _are_labels(y):
             if incremental and self.class_weight == "balanced":
                 raise ValueError("class_weight must be a dict with partial_fit, which does not see all of y")
             weights = compute_sample_weight(self.class_weight, y)
@@ -171,7 +171,8 @@ class Compiled:
             elif (given := np.asarray(sample_weight)).shape in ((), weights.shape):
                 sample_weight = weights * given  # of another shape, scikit-learn has words for it
         if not (incremental or self.warm_start):
-            self.__dict__.pop("_norms", None)
+            for name in ("_norms", "validation_loss_curve_"):
+                self.__dict__.pop(name, None)
         try:
             with extras.threads(self.n_threads):
                 return super()._fit(  # type: ignore[misc]
@@ -200,13 +201,20 @@ class Compiled:
         if given is None:
             return None
         x = validate_data(self, given[0], accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        x = x.tocsr() if sparse.issparse(x) else np.ascontiguousarray(x)
+        x = x.tocsr() if sparse.issparse(x) else np.require(x, None, "CA")
         y = np.asarray(given[1])
         weight = None if len(given) < 3 or given[2] is None else _check_sample_weight(given[2], x)
         if weight is not None and not weight.sum() > 0:
             raise ValueError("validation_data must have some row of a weight above 0, has none")
         if y.shape[:1] != x.shape[:1]:
             raise ValueError(f"validation_data must have {x.shape[0]} targets, got shape {y.shape}")
+        if not hasattr(self, "classes_"):
+            columns = y.shape[1] if y.ndim == 2 else 1
+            if y.dtype.kind not in "fiub" or y.ndim > 2 or columns != self.n_outputs_:
+                raise ValueError(
+                    f"validation_data must have numbers in {self.n_outputs_} columns for y, got {y.dtype} of "
+                    f"shape {y.shape}"
+                )
         several = not hasattr(self, "classes_") or self._label_binarizer.y_type_.startswith("multilabel")
         unknown = set() if several else set(np.unique(y).tolist()) - set(self.classes_.tolist())
         if unknown:
@@ -299,6 +307,7 @@ class Compiled:
             and X.shape[1] == network.n_in
             and X.shape[0]
             and X.flags.c_contiguous
+            and X.flags.aligned
             and self.n_threads is None
             and type(self.activation) is str
             and type(self.dropout) is float
@@ -323,12 +332,17 @@ class Compiled:
             network = self._bound(dtype)
             if network is not None:
                 with extras.threads(self.n_threads):
-                    return network.output(np.ascontiguousarray(X, dtype))
+                    return network.output(np.require(X, dtype, "CA"))
         return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 
     def _require_fitted(self) -> None:
         if self not in _NETWORKS:
             check_is_fitted(self)
+
+
+def _are_labels(y: Any) -> bool:
+    """Whether y can be weighted by its classes; else scikit-learn has words for it."""
+    return y is not None and not ((given := np.asarray(y)).dtype.kind == "f" and not np.isfinite(given).all())
 
 
 def _is_plain(estimator: Any, x: Array) -> bool:
