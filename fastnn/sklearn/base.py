@@ -201,7 +201,7 @@ class Compiled:
         if given is None:
             return None
         x = validate_data(self, given[0], accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        x = x.tocsr() if sparse.issparse(x) else np.require(x, None, "CA")
+        x = x.tocsr() if sparse.issparse(x) else np.require(x, None, ["C", "A"])
         y = np.asarray(given[1])
         weight = None if len(given) < 3 or given[2] is None else _check_sample_weight(given[2], x)
         if weight is not None and not weight.sum() > 0:
@@ -332,7 +332,7 @@ class Compiled:
             network = self._bound(dtype)
             if network is not None:
                 with extras.threads(self.n_threads):
-                    return network.output(np.require(X, dtype, "CA"))
+                    return network.output(np.require(X, dtype, ["C", "A"]))
         return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 
     def _require_fitted(self) -> None:

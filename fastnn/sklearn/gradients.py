@@ -59,7 +59,7 @@ class Gradients:
         network.compile(loss, None, None if own else objective)
         labels = estimator.out_activation_ == "softmax" and loss.takes_labels
         self.targets = targets_of(self.y, labels, dtype)
-        self.rows: Any = np.require(self.x, dtype, "CA") if self.is_whole else self.x
+        self.rows: Any = np.require(self.x, dtype, ["C", "A"]) if self.is_whole else self.x
         self.weights = None if self.weight is None else self.weight.astype(np.float64)
         self.shift = 0.0
         if estimator.loss == "poisson":

@@ -67,7 +67,7 @@ def targets_of(y: Array, labels: bool, dtype: np.dtype[Any]) -> Array:
     """
     if labels:
         return np.ascontiguousarray(y.argmax(axis=1), np.int64)
-    return np.require(y, dtype, "CA")
+    return np.require(y, dtype, ["C", "A"])
 
 
 def type_of_loss(estimator: Any, x: Array, y: Array, weight: Array | None) -> type[np.floating[Any]]:
@@ -109,7 +109,7 @@ class CompiledSteps:
         dtype = network.dtype
         loss, objective = extras.plan(estimator, network.n_out, dtype)
         self.loss, self.objective = loss, objective
-        self.x: Any = x if sparse.issparse(x) else np.require(x, dtype, "CA")
+        self.x: Any = x if sparse.issparse(x) else np.require(x, dtype, ["C", "A"])
         self.y = targets_of(y, estimator.out_activation_ == "softmax" and loss.takes_labels, dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
         if estimator.batch_norm and (batch_size == 1 or x.shape[0] % batch_size == 1):
