@@ -9,6 +9,7 @@ from sklearn import neural_network
 
 import fastnn as fn
 import fastnn.sklearn as ours
+from fastnn import kernels
 from fastnn.sklearn import steps
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -143,3 +144,17 @@ def test_lbfgs_on_sparse_rows_in_parts_gives_what_it_gives_on_all(monkeypatch, w
     np.testing.assert_allclose(parts.predict(rows), whole.predict(rows.toarray()), atol=1e-5)
     with pytest.raises(ValueError, match="not finite at a step of L-BFGS"):
         ours.MLPRegressor(activation="gelu", solver="lbfgs").fit(LINE * 1e200, HALF / 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [0, 1, 7, 64, 200, 300_001])
+def test_the_largest_number_is_found_wherever_it_is_and_nan_before_it(dtype, n):
+    x = np.random.RandomState(0).uniform(-1, 1, n).astype(dtype)
+    assert kernels.largest(x) == (np.abs(x).max() if n else 0)
+    for at in {0, n // 2, n - 1} if n else ():
+        one = x.copy()
+        one[at] = -5
+        assert kernels.largest(one) == 5
+        for bad in (np.nan, np.inf, -np.inf):
+            one[at] = bad
+            assert np.isnan(kernels.largest(one))
