@@ -137,6 +137,15 @@ typedef struct {
     ptrdiff_t repeat;      /* quantile: neighbouring outputs that share one target; n is a multiple */
 } fastnn_loss;
 
+/* How losses are told and how far they may go; their gradients know nothing of it. */
+typedef struct {
+    double floor, cap;     /* a row's loss is told as no less and no more */
+    double limit;          /* one beyond is as one that is not finite; DBL_MAX: there is none */
+    int32_t are_set;       /* 0: none of the three says anything */
+    int32_t by_output;     /* floor and cap are of each output's share in a row's loss: of binary_cross_entropy, plain */
+    double edge;           /* then: the share of an output nearer to 0, with a target of 0 to 1, is between the two */
+} fastnn_bounds;
+
 /* A run of parameters that share a rate: elements offset .. offset + length of the flat block. */
 typedef struct {
     ptrdiff_t offset, length;
@@ -223,7 +232,7 @@ typedef struct {
     double decay;
     double l2;               /* l2 / 2 * the squares of all dense weights joins the sum of a batch's losses */
     double factor, told;     /* of the gradient of the losses; of their sum as it is told */
-    double cap;              /* a row's loss is told as this at most; its gradient knows nothing of it */
+    fastnn_bounds bounds;
     double *step_losses;     /* (n_steps,), what each step adds to loss_sum; or NULL */
     int32_t loss;            /* one that fastnn_small_takes, plain */
     const void *x, *y;       /* (n_rows, ld_x), (n_rows, n_out); y or labels is NULL */
@@ -298,6 +307,10 @@ typedef struct {
                  const int64_t *labels, const void *y, ptrdiff_t ld_y, const double *weight, double scale,
                  double *loss_rows, void *dz, ptrdiff_t ld_dz);
 
+    /* The same losses as they are told where bounds are of each output; y has n columns. */
+    void (*bound_losses)(const fastnn_bounds *b, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z, const void *y,
+                         ptrdiff_t ld_y, double *loss_rows);
+
     /* One optimizer step, in place over the segments of w; g is the gradient, states the optimizer's
      * FASTNN_STATES vectors (NULL where it has none); all are indexed as w is. */
     void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
@@ -331,6 +344,8 @@ typedef struct {
      * numbers are finite, 0: some are not, -1: a row number is outside x (rows before it are copied). */
     int (*gather)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, ptrdiff_t n_rows, const int64_t *order,
                   void *out, ptrdiff_t ld_out);
+    /* The largest size of n numbers, 0 of none; NaN where one is not finite. */
+    double (*largest)(ptrdiff_t n, const void *x);
     /* Whether x (m, n) holds neither NaN nor an infinity. */
     int (*all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x);
     /* a = factor * x + shift; in place allowed. */

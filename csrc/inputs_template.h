@@ -71,6 +71,34 @@ static int FN(gather)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld_x, 
     return FN(is_zero)((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
+/* The largest size of n numbers; NaN where one is not finite. */
+static double FN(largest)(ptrdiff_t n, const void *x_)
+{
+    const REAL *x = x_;
+    const vec zero = vec_set(0);
+    vec most[4] = {zero, zero, zero, zero}, sum[4] = {zero, zero, zero, zero}; /* NaN or infinity times zero is NaN */
+    REAL sizes[LANES], found = 0;
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        UNROLL for (int q = 0; q < 4; q++) {
+            const vec v = vec_load(x + i + q * LANES);
+            most[q] = vec_max(vec_abs(v), most[q]);
+            sum[q] = vec_fma(v, zero, sum[q]);
+        }
+    for (; i < n; i += LANES) {
+        const vec v = n - i < LANES ? vec_load_part(x + i, n - i) : vec_load(x + i);
+        most[0] = vec_max(vec_abs(v), most[0]);
+        sum[0] = vec_fma(v, zero, sum[0]);
+    }
+    if (!FN(is_zero)((sum[0] + sum[1]) + (sum[2] + sum[3])))
+        return REAL_NAN;
+    vec_store(sizes, vec_max(vec_max(most[0], most[1]), vec_max(most[2], most[3])));
+    for (int q = 0; q < LANES; q++)
+        if (sizes[q] > found)
+            found = sizes[q];
+    return found;
+}
+
 static int FN(all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x_, ptrdiff_t ld_x)
 {
     const REAL *x = x_;

@@ -24,6 +24,7 @@ typedef struct {
 #include "losses_of_values_template.h"
 #include "losses_by_output_template.h"
 #include "losses_by_row_template.h"
+#include "told_losses_template.h"
 
 /* Three losses whose plain form takes no numbers, and which small_steps knows. */
 

@@ -14,7 +14,7 @@ static int FN(row_takes)(const FN(small_plan) *p, int vectors)
     if (vectors > BLOCK_VECTORS || p->batch != 1 || p->across || p->layers[p->n_layers - 1].n_out > BLOCK ||
         s->weight || s->decay != 0 || !FN(small_folds)(s) || (s->labels && !p->late_logs))
         return 0;
-    if (s->l2 != 0 || s->factor != 1 || s->told != 1 || s->step_losses || s->cap - s->cap == 0) /* an objective of its own */
+    if (s->l2 != 0 || s->factor != 1 || s->told != 1 || s->step_losses || s->bounds.are_set) /* an objective of its own */
         return 0;
     for (ptrdiff_t i = 0; i < p->n_layers; i++) {
         const int activation = s->layers[i].activation;

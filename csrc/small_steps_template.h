@@ -146,6 +146,30 @@ static void FN(small_loss)(const FN(small_plan) *p, const FN(small_layer) *l, do
                                 ld);
 }
 
+/* small_loss's or loss_across's losses as they are told where bounds are of each output. */
+static void FN(small_bounds)(const FN(small_plan) *p, const FN(small_layer) *l)
+{
+    const fastnn_bounds *b = &p->s->bounds;
+    const int across = p->across;
+    const REAL *z = across ? p->z_across : l->of->a;
+    const ptrdiff_t ld = across ? p->ld_across : l->of->ld, ld_y = across ? p->ld_across : p->ld_y;
+    /* Whole vectors: what is behind a row makes no difference but to the time. */
+    if (!FN(any_beyond)(across ? l->n_out : p->batch, VECTORS(across ? p->batch : l->n_out) * LANES, z, ld, b->edge))
+        return;
+    for (ptrdiff_t i = 0; i < p->batch; i++)
+        if (p->losses[i] - p->losses[i] == 0)
+            p->losses[i] = across ? FN(bounded_loss)(b, l->n_out, z + i, ld, p->y + i, ld_y)
+                                  : FN(bounded_loss)(b, l->n_out, z + i * ld, 1, p->y + i * ld_y, 1);
+}
+
+/* A row's loss as it is told; what ends the run, if it is beyond the limit. NaN stays. */
+INLINE double FN(told_row)(const fastnn_bounds *b, double row)
+{
+    if (row > b->cap || row > b->limit)
+        return row > b->limit ? (double)REAL_INFINITY : b->cap;
+    return row < b->floor ? b->floor : row;
+}
+
 /* A gradient of biases: stored, or SGD without momentum at once. */
 typedef struct {
     REAL *to;
@@ -280,7 +304,7 @@ static void FN(add_late_losses)(FN(late_losses) *late, fastnn_small *s)
     for (ptrdiff_t i = 0; i < late->rows; i += s->batch) {
         double loss = 0;
         for (ptrdiff_t r = i; r < i + s->batch; r++) {
-            const double row = losses[r] > s->cap ? s->cap : losses[r];
+            const double row = FN(told_row)(&s->bounds, losses[r]);
             loss += s->weight ? late->weights[r] * row : row;
         }
         FN(tell_loss)(s, late->first_step++, loss, late->penalties[i]);
@@ -336,6 +360,8 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
         } else {
             FN(small_loss)(&p, last, scale, late.totals + late.rows);
         }
+        if (s->bounds.by_output)
+            FN(small_bounds)(&p, last);
         if (p.late_logs) {
             if (late.rows == 0)
                 late.first_step = step;
@@ -349,11 +375,12 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
             }
         } else {
             for (ptrdiff_t i = 0; i < p.batch; i++) {
-                const double row = p.losses[i] > s->cap ? (double)(p.losses[i] - p.losses[i] == 0 ? s->cap : p.losses[i]) : p.losses[i];
+                const double row = FN(told_row)(&s->bounds, p.losses[i]);
                 loss += s->weight ? s->weight_batch[i] * row : row;
             }
         }
-        if (!(loss - loss == 0)) /* some loss is not finite, or their sum: the general way will know */
+        /* Some loss is not finite or beyond the limit, or their sum: the general way will know. */
+        if (!(loss <= s->bounds.limit && loss >= -s->bounds.limit))
             break;
         u.lr = s->rates[step];
         if (u.optimizer != FASTNN_sgd)

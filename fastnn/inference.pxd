@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastnn.kernels cimport (
-    FASTNN_STATES, Array, fastnn_dense, fastnn_kernels, fastnn_loss, fastnn_table, fastnn_update,
+    FASTNN_STATES, Array, fastnn_bounds, fastnn_dense, fastnn_kernels, fastnn_loss, fastnn_table, fastnn_update,
 )
 
 # How a long call without the GIL answers signals: one thread looks every SIGNAL_MILLISECONDS.
@@ -112,7 +112,8 @@ cdef struct Net:
     bint limited               # some rule has a max_norm
     ptrdiff_t first_updated    # step; all before it are frozen
     double clip_norm, ema      # 0: none
-    double l2, factor, told, cap  # see fastnn.steps.Objective
+    double l2, factor, told    # see fastnn.steps.Objective
+    fastnn_bounds bounds
     ptrdiff_t n_columns        # of all dense weights
     double *column_squares     # (n_columns,); NULL where l2 is 0
     uint64_t accumulate        # batches to an update

@@ -154,6 +154,37 @@ def dot(a, b):
     return found
 
 
+cdef struct Largest:
+    const fastnn_kernels *table
+    ptrdiff_t n
+    const char *x
+    double found[FASTNN_MAX_THREADS]
+
+
+cdef void largest_task(void *context, int thread, int n_threads) noexcept nogil:
+    cdef Largest *p = <Largest *>context
+    cdef ptrdiff_t first = p.n * thread // n_threads
+    p.found[thread] = p.table.largest(p.n * (thread + 1) // n_threads - first, p.x + first * p.table.itemsize)
+
+
+def largest(x):
+    """The largest size of a number of x (n,), 0 of none; NaN where one is not finite."""
+    cdef Array x_ = Array(x)
+    cdef Largest p
+    cdef double found = 0
+    cdef int n_threads, i
+    p.table, p.n, p.x = table_for(x_), x_.columns, x_.data
+    check_shape(x_, 1, x_.columns, "x")
+    with nogil:
+        n_threads = run_team(largest_task, &p, thread_limit() if p.n >= TEAM_ELEMENTS else 1)
+        for i in range(n_threads):
+            if not found >= p.found[i]:  # NaN stays
+                found = p.found[i]
+            if found != found:
+                break
+    return found
+
+
 def limit_columns(w, double most):
     """Scale columns of w (m, n) that are longer than `most` down to that length, in place."""
     cdef Array w_ = Array(w, True)

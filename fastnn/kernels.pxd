@@ -46,6 +46,14 @@ cdef extern from "fastnn.h" nogil:
         const void *each
         ptrdiff_t repeat
 
+    ctypedef struct fastnn_bounds:
+        double floor
+        double cap
+        double limit
+        int32_t are_set
+        int32_t by_output
+        double edge
+
     ctypedef struct fastnn_segment:
         ptrdiff_t offset
         ptrdiff_t length
@@ -130,7 +138,7 @@ cdef extern from "fastnn.h" nogil:
         double l2
         double factor
         double told
-        double cap
+        fastnn_bounds bounds
         double *step_losses
         int32_t loss
         const void *x
@@ -189,6 +197,8 @@ cdef extern from "fastnn.h" nogil:
         void (*loss)(const fastnn_loss *loss, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z,
                      const int64_t *labels, const void *y, ptrdiff_t ld_y, const double *weight, double scale,
                      double *loss_rows, void *dz, ptrdiff_t ld_dz) noexcept nogil
+        void (*bound_losses)(const fastnn_bounds *b, ptrdiff_t m, ptrdiff_t n, const void *z, ptrdiff_t ld_z,
+                             const void *y, ptrdiff_t ld_y, double *loss_rows) noexcept nogil
         void (*update)(const fastnn_update *u, ptrdiff_t n_segments, const fastnn_segment *segments, void *w,
                        const void *g, void *const *states) noexcept nogil
         double (*dot)(ptrdiff_t n, const void *a, const void *b) noexcept nogil
@@ -206,6 +216,7 @@ cdef extern from "fastnn.h" nogil:
         void (*widen)(ptrdiff_t n, const uint8_t *x, double factor, double shift, void *out) noexcept nogil
         int (*gather)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x, ptrdiff_t n_rows, const int64_t *order,
                       void *out, ptrdiff_t ld_out) noexcept nogil
+        double (*largest)(ptrdiff_t n, const void *x) noexcept nogil
         int (*all_finite)(ptrdiff_t m, ptrdiff_t n, const void *x, ptrdiff_t ld_x) noexcept nogil
         void (*scale)(ptrdiff_t m, ptrdiff_t n, double factor, double shift, const void *x, ptrdiff_t ld_x, void *a,
                       ptrdiff_t ld_a) noexcept nogil

@@ -7,7 +7,7 @@ waits in the middle, always all of it or none. In the second, the rows of each w
 the gradient of its rows over the whole batch and updates them at once. Neither split touches the order of any sum, so
 the bits do not depend on the number of threads.
 """
-from libc.math cimport isfinite, sqrt
+from libc.math cimport fabs, isfinite, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -228,8 +228,11 @@ cdef Bad rows_phase(Run *r, uint64_t step, const int64_t *order, const Part *par
                        net.weight + first if r.weight != NULL else NULL,
                        divided(net.factor, total), net.loss_rows + first,
                        NULL if r.loss_only else end.d + first * end.ld * size, end.ld)
+        if net.bounds.by_output:
+            net.table.bound_losses(&net.bounds, last - first, net.n_out, end.a + first * end.ld * size, end.ld,
+                                   net.y + first * net.n_y * size, net.n_y, net.loss_rows + first)
         for i in range(first, last):
-            if not isfinite(net.loss_rows[i]):
+            if not fabs(net.loss_rows[i]) <= net.bounds.limit:  # not finite, where there is no limit
                 met = NOT_FINITE
                 break
     if r.coupled:
@@ -411,7 +414,7 @@ cdef bint describe_small(Run *r, double flops, fastnn_small *s) noexcept:
         layer.a, layer.d, layer.slope = from_.a, from_.d, from_.slope
     s.n_layers, s.parameters, s.state1, s.state2 = net.n_steps, net.parameters, net.states[0], net.states[1]
     s.update, s.decay, s.loss = net.update, net.rules[0].decay, net.loss.loss
-    s.l2, s.factor, s.told, s.cap, s.step_losses = net.l2, net.factor, net.told, net.cap, r.step_losses
+    s.l2, s.factor, s.told, s.bounds, s.step_losses = net.l2, net.factor, net.told, net.bounds, r.step_losses
     s.x, s.ld_x, s.n_rows, s.n_in = r.x, r.ld_x, r.n_rows, net.n_in
     s.y, s.labels, s.weight, s.order, s.rates = r.y, r.labels, r.weight, r.order, r.rates
     s.batch, s.n_steps, s.first_step, s.least_weight = r.batch, r.n_steps, r.first_step, LEAST_WEIGHT

@@ -4,7 +4,8 @@
 One training step has two phases (`fastnn.phases`) and two joins.
 """
 from cpython.object cimport PyObject
-from libc.math cimport INFINITY
+from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memchr, memset
@@ -15,8 +16,8 @@ from fastnn.inference cimport (
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
-    describe_update, fastnn_ahead, fastnn_small, fastnn_sum, fastnn_update, run_team, team_barrier, thread_limit,
-    threads_aside, told_to_stop,
+    describe_update, fastnn_ahead, fastnn_bounds, fastnn_small, fastnn_sum, fastnn_update, run_team, team_barrier,
+    thread_limit, threads_aside, told_to_stop,
 )
 from fastnn.phases cimport (
     CHANGED, GAUSSIAN, MIXUP, SWAP, Augment, Run, after_phase, batch_weight, describe_small, divided, next_rows,
@@ -63,11 +64,11 @@ cdef void add_losses(Run *r) noexcept nogil:
     cdef double loss = 0, weight = 0
     if r.weight == NULL:
         for i in range(r.batch):
-            loss += min(net.cap, net.loss_rows[i])
+            loss += min(net.bounds.cap, max(net.bounds.floor, net.loss_rows[i]))
         weight = <double>r.batch
     else:
         for i in range(r.batch):
-            loss += net.weight[i] * min(net.cap, net.loss_rows[i])
+            loss += net.weight[i] * min(net.bounds.cap, max(net.bounds.floor, net.loss_rows[i]))
             weight += net.weight[i]
     loss *= net.told
     if net.l2 != 0:
@@ -272,7 +273,8 @@ cdef class Program:
     cdef int describe_objective(self, objective) except -1:
         cdef Net *net = &self.net
         cdef ptrdiff_t i
-        net.l2, net.factor, net.told, net.cap = 0, 1, 1, INFINITY
+        net.l2, net.factor, net.told = 0, 1, 1
+        net.bounds.floor, net.bounds.cap, net.bounds.limit = -INFINITY, INFINITY, DBL_MAX
         if objective is None:
             return 0
         if self.own_loss is not None:
@@ -280,7 +282,8 @@ cdef class Program:
         if objective.l2 and self.optimizer is not None and (
                 net.update.decoupled or self.optimizer.name in ("adamw", "lion") or net.accumulate > 1):
             raise ValueError(f"l2 must be 0 with {self.optimizer!r}, which does not add decay to the gradient of a batch")
-        net.l2, net.factor, net.told, net.cap = objective.l2, objective.factor, objective.told, objective.cap
+        net.l2, net.factor, net.told = objective.l2, objective.factor, objective.told
+        self.describe_bounds(objective)
         for i in range(net.n_steps):
             if net.layers[i].kind == DENSE:
                 net.n_columns += net.layers[i].n_out
@@ -288,6 +291,21 @@ cdef class Program:
             net.column_squares = <double *>calloc(max(1, net.n_columns), sizeof(double))
             if net.column_squares == NULL:
                 raise MemoryError
+        return 0
+
+    cdef int describe_bounds(self, objective) except -1:
+        cdef fastnn_bounds *b = &self.net.bounds
+        cdef bint cut
+        b.floor, b.cap, b.limit = objective.floor, objective.cap, objective.limit
+        cut = b.floor > -INFINITY or b.cap < INFINITY
+        b.are_set = cut or b.limit < DBL_MAX
+        if not cut:
+            return 0
+        if self.loss_name not in ("cross_entropy", "binary_cross_entropy") or self.net.loss.each != NULL:
+            raise ValueError(f"floor and cap must be infinite with {self.loss_name} or its weights, got {objective!r}")
+        # log(1 + exp(-a)) >= exp(-a) log(2) > exp(-a - 1), and log(1 + exp(a)) < a + 1.
+        b.by_output = self.loss_name == "binary_cross_entropy" and self.net.n_out > 1
+        b.edge = min(b.cap, -log(b.floor) if b.floor > 0 else INFINITY) - 1
         return 0
 
     cdef int describe_augments(self, Run *r, Augment *augments, augment, y) except -1:

@@ -7,6 +7,7 @@ of the flat block of buffers. A device compiles a tuple of them.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -54,14 +55,20 @@ class Objective:
         mean over them.
     told : float
         Multiplies the loss where it is told.
-    cap : float
-        The loss of a row is told as this at most, before that; gradients know nothing of it.
+    floor, cap : float
+        The loss of a row is told as no less and no more, before that; gradients know nothing of it. Of
+        `binary_cross_entropy`, each output's share is. No other loss than that and `cross_entropy`, without
+        weights of their own, takes them.
+    limit : float
+        A row whose loss is beyond it ends training as one whose loss is not finite does.
     """
 
     l2: float = 0.0
     factor: float = 1.0
     told: float = 1.0
+    floor: float = -math.inf
     cap: float = math.inf
+    limit: float = sys.float_info.max
 
 
 @dataclass(frozen=True)

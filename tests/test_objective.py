@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastnn as fn
+from fastnn.devices.arrays import ArrayProgram
 from fastnn.program import Program
 from fastnn.steps import Objective
 
@@ -79,3 +80,69 @@ def test_eps_hat_is_that_of_the_array_program_and_not_the_other(kind):
         found[device, eps_hat] = model.parameters.copy()
     np.testing.assert_allclose(found["cpu", True], found["numpy", True], rtol=1e-12)
     assert abs(found["cpu", True] - found["cpu", False]).max() > 1e-3
+
+
+def told_of_labels(at_once, dtype, n_out, weighted, batch):
+    """Losses of steps as they are told by the small nets' kernel, the general steps or the array program."""
+    rng = np.random.RandomState(0)
+    model = fn.Sequential(fn.Dense(7, "relu"), fn.Dense(n_out), dtype=dtype).build(5, seed=1)
+    x, y = (40 * rng.randn(96, 5)).astype(dtype), rng.randint(0, 2, (96, n_out)).astype(dtype)
+    objective = Objective(l2=0.3, factor=n_out, told=n_out, floor=1e-3, cap=6.0)
+    given = {"loss": fn.losses.BinaryCrossEntropy(), "optimizer": fn.SGD(), "objective": objective}
+    program = (Program if at_once is not None else ArrayProgram)(model.steps, model._block, **given)
+    order = rng.permutation(96).reshape(-1, batch)
+    weight = rng.uniform(0.5, 2, 96) if weighted else None
+    parts = [order] if at_once else np.split(order, len(order))
+    told = [program.run(x, y, rows, np.full(len(rows), 1e-3), weight)[0] for rows in parts]
+    return model.parameters.copy(), sum(told), getattr(program, "small", None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n_out", "batch"), [(2, 3), (3, 24), (9, 24), (40, 12)])
+def test_bounds_of_each_label_are_the_same_whichever_way_the_steps_go(dtype, n_out, weighted, batch):
+    arguments = dtype, n_out, weighted, batch
+    small, general, array = (told_of_labels(way, *arguments) for way in (True, False, None))
+    assert small[2]
+    assert not general[2]
+    np.testing.assert_array_equal(small[0], general[0])
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    assert small[1] == pytest.approx(general[1], rel=1e-14)  # sums of all steps, and of each
+    assert small[1] == pytest.approx(array[1], rel=tolerance)
+    np.testing.assert_allclose(small[0], array[0], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("program", [Program, ArrayProgram])
+def test_bounds_by_hand(program):
+    model = fn.Sequential(fn.Dense(2), dtype="float64").build(1)
+    model.parameters = [10.0, -10.0, 0.0, 0.0]
+    objective = Objective(told=2.0, floor=0.5, cap=3.0)
+    given = {"loss": fn.losses.BinaryCrossEntropy(), "optimizer": fn.SGD(), "objective": objective}
+    compiled = program(model.steps, model._block, **given)
+    x, y = np.array([[1.0], [1.0]]), np.array([[1.0, 1.0], [0.0, 0.0]])
+    # Shares of the outputs 0 and 10, then 10 and 0.
+    told = compiled.run(x, y, np.array([[0, 1]]), np.zeros(1))
+    assert told == (2 * (0.5 + 3.0), 2.0)
+
+
+@pytest.mark.parametrize("program", [Program, ArrayProgram])
+@pytest.mark.parametrize("batch", [2, 32])
+def test_a_loss_beyond_the_limit_ends_a_run_before_its_update(program, batch):
+    model = fn.Sequential(fn.Dense(1), dtype="float64").build(1)
+    model.parameters = [1.0, 0.0]
+    given = {"loss": fn.losses.MSE(), "optimizer": fn.SGD(), "objective": Objective(limit=100.0)}
+    compiled = program(model.steps, model._block, **given)
+    x = np.ones((64, 1))
+    x[63] = 11.0
+    order = np.arange(64).reshape(-1, batch)
+    with pytest.raises(fn.DivergenceError) as caught:
+        compiled.run(x, np.zeros_like(x), order, np.zeros(len(order)))
+    assert caught.value.step_in_call == len(order) - 1
+    assert caught.value.loss_sum == 64 - batch
+
+
+def test_other_losses_take_no_bounds():
+    model = fn.Sequential(fn.Dense(2), dtype="float64").build(1)
+    for loss in (fn.losses.MSE(), fn.losses.BinaryCrossEntropy(pos_weight=[1.0, 2.0])):
+        with pytest.raises(ValueError, match="floor and cap must be infinite with"):
+            Program(model.steps, model._block, loss=loss, objective=Objective(cap=3.0))

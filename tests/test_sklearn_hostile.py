@@ -128,3 +128,56 @@ def test_predictions_follow_what_users_do_to_attributes(change):
         one.partial_fit(SMALL, FEW)
     np.testing.assert_allclose(pair[0].coefs_[0], pair[1].coefs_[0], atol=1e-9)
     np.testing.assert_allclose(pair[0].loss_curve_, pair[1].loss_curve_, atol=1e-9)
+
+
+def unaligned(x):
+    """The same numbers, one byte beside where they belong."""
+    found = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    found[...] = x
+    assert not found.flags.aligned
+    return found
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_unaligned_arrays_are_read_as_any(solver):
+    x, y = unaligned(SMALL), unaligned(TWO)
+    pair = [
+        ours.MLPRegressor(solver=solver, random_state=0, max_iter=3).fit(*a) for a in ((x, y), (SMALL, TWO))
+    ]
+    np.testing.assert_array_equal(pair[0].coefs_[0], pair[1].coefs_[0])
+    np.testing.assert_array_equal(pair[0].predict(x), pair[1].predict(SMALL))
+
+
+def test_zeros_among_weights_stay_on_compiled_steps_until_a_batch_has_none():
+    def fitted(weight):
+        model = ours.MLPClassifier((5,), batch_size=10, shuffle=False, random_state=0, max_iter=3)
+        return model.fit(SMALL, FEW, sample_weight=weight)
+
+    assert fitted(np.arange(90) % 3).fit_info_["engine"] == "fastnn"
+    with pytest.raises(ZeroDivisionError, match="Weights sum to zero"):
+        fitted(np.r_[np.ones(40), np.zeros(10), np.ones(40)])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "data", "message"),
+    [
+        ({"n_threads": 10**6}, {}, "n_threads must be from 1 to"),
+        ({"batch_norm": True, "batch_size": 89}, {}, "batch_size must leave no batch of one row"),
+        ({"class_weight": "balanced"}, {"y": None}, "requires y to be passed"),
+        ({"class_weight": "balanced"}, {"y": np.where(FEW == 1, np.nan, FEW)}, "Input y contains NaN"),
+        ({"class_weight": "balanced"}, {"sample_weight": np.ones(3)}, "sample_weight.shape == "),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named(parameters, data, message):
+    with pytest.raises(ValueError, match=message):
+        ours.MLPClassifier((5,), **parameters).fit(**{"X": SMALL, "y": FEW, **data})
+
+
+def test_validation_targets_are_judged_and_their_curve_does_not_outlive_the_fit():
+    model = ours.MLPRegressor(hidden_layer_sizes=(5,), max_iter=2)
+    for y in (TWO[:, 0], FEW.astype(str), np.ones((90, 3))):
+        with pytest.raises(ValueError, match="validation_data must have numbers in 2 columns for y"):
+            model.fit(SMALL, TWO, validation_data=(SMALL, y))
+    assert len(model.fit(SMALL, TWO, validation_data=(SMALL, TWO)).validation_loss_curve_) == 2
+    assert not hasattr(model.fit(SMALL, TWO), "validation_loss_curve_")

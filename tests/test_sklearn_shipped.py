@@ -27,9 +27,10 @@ def test_scikit_learns_shipped_tests_pass_and_dense_fits_are_ours(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     fits = [line.split("\t") for line in (tmp_path / "fits").read_text().splitlines()]
     assert len(fits) > 100
-    # Ours goes on with scikit-learn's code where a loss overflows, as one of the tests wants it to.
-    others = {tuple(fit) for fit in fits if fit[1] == "dense" and not fit[0].startswith("fastnn")}
-    assert not others
+    # One of the tests trains on numbers near the end of the range, which is for scikit-learn's code.
+    others = [fit[2] for fit in fits if fit[1] == "dense" and not fit[0].startswith("fastnn")]
+    assert all(reason.startswith("numbers of X are beyond") for reason in others)
+    assert len(others) < 3
 
 
 # Older versions give an iterator, which pytest is about to refuse.

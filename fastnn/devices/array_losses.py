@@ -7,9 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..steps import Objective
 from .array_activations import ACTIVATIONS
 
-__all__ = ["LOSSES"]
+__all__ = ["LOSSES", "told_rows"]
 
 Array = NDArray[Any]
 
@@ -217,3 +218,13 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "kl_divergence": _kl_divergence,
     "softmax_focal": _softmax_focal,
 }
+
+
+def told_rows(xp: Any, name: str, z: Array, y: Array, rows: Array, objective: Objective) -> Array:
+    """Losses of rows as they are told, floor .. cap; of several yes or no's each one's share is."""
+    floor, cap = objective.floor, objective.cap
+    if name == "binary_cross_entropy" and z.shape[1] > 1 and (floor > -xp.inf or cap < xp.inf):
+        shares = _log1p_exp(xp, z) - z * y
+        rows = xp.clip(shares, floor, cap).astype(rows.dtype).mean(axis=1)
+    found: Array = xp.clip(rows, floor, cap)
+    return found

@@ -17,11 +17,11 @@ from .. import kernels, losses, targets
 from ..errors import DivergenceError
 from ..losses import Custom, Loss
 from ..optimizers import Optimizer, with_momentum
-from ..steps import Step, initial_buffers, n_parameters, sources_of
+from ..steps import Objective, Step, initial_buffers, n_parameters, sources_of
 from . import array_optimizers
 from .array_context import Context
 from .array_layers import BACKWARD, FORWARD
-from .array_losses import LOSSES
+from .array_losses import LOSSES, told_rows
 from .array_norms import store_statistics
 
 __all__ = ["ArrayProgram", "make"]
@@ -63,6 +63,8 @@ class ArrayProgram:
         Key of the dropout masks.
     buffers : ndarray, optional
         Running statistics, changed in place.
+    objective : Objective, optional
+        More than the mean loss of a batch.
     xp : module
         NumPy, or a module with its face.
     """
@@ -76,6 +78,7 @@ class ArrayProgram:
         optimizer: Optimizer | None = None,
         seed: int = 0,
         buffers: Array | None = None,
+        objective: Objective | None = None,
         xp: Any = np,
     ) -> None:
         self.xp = xp
@@ -83,6 +86,7 @@ class ArrayProgram:
         # Row numbers are judged already, and NumPy's mode="raise" would go through a second buffer.
         self._take: dict[str, Any] = {"mode": "clip"} if xp is np else {}
         self._predict_rows = _PREDICT_ROWS if xp is np else _PREDICT_ROWS_ELSEWHERE
+        self._objective = objective
         self.steps = steps
         self.step = 0
         self._parameters = parameters = parameters[: n_parameters(steps)]
@@ -212,16 +216,31 @@ class ArrayProgram:
             space.dz[...] = self.xp.asarray(dz)
             return mean * total, total
         rows: Array = LOSSES[loss.name](self.xp, z, y, space.dz, **self._numbers).astype(np.float64)
-        if not bool(self.xp.isfinite(rows).all()):  # of rows without weight too
+        objective = self._objective
+        limit = math.inf if objective is None else objective.limit
+        if not bool((self.xp.isfinite(rows) & (self.xp.abs(rows) <= limit)).all()):  # without weight too
             raise DivergenceError(layer=self._first_not_finite(x, space))
+        penalty = 0.0
+        if objective is not None:
+            rows = objective.told * told_rows(self.xp, loss.name, z, y, rows, objective)
+            penalty = 0.5 * objective.l2 * self._squares()
+            space.dz *= objective.factor
         if weight is None:
             space.dz *= 1 / len(x)
-            return float(rows.sum()), total
+            return float(rows.sum()) + penalty, total
         if total == 0.0:
             space.dz[...] = 0
-            return 0.0, 0.0
+            return penalty, 0.0
         space.dz *= (weight / total).astype(space.dz.dtype)[:, None]
-        return float((weight * rows).sum()), total
+        return float((weight * rows).sum()) + penalty, total
+
+    def _matrices(self) -> list[tuple[Any, Any]]:
+        """Weight and its gradient of each dense step: what a penalty is of."""
+        pairs = zip(self.steps, self._views, self._gradient_views, strict=True)
+        return [(w[0], g[0]) for s, w, g in pairs if s.kind == "dense"]
+
+    def _squares(self) -> float:
+        return sum(float((w.astype(np.float64) ** 2).sum()) for w, _ in self._matrices())
 
     def _first_not_finite(self, x: Array, space: _Workspace) -> int | None:
         """Layer whose output is the first with a NaN or Inf; -1 for x; None for none."""
@@ -241,6 +260,9 @@ class ArrayProgram:
             )
         loss_sum, total = self._losses(x, y, weight, space, dropout_step)
         self._backward(x, space, dropout_step)
+        if self._objective is not None and self._objective.l2 and total:
+            for w, g in self._matrices():
+                g += self._objective.l2 / total * w
         return loss_sum, total
 
     def run(

@@ -16,7 +16,7 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from . import extras, stochastic
+from . import extras, ranges, stochastic
 from .gradients import Gradients
 from .network import OUTPUTS, Network
 from .steps import row_parts
@@ -30,9 +30,7 @@ _NETWORKS: weakref.WeakKeyDictionary[Any, Network] = weakref.WeakKeyDictionary()
 _VALIDATION: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictionary()  # of running fits
 _GRADIENTS: weakref.WeakKeyDictionary[Any, Gradients] = weakref.WeakKeyDictionary()  # likewise
 _NUMPY_FITS: weakref.WeakSet[Any] = weakref.WeakSet()  # estimators that scikit-learn's code is training now
-# Beyond it scikit-learn's sums overflow where ours, which divide the weights first, do not.
-_LEAST_WEIGHT = 1e-30
-_REAL = (np.dtype(np.float32), np.dtype(np.float64))
+_LARGEST: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()  # of the X of running fits
 
 
 STOCK = (neural_network.MLPClassifier, neural_network.MLPRegressor)
@@ -60,10 +58,10 @@ class Compiled:
         """Why scikit-learn's own code must do it; None: nothing stands in the way."""
         if sparse.issparse(x) and not dense:
             return "X is sparse"
-        if weight is not None and not np.all((weight > _LEAST_WEIGHT) & (weight < 1 / _LEAST_WEIGHT)):
-            return f"some of sample_weight are not between {_LEAST_WEIGHT:g} and {1 / _LEAST_WEIGHT:g}"
-        if x.dtype not in _REAL:
+        if x.dtype not in ranges.REAL:
             return f"X is of {x.dtype}"
+        if odd := ranges.odd_weights(weight, x.dtype):
+            return odd
         if y.dtype.kind not in "fiub":
             return f"y is of {y.dtype}"
         if y.shape[1] != self.coefs_[-1].shape[1]:
@@ -74,7 +72,13 @@ class Compiled:
         for name in _PARTS:  # a subclass of ours with its own
             if getattr(type(self), name) is not getattr(_BASE, name):
                 return f"{type(self).__name__} has its own {name}"
-        return None if self.device == "cpu" else f"device is {self.device!r}"
+        if self.device != "cpu":
+            return f"device is {self.device!r}"
+        if extras.extensions(self):  # which scikit-learn has not: there is nothing to be equal to
+            return None
+        if far := ranges.far("X", x, x.dtype, _LARGEST.get(self)):
+            return far
+        return ranges.far("alpha", np.array([self.alpha], float), x.dtype)
 
     def _bound(self: Any, dtype: np.dtype[Any]) -> Network | None:
         """The network whose block `coefs_` and `intercepts_` are views of; None where they fit in none."""
@@ -158,17 +162,33 @@ class Compiled:
 
     def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         extras.judge(self)
-        if self.class_weight is not None:
+        if self.class_weight is not None and _are_labels(y):
             if incremental and self.class_weight == "balanced":
                 raise ValueError("class_weight must be a dict with partial_fit, which does not see all of y")
             weights = compute_sample_weight(self.class_weight, y)
-            sample_weight = weights if sample_weight is None else weights * np.asarray(sample_weight)
+            if sample_weight is None:
+                sample_weight = weights
+            elif (given := np.asarray(sample_weight)).shape in ((), weights.shape):
+                sample_weight = weights * given  # of another shape, scikit-learn has words for it
         if not (incremental or self.warm_start):
-            self.__dict__.pop("_norms", None)
-        with extras.threads(self.n_threads):
-            return super()._fit(  # type: ignore[misc]
-                X, y, sample_weight=sample_weight, incremental=incremental
-            )
+            for name in ("_norms", "validation_loss_curve_"):
+                self.__dict__.pop(name, None)
+        try:
+            with extras.threads(self.n_threads):
+                return super()._fit(  # type: ignore[misc]
+                    X, y, sample_weight=sample_weight, incremental=incremental
+                )
+        finally:
+            _LARGEST.pop(self, None)
+
+    def _is_scanned(self: Any, X: Any) -> bool:
+        """Whether X is known to be finite, from one pass that also tells how large its numbers are."""
+        _LARGEST.pop(self, None)
+        found = ranges.largest(X) if type(X) is np.ndarray and X.ndim == 2 else None
+        if found is None or not math.isfinite(found):  # scikit-learn says what is wrong with it
+            return False
+        _LARGEST[self] = found
+        return True
 
     def _initialize(self: Any, y: Array, layer_units: list[int], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)  # type: ignore[misc]
@@ -181,11 +201,20 @@ class Compiled:
         if given is None:
             return None
         x = validate_data(self, given[0], accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        x = x.tocsr() if sparse.issparse(x) else np.ascontiguousarray(x)
+        x = x.tocsr() if sparse.issparse(x) else np.require(x, None, ["C", "A"])
         y = np.asarray(given[1])
         weight = None if len(given) < 3 or given[2] is None else _check_sample_weight(given[2], x)
+        if weight is not None and not weight.sum() > 0:
+            raise ValueError("validation_data must have some row of a weight above 0, has none")
         if y.shape[:1] != x.shape[:1]:
             raise ValueError(f"validation_data must have {x.shape[0]} targets, got shape {y.shape}")
+        if not hasattr(self, "classes_"):
+            columns = y.shape[1] if y.ndim == 2 else 1
+            if y.dtype.kind not in "fiub" or y.ndim > 2 or columns != self.n_outputs_:
+                raise ValueError(
+                    f"validation_data must have numbers in {self.n_outputs_} columns for y, got {y.dtype} of "
+                    f"shape {y.shape}"
+                )
         several = not hasattr(self, "classes_") or self._label_binarizer.y_type_.startswith("multilabel")
         unknown = set() if several else set(np.unique(y).tolist()) - set(self.classes_.tolist())
         if unknown:
@@ -211,7 +240,9 @@ class Compiled:
             X, how = X.tocsr(), "rows of sparse X were made dense, some batches at a time"
         reason = self._obstacle(X, y, sample_weight, dense=how.startswith("rows"))
         network = self._bound(X.dtype) if reason is None else None
-        if network is None:
+        if network is not None and not found:  # a user's, or left by a training that diverged
+            reason = ranges.far("coefs_ or intercepts_", network.model.parameters, X.dtype)
+        if network is None or reason is not None:
             reason = reason or "coefs_ or intercepts_ are not of the dtype of X"
             if found or self.callbacks or self in _VALIDATION:
                 names = ", ".join([*found, *(["callbacks"] if self.callbacks else [])]) or "validation_data"
@@ -232,20 +263,20 @@ class Compiled:
             self._norms = network.model.parameters.copy(), network.model.buffers.copy()
 
     def _fit_lbfgs(self: Any, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
-        reason = self._obstacle(X, y, sample_weight)
+        reason = self._obstacle(X, y, sample_weight, dense=bool(extras.extensions(self)))
         if [w.shape for w in self.coefs_] != list(pairwise(rest[-1])):
             reason = f"coefs_ are not of layers of {rest[-1]}"
         found = extras.extensions(self)
-        if found and reason == "X is sparse":
-            X, reason = X.toarray(), None
         if reason is not None and found:
             raise ValueError(f"{', '.join(found)} cannot be done by scikit-learn's code: {reason}")
         if reason is not None:
             self.fit_info_ = {"engine": "scikit-learn", "reason": reason}
             super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
             return
-        self.fit_info_ = {"engine": "fastnn", "reason": "its gradients under scipy's L-BFGS-B"}
-        _GRADIENTS[self] = Gradients(self, X, y, sample_weight)
+        gradients = Gradients(self, X, y, sample_weight)
+        how = "" if gradients.is_whole else ", rows of sparse X made dense in parts"
+        self.fit_info_ = {"engine": "fastnn", "reason": f"its gradients under scipy's L-BFGS-B{how}"}
+        _GRADIENTS[self] = gradients
         try:
             super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
         finally:
@@ -257,6 +288,11 @@ class Compiled:
             found = gradients.at(packed)
             if found is not None:
                 return found
+            if named := extras.extensions(self):
+                raise ValueError(
+                    "the loss is not finite at a step of L-BFGS; scale X to about -1 .. 1 (with "
+                    f"{', '.join(named)} there is no NumPy code to go on)"
+                )
         return super()._loss_grad_lbfgs(packed, *rest)  # type: ignore[misc]
 
     # ------------------------------------------------------------ prediction
@@ -271,6 +307,7 @@ class Compiled:
             and X.shape[1] == network.n_in
             and X.shape[0]
             and X.flags.c_contiguous
+            and X.flags.aligned
             and self.n_threads is None
             and type(self.activation) is str
             and type(self.dropout) is float
@@ -290,17 +327,22 @@ class Compiled:
                 X, parts = X.tocsr(), row_parts(X, dtype)
                 return np.concatenate([self._slow_pass(X[part].toarray(), False) for part in parts])
             X = np.asarray(X).astype(dtype, copy=False)
-        fits = dtype in _REAL and self not in _NUMPY_FITS
+        fits = dtype in ranges.REAL and self not in _NUMPY_FITS
         if fits and not sparse.issparse(X) and np.result_type(X.dtype, dtype) == dtype and len(X):
             network = self._bound(dtype)
             if network is not None:
                 with extras.threads(self.n_threads):
-                    return network.output(np.ascontiguousarray(X, dtype))
+                    return network.output(np.require(X, dtype, ["C", "A"]))
         return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 
     def _require_fitted(self) -> None:
         if self not in _NETWORKS:
             check_is_fitted(self)
+
+
+def _are_labels(y: Any) -> bool:
+    """Whether y can be weighted by its classes; else scikit-learn has words for it."""
+    return y is not None and not ((given := np.asarray(y)).dtype.kind == "f" and not np.isfinite(given).all())
 
 
 def _is_plain(estimator: Any, x: Array) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn import neural_network
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import column_or_1d, validate_data
 
 from ..losses import Loss
 from . import extras, labels
@@ -145,8 +145,9 @@ class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[mis
             binarizer, marked = found
         if marked is None:
             return super()._validate_input(X, y, incremental, reset)  # type: ignore[no-any-return]
+        how = {"ensure_all_finite": False} if self._is_scanned(X) else {}
         dtypes = np.float64, np.float32
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtypes, reset=reset)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtypes, reset=reset, **how)
         if not goes_on:
             self._label_binarizer, self.classes_ = binarizer, binarizer.classes_
         return X, marked
@@ -289,6 +290,15 @@ class MLPRegressor(Compiled, neural_network.MLPRegressor):  # type: ignore[misc]
         self.callbacks = callbacks
         self.n_threads = n_threads
         self.device = device
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        if not self._is_scanned(X):
+            return super()._validate_input(X, y, incremental, reset)  # type: ignore[no-any-return]
+        X, y = validate_data(
+            self, X, y, accept_sparse=["csr", "csc"], multi_output=True, y_numeric=True,
+            dtype=(np.float64, np.float32), reset=reset, ensure_all_finite=False,
+        )  # fmt: skip
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def predict(self, X: Any) -> Any:
         """Values (n_samples,) or (n_samples, n_outputs) for the rows of X."""

@@ -153,7 +153,10 @@ def threads(n_threads: int | None) -> Iterator[None]:
         yield
         return
     before = kernels.get_num_threads()
-    kernels.set_num_threads(int(n_threads))
+    try:
+        kernels.set_num_threads(int(n_threads))
+    except ValueError as error:
+        raise ValueError(f"n_threads{str(error).removeprefix('n')}") from None
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ That one looks at y four times, which takes longer than some epochs of a small n
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,21 @@ def _marked(numbers: Array, n_classes: int) -> Array:
     return found
 
 
+@functools.cache
+def _pattern(n_classes: int, dtype: np.dtype[Any]) -> LabelBinarizer:
+    return LabelBinarizer().fit(np.arange(n_classes).astype(dtype))
+
+
+def _fitted(classes: Array) -> LabelBinarizer:
+    """Fitted to sorted classes. Its own fit takes longer than an epoch of a small net; of whole numbers it
+    learns no more than whether there are two."""
+    if classes.dtype.kind == "U":
+        return LabelBinarizer().fit(classes)
+    found = LabelBinarizer()
+    vars(found).update(vars(_pattern(min(len(classes), 3), classes.dtype)), classes_=classes)
+    return found
+
+
 def new(y: Any, n_rows: int | None) -> tuple[LabelBinarizer, Array] | None:
     """A binarizer of the classes of y, and y binarized; None where scikit-learn must look at y.
 
@@ -44,7 +60,7 @@ def new(y: Any, n_rows: int | None) -> tuple[LabelBinarizer, Array] | None:
     classes, numbers = np.unique(y, return_inverse=True)
     if not 2 <= len(classes) <= len(y) // 2:  # it warns of many classes, and does its own of one
         return None
-    return LabelBinarizer().fit(classes), _marked(numbers, len(classes))
+    return _fitted(classes), _marked(numbers, len(classes))
 
 
 def known(y: Any, n_rows: int | None, binarizer: LabelBinarizer, all_of_them: bool) -> Array | None:

@@ -64,18 +64,22 @@ def task_of(loss: str, out_activation: str, n_out: int, dtype: np.dtype[Any]) ->
 
     It sums over outputs where our losses are means, squares are halved, and the value that it tells for
     squares is a mean over the outputs though the gradient is that of the sum. Its logarithms are of
-    probabilities cut off at eps, which changes what is told and not the gradient.
+    probabilities cut off at eps, label by label, which changes what is told and not the gradient. It divides
+    sums over a batch by the weight of the batch where each row is divided here, so that it overflows
+    earlier: a loss so large that this could be seen is left to it.
     """
-    cap = -math.log(np.finfo(dtype).eps)
+    info = np.finfo(dtype)
+    eps, largest = float(info.eps), float(info.max)
+    common: dict[str, float] = {"limit": largest**0.8}
+    if out_activation in ("softmax", "logistic"):
+        common |= {"floor": -math.log1p(-eps), "cap": -math.log(eps)}
     if out_activation == "softmax":
-        return losses_.CrossEntropy(), Objective(cap=cap)
+        return losses_.CrossEntropy(), Objective(**common)
     if out_activation == "logistic":
-        return losses_.BinaryCrossEntropy(), Objective(
-            factor=n_out, told=n_out, cap=cap if n_out == 1 else math.inf
-        )
-    if loss == "poisson":
-        return losses_.Poisson(), Objective(factor=n_out, told=n_out)
-    return losses_.MSE(), Objective(factor=n_out / 2, told=0.5)
+        return losses_.BinaryCrossEntropy(), Objective(factor=n_out, told=n_out, **common)
+    if loss == "poisson":  # its gradient is as large as itself
+        return losses_.Poisson(), Objective(factor=n_out, told=n_out, limit=largest**0.5)
+    return losses_.MSE(), Objective(factor=n_out / 2, told=0.5, **common)
 
 
 class Network:

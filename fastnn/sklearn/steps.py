@@ -67,7 +67,7 @@ def targets_of(y: Array, labels: bool, dtype: np.dtype[Any]) -> Array:
     """
     if labels:
         return np.ascontiguousarray(y.argmax(axis=1), np.int64)
-    return np.ascontiguousarray(y, dtype)
+    return np.require(y, dtype, ["C", "A"])
 
 
 def type_of_loss(estimator: Any, x: Array, y: Array, weight: Array | None) -> type[np.floating[Any]]:
@@ -109,9 +109,14 @@ class CompiledSteps:
         dtype = network.dtype
         loss, objective = extras.plan(estimator, network.n_out, dtype)
         self.loss, self.objective = loss, objective
-        self.x: Any = x if sparse.issparse(x) else np.ascontiguousarray(x, dtype)
+        self.x: Any = x if sparse.issparse(x) else np.require(x, dtype, ["C", "A"])
         self.y = targets_of(y, estimator.out_activation_ == "softmax" and loss.takes_labels, dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
+        if estimator.batch_norm and (batch_size == 1 or x.shape[0] % batch_size == 1):
+            raise ValueError(
+                f"batch_size must leave no batch of one row, which has no variance, with batch_norm; got "
+                f"{batch_size} for {x.shape[0]} rows"
+            )
         self.constant = poisson_constant(self.y) if estimator.loss == "poisson" else None
         self.constant_sum = None if self.constant is None else float(self.constant.sum())
         optimizer = self._optimizer()
@@ -249,6 +254,12 @@ class CompiledSteps:
                 raise Unfit("the loss is not finite", done + at, told + loss) from None
         weights = weight[order]
         totals = weights.sum(axis=1)
+        if not totals.all() and not extras.extensions(self.estimator):
+            # A batch without weight has no mean: scikit-learn has words for it.
+            at = int(np.argmin(totals != 0))
+            if at:
+                told += self._run(x, y, weight, constant, order[:at], rate, done, told)
+            raise Unfit("a batch has no weight", done + at, told)
         losses = np.empty(steps)
         try:
             self.program.run(x, y, order, rates, weight, step_losses=losses)
@@ -271,7 +282,7 @@ def _mean(order: Array, weights: Array, losses: Array, totals: Array, constant: 
     found = losses[:n]
     if constant is not None:
         found = found + (weights[:n] * constant.sum(axis=1)[order]).sum(axis=1)
-    return float((found / totals[:n]).sum() * order.shape[1]) if n else 0.0
+    return float(np.divide(found, totals[:n], where=totals[:n] > 0, out=np.zeros(n)).sum() * order.shape[1])
 
 
 def poisson_constant(y: Array) -> Array:
