@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(path.name for path in FOLDER.glob("bench_*.py"))
+SCRIPTS = [
+    pytest.param(path.name, marks=pytest.mark.thinc if path.name == "bench_thinc.py" else ())
+    for path in sorted(FOLDER.glob("bench_*.py"))
+]
 # Of `fastnn bench`: the quickest peers stand for all, which have tests of their own.
 BESIDE_PEERS = ("bench_training.py", "bench_prediction.py", "bench_adam.py")
 
