@@ -19,12 +19,12 @@ BENCHMARKS := $(filter-out %_gpu.py, $(wildcard benchmarks/bench_*.py)) $(wildca
 MODULES := $(basename $(wildcard fastnn/*.pyx))
 ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
 
-.PHONY: help venv build demo test test-torch test-packages test-sklearn test-cuda lint types check-all check-gpu bench accuracy clean
+.PHONY: help venv build demo test test-torch test-packages test-sklearn test-thinc test-cuda lint types check-all check-gpu bench accuracy clean
 
 help:
 	@echo "make demo        build, train on handwritten digits and MNIST-5k, compare with NumPy and scikit-learn"
 	@echo "make test        all tests (test-torch: those against PyTorch; test-sklearn: with scikit-learn 1.7, 1.8, 1.9;"
-	@echo "                 test-packages: a compiled package on the wheel)"
+	@echo "                 test-packages: a compiled package on the wheel; test-thinc: Thinc and spaCy, with Thinc's own tests)"
 	@echo "make build       the compiled modules, in place; venv: only the environment"
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
 	@echo "make bench       all benchmarks beside all peers, into benchmarks/results; accuracy: that one alone"
@@ -79,6 +79,10 @@ test: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/mnist
 test-torch: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist
 	$(PY) -m pytest -q -m torch
 
+# Thinc's own tests among them, with our operations in the place of its NumpyOps.
+test-thinc: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-test-thinc
+	$(PY) -m pytest -q -m thinc
+
 # The wheel, and examples/compiled_package built on it.
 test-packages: $(STAMPS)/built $(STAMPS)/extra-test
 	$(PY) -m pytest -q -m packages
@@ -119,7 +123,7 @@ types: $(STAMPS)/built $(STAMPS)/extra-lint $(STAMPS)/extra-test
 	$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist .ci/stubtest.txt $(subst /,.,$(MODULES))
 
 # All are run; those that failed are named at the end (the profile needs perf).
-bench: $(STAMPS)/built $(STAMPS)/extra-bench $(STAMPS)/extra-torch $(STAMPS)/mnist $(STAMPS)/diamonds
+bench: $(STAMPS)/built $(STAMPS)/extra-bench $(STAMPS)/extra-torch $(STAMPS)/extra-thinc $(STAMPS)/mnist $(STAMPS)/diamonds
 	@failed=; for benchmark in $(BENCHMARKS); do \
 		echo "== $$benchmark"; $(PY) $$benchmark || failed="$$failed $$benchmark"; \
 	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }

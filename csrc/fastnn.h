@@ -332,7 +332,8 @@ typedef struct {
     void (*weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t ld_x, const void *dz,
                     ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead);
 
-    /* mask[i, j] = 0 or 1/(1-rate); a = a * mask in place. Rows first_row .. first_row + m of the batch. */
+    /* mask[i, j] = 0 or 1/(1-rate); a = a * mask in place, or NULL with ld_a 0. Rows first_row .. first_row + m of
+     * the batch. */
     void (*dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row, ptrdiff_t m,
                     ptrdiff_t n, void *a, ptrdiff_t ld_a, void *mask, ptrdiff_t ld_mask);
     /* a = a * b elementwise, in place. */

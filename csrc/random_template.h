@@ -69,10 +69,8 @@ static void FN(dropout)(uint64_t seed, uint64_t step, uint32_t layer, double rat
             FN(mask_blocks)((uint32_t)(j / 4), (uint32_t)(first_row + i), word2, word3, seed, threshold, scale,
                             buffer);
             const ptrdiff_t count = n - j < 4 * BLOCKS ? n - j : 4 * BLOCKS;
-            for (ptrdiff_t q = 0; q < count; q++) {
-                mask[j + q] = buffer[q];
-                a[j + q] *= buffer[q];
-            }
+            for (ptrdiff_t q = 0; q < count; q++) mask[j + q] = buffer[q];
+            for (ptrdiff_t q = 0; a && q < count; q++) a[j + q] *= buffer[q];
         }
 }
 #undef BLOCKS

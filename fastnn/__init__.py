@@ -20,7 +20,7 @@ except (ImportError, ValueError) as _error:
     print(f"fastnn: error: {_error}", file=sys.stderr)
     sys.exit(1 if isinstance(_error, ImportError) else 2)  # 2: FASTNN_ISA or FASTNN_NUM_THREADS is wrong
 
-from . import devices, errors, ops
+from . import devices, errors, ops, thread_control
 from .callbacks import Callback, EarlyStopping, ReduceLROnPlateau
 from .errors import DeviceError, DivergenceError, FormatError, NotFittedError
 from .history import History
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from .model_checkpoint import ModelCheckpoint
     from .named_weights import load_weights, save_weights
     from .searching import cross_validate, grid
+
+thread_control.watch()  # threadpoolctl is told of the pool, now or when it is imported
 
 __version__ = build_check.version()  # of the compiled modules: importlib.metadata would take 30 ms
 

@@ -39,19 +39,41 @@ def activation_backward(str name, a, da, out):
                               out_.row_stride)
 
 
+cdef struct Mask:
+    const fastnn_kernels *table
+    uint64_t seed, step
+    uint32_t layer
+    double rate
+    ptrdiff_t first_row, m, n, ld, ld_mask
+    char *x  # or NULL
+    char *mask
+
+
+cdef void mask_task(void *context, int thread, int n_threads) noexcept nogil:
+    cdef Mask *p = <Mask *>context
+    cdef ptrdiff_t size = p.table.itemsize, first = p.m * thread // n_threads, last = p.m * (thread + 1) // n_threads
+    cdef char *x = p.x + first * p.ld * size if p.x != NULL else NULL
+    p.table.dropout(p.seed, p.step, p.layer, p.rate, p.first_row + first, last - first, p.n, x, p.ld,
+                    p.mask + first * p.ld_mask * size, p.ld_mask)
 
 
 def dropout(x, mask, uint64_t seed, uint64_t step, uint32_t layer, double rate, ptrdiff_t first_row):
-    """mask (m, n) = 0 or 1 / (1 - rate); x (m, n) *= mask in place."""
-    cdef Array x_ = Array(x, True), mask_ = Array(mask, True)
-    cdef const fastnn_kernels *t = table_for(x_, mask_)
-    check_shape(x_, x_.rows, x_.columns, "x")
-    check_shape(mask_, x_.rows, x_.columns, "mask")
+    """mask (m, n) = 0 or 1 / (1 - rate); x (m, n) *= mask in place, where it is not None."""
+    cdef Array x_ = None if x is None else Array(x, True), mask_ = Array(mask, True)
+    cdef Mask p
+    memset(&p, 0, sizeof(p))
+    p.table = table_for(mask_, x_)
+    check_shape(mask_, mask_.rows, mask_.columns, "mask")
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")
+    if x_ is not None:
+        check_shape(x_, mask_.rows, mask_.columns, "x")
+        p.x, p.ld = x_.data, x_.row_stride
+    p.seed, p.step, p.layer, p.rate, p.first_row = seed, step, layer, rate, first_row
+    p.m, p.n, p.mask, p.ld_mask = mask_.rows, mask_.columns, mask_.data, mask_.row_stride
     with nogil:
-        t.dropout(seed, step, layer, rate, first_row, x_.rows, x_.columns, x_.data, x_.row_stride, mask_.data,
-                  mask_.row_stride)
+        # ten rounds of multiplications for four numbers: as long as an update of four times as many
+        run_team(mask_task, &p, thread_limit() if 4 * p.m * p.n >= TEAM_ELEMENTS // 2 else 1)
 
 
 def vector(str name, x, out):

@@ -48,13 +48,20 @@ cdef void run_product(Product *p) noexcept nogil:
 
 
 def matmul(a, b, bias, str activation, out):
-    """out (m, n) = f(a (m, k) @ b (k, n) + bias); bias may be None; a may have any strides."""
+    """out (m, n) = f(a (m, k) @ b (k, n) + bias); bias may be None; a may have any strides.
+
+    The rows or the columns of b lie side by side in memory; those of out, its columns.
+    """
     cdef Array a_ = Array(a), b_ = Array(b), out_ = Array(out, True)
     cdef Array bias_ = Array(bias) if bias is not None else None
     cdef Product p
     memset(&p, 0, sizeof(p))
     p.table = table_for(a_, b_, out_, bias_)
-    check_shape(b_, a_.columns, b_.columns, "b")
+    p.b_is_turned = b_.column_stride != 1 and b_.row_stride == 1 and b_.columns > 1
+    if p.b_is_turned and b_.rows != a_.columns:
+        raise ValueError(f"b must have {a_.columns} rows, got shape ({b_.rows}, {b_.columns})")
+    if not p.b_is_turned:
+        check_shape(b_, a_.columns, b_.columns, "b")
     check_shape(out_, a_.rows, b_.columns, "out")
     if bias_ is not None:
         check_shape(bias_, 1, b_.columns, "bias")
@@ -63,6 +70,8 @@ def matmul(a, b, bias, str activation, out):
     p.m, p.n, p.k = a_.rows, b_.columns, a_.columns
     p.a, p.a_row, p.a_col = a_.data, a_.row_stride, a_.column_stride
     p.b, p.ld_b, p.c, p.ld_c = b_.data, b_.row_stride, out_.data, out_.row_stride
+    if p.b_is_turned:
+        p.ld_b = b_.column_stride
     with nogil:
         run_product(&p)
 

@@ -142,15 +142,54 @@ def stream(g, vectors, double c):
         run_vectors(&p)
 
 
+cdef struct Pair:
+    # Two vectors of n numbers: their product, or what the second becomes.
+    const fastnn_kernels *table
+    ptrdiff_t n
+    const char *a
+    char *b
+    double *blocks  # of the product, in order
+    double share
+
+
+cdef void dot_task(void *context, int thread, int n_threads) noexcept nogil:
+    cdef Pair *p = <Pair *>context
+    cdef ptrdiff_t size = p.table.itemsize, count = (p.n + FASTNN_DOT_BLOCK - 1) // FASTNN_DOT_BLOCK, i, first
+    for i in range(count * thread // n_threads, count * (thread + 1) // n_threads):
+        first = i * FASTNN_DOT_BLOCK
+        p.blocks[i] = p.table.dot(min(FASTNN_DOT_BLOCK, p.n - first), p.a + first * size, p.b + first * size)
+
+
+cdef void average_task(void *context, int thread, int n_threads) noexcept nogil:
+    cdef Pair *p = <Pair *>context
+    cdef ptrdiff_t size = p.table.itemsize, lines = (p.n * size + 63) // 64, line = 64 // size
+    cdef ptrdiff_t first = lines * thread // n_threads * line, last = min(p.n, lines * (thread + 1) // n_threads * line)
+    if first < last:
+        p.table.average(last - first, p.share, p.a + first * size, p.b + first * size)
+
+
 def dot(a, b):
     """Sum of a[i] b[i] for a and b (n,), in double; the same bits on every instruction set and thread count."""
     cdef Array a_ = Array(a), b_ = Array(b)
-    cdef const fastnn_kernels *t = table_for(a_, b_)
-    cdef double found
-    check_shape(a_, 1, a_.columns, "a")
-    check_shape(b_, 1, a_.columns, "b")
+    cdef Pair p
+    cdef ptrdiff_t count, i
+    cdef double found = 0
+    p.table, p.n, p.a, p.b = table_for(a_, b_), a_.columns, a_.data, b_.data
+    check_shape(a_, 1, p.n, "a")
+    check_shape(b_, 1, p.n, "b")
+    if p.n < TEAM_ELEMENTS // 2:
+        with nogil:
+            found = p.table.dot(p.n, p.a, p.b)
+        return found
+    count = (p.n + FASTNN_DOT_BLOCK - 1) // FASTNN_DOT_BLOCK
+    p.blocks = <double *>malloc(count * sizeof(double))
+    if p.blocks == NULL:
+        raise MemoryError
     with nogil:
-        found = t.dot(a_.columns, a_.data, b_.data)
+        run_team(dot_task, &p, thread_limit())
+        for i in range(count):
+            found += p.blocks[i]
+    free(p.blocks)
     return found
 
 
@@ -192,3 +231,14 @@ def limit_columns(w, double most):
     check_shape(w_, w_.rows, w_.columns, "w")
     with nogil:
         t.limit_columns(w_.rows, w_.columns, most, w_.data, w_.row_stride)
+
+
+def average(double share, w, mean):
+    """mean (n,) += share (w - mean), in place."""
+    cdef Array w_ = Array(w), mean_ = Array(mean, True)
+    cdef Pair p
+    p.table, p.n, p.share, p.a, p.b = table_for(w_, mean_), w_.columns, share, w_.data, mean_.data
+    check_shape(w_, 1, p.n, "w")
+    check_shape(mean_, 1, p.n, "mean")
+    with nogil:
+        run_team(average_task, &p, thread_limit() if p.n >= TEAM_ELEMENTS else 1)

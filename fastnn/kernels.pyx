@@ -78,7 +78,23 @@ _ISA_ID = {fastnn_isa_name(i).decode(): i for i in range(FASTNN_N_ISAS)}
 
 cdef const fastnn_kernels *active32 = NULL
 cdef const fastnn_kernels *active64 = NULL
-cdef int n_threads_limit = 0
+
+# The limit that threadpoolctl finds by its symbols, calls by ctypes and moves at any time, from any thread: the only
+# names beside PyInit_kernels that the linker shows.
+cdef extern from *:
+    """
+    #define SHOWN __attribute__((visibility("default")))
+    static int limit_of_threads;
+    SHOWN int fastnn_get_num_threads(void) { return __atomic_load_n(&limit_of_threads, __ATOMIC_RELAXED); }
+    SHOWN void fastnn_set_num_threads(int n)
+    {
+        const int most = n > FASTNN_MAX_THREADS ? FASTNN_MAX_THREADS : n;
+        __atomic_store_n(&limit_of_threads, most < 1 ? 1 : most, __ATOMIC_RELAXED);
+    }
+    """
+    int fastnn_get_num_threads() noexcept nogil
+    void fastnn_set_num_threads(int n) noexcept nogil
+
 
 cdef const fastnn_kernels *kernel_table(int itemsize) noexcept nogil:
     return active32 if itemsize == 4 else active64 if itemsize == 8 else NULL
@@ -131,8 +147,8 @@ cdef extern from *:
 
 
 cdef int thread_limit() noexcept nogil:
-    cdef int own = own_limit()
-    return own if 0 < own < n_threads_limit else n_threads_limit
+    cdef int own = own_limit(), limit = fastnn_get_num_threads()
+    return own if 0 < own < limit else limit
 
 cdef bint told_to_stop() noexcept nogil:
     return own_stopped()
@@ -228,7 +244,7 @@ def set_isa(name):
 
 def get_num_threads():
     """Threads that a call may use."""
-    return n_threads_limit
+    return fastnn_get_num_threads()
 
 
 def set_num_threads(n):
@@ -236,13 +252,12 @@ def set_num_threads(n):
 
     Raises ValueError or TypeError for what is no such number.
     """
-    global n_threads_limit
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n must be an integer, got {n!r}")
     value = n.__index__()
     if not 1 <= value <= FASTNN_MAX_THREADS:
         raise ValueError(f"n must be from 1 to {FASTNN_MAX_THREADS}, got {value}")
-    n_threads_limit = value
+    fastnn_set_num_threads(value)
 
 
 def threads_started():

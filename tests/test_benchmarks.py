@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-# bench_gpu needs a card: make check-gpu
-SCRIPTS = sorted(path.name for path in FOLDER.glob("bench_*.py") if path.name != "bench_gpu.py")
+# bench_gpu needs a card: make check-gpu.
+SCRIPTS = [
+    pytest.param(path.name, marks=pytest.mark.thinc if path.name == "bench_thinc.py" else ())
+    for path in sorted(FOLDER.glob("bench_*.py"))
+    if path.name != "bench_gpu.py"
+]
 # Of `fastnn bench`: the quickest peers stand for all, which have tests of their own.
 BESIDE_PEERS = ("bench_training.py", "bench_prediction.py", "bench_adam.py")
 

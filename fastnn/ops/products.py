@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import errors, kernels
-from .shapes import Array, any_strides, two_dimensional
+from .shapes import Array, any_strides, right_factor, two_dimensional
 
 __all__ = ["linear", "linear_backward", "matmul"]
 
@@ -52,7 +52,7 @@ def _product(
     if a.shape[1] == 0:  # an empty sum, and the kernels need an address of b
         a, b = np.zeros((len(a), 1), a.dtype), np.zeros((1, b.shape[1]), b.dtype)
     bias = None if bias is None else np.ascontiguousarray(bias)
-    kernels.matmul(any_strides(a), errors.rows(b), bias, f, result)
+    kernels.matmul(any_strides(a), right_factor(b), bias, f, result)
     return result
 
 

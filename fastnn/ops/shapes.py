@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .. import errors
 
-__all__ = ["any_strides", "out_table", "table", "two_dimensional"]
+__all__ = ["any_strides", "out_table", "right_factor", "table", "two_dimensional"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -37,3 +37,10 @@ def any_strides(a: Array) -> Array:
     """A left factor: rows or columns may be strided, but not backwards."""
     legal = all(stride >= 0 and stride % a.itemsize == 0 for stride in a.strides)
     return a if legal else np.ascontiguousarray(a)
+
+
+def right_factor(b: Array) -> Array:
+    """A right factor: its rows, or its columns, as those of a transpose, side by side in memory."""
+    rows, columns = b.strides
+    is_turned = rows == b.itemsize and columns > 0 and columns % b.itemsize == 0 and b.flags.aligned
+    return b if is_turned else errors.rows(b)
