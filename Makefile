@@ -131,7 +131,7 @@ bench: $(STAMPS)/built $(STAMPS)/extra-bench $(STAMPS)/extra-torch $(STAMPS)/ext
 accuracy: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch $(STAMPS)/mnist
 	$(PY) benchmarks/accuracy.py
 
-check-all: $(STAMPS)/built $(STAMPS)/extra-test
+check-all: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-torch
 	PYTHON=$(abspath $(PY)) .ci/check-all
 
 clean:

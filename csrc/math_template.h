@@ -58,10 +58,6 @@ static const REAL FN(exp2_coefficients)[] = {
 static const REAL FN(log_coefficients)[] = {
     -0x1.fffff8p-2f, 0x1.55555p-2f, -0x1.000426p-2f, 0x1.99a3f2p-3f, -0x1.54276ep-3f, 0x1.22719cp-3f,
     -0x1.0f3766p-3f, 0x1.084864p-3f, -0x1.38302p-4f};
-/* (log(1 + x) - x) / x^2 on 0 <= x <= 1: 2^-27.5 of log(1 + x). */
-static const REAL FN(log1p_coefficients)[] = {
-    -0x1.ffffd2p-2f, 0x1.554dd4p-2f, -0x1.ff249cp-3f, 0x1.935102p-3f, -0x1.3a596p-3f, 0x1.b50ac2p-4f,
-    -0x1.d789eep-5f, 0x1.4a226cp-6f, -0x1.b15f6ep-9f};
 /* (tanh(x) - x) / x^3, in x^2, on |x| <= 0.55: 2^-27.7 of tanh(x). */
 static const REAL FN(tanh_coefficients)[] = {
     -0x1.55554ap-2f, 0x1.110d26p-3f, -0x1.b9287ap-5f, 0x1.593d08p-6f, -0x1.9b3046p-8f};
@@ -283,25 +279,6 @@ INLINE vec vec_log1p(vec x)
     const vec value = FN(log_reduced)(FN(unbiased)(e), part + (scale - 1));
     /* Zero keeps its sign; infinity and NaN answer for themselves. */
     return vec_where(vec_set(0), less, x, vec_where(x, less, vec_set(REAL_INFINITY), value, x), x);
-}
-
-/* log(1 + x) for 0 <= x <= 1. */
-INLINE vec FN(log1p_unit)(vec x)
-{
-#if REAL_IS_FLOAT
-    /* One chain of nine terms would be waited for; pairs of them are all negative, so that nothing cancels. */
-    const REAL *c = FN(log1p_coefficients);
-    const vec square = x * x;
-    vec sum = vec_set(c[8]);
-    UNROLL for (int i = 6; i >= 0; i -= 2)
-        sum = vec_fma(sum, square, vec_fma(vec_set(c[i + 1]), x, vec_set(c[i])));
-    return vec_fma(square, sum, x);
-#else
-    /* 1 + x is 1 + f, or 2 (1 + f) where x is above sqrt(2) - 1. */
-    const vec edge = vec_set(2 * SQRT_HALF - 1), half = vec_set((REAL)0.5);
-    const vec f = vec_where(edge, less, x, vec_fma(x, half, -half), x);
-    return FN(log_reduced)(vec_where(edge, less, x, vec_set(1), vec_set(0)), f);
-#endif
 }
 
 /* x + x^3 q(x^2) up to TANH_SMALL, where tanh is 1/2 and the other form, 1 - 2 / (exp(2|x|) + 1), no longer

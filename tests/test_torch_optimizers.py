@@ -1,7 +1,8 @@
-"""Fifty steps of every optimizer, clip, decay and group against PyTorch's: `make test-torch`."""
+"""Fifty steps of every optimizer with every clip, decay and group against PyTorch's: `make test-torch`."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -145,8 +146,45 @@ def their_run(torch: Any, ours: Any, rates: Any, n_steps: int) -> tuple[Any, Any
 CASES = MORE + [replace(base, **shared) for base in BASES for shared in SHARED]
 
 
-@pytest.mark.parametrize("ours", CASES, ids=repr)
-def test_fifty_steps_equal_pytorchs(torch: Any, isa: str, ours: Any) -> None:
+# Every optimizer, at a rate of its own, with each clip, decay and group of weights.
+EVERY = [
+    fn.SGD(0.1),
+    fn.SGD(0.05, momentum=0.9, nesterov=True),
+    fn.SGD(0.05, momentum=0.9, dampening=0.5),
+    fn.RMSprop(2e-3),  # at 1e-2 a weight goes through 0, where the sign that l1 takes is that of a rounding
+    fn.RMSprop(1e-3, momentum=0.5, centered=True),
+    fn.Adagrad(),
+    fn.Adadelta(),
+    fn.Adam(0.01),
+    fn.Adam(0.01, amsgrad=True),
+    fn.AdamW(0.01),
+    fn.Adamax(0.01),
+    fn.NAdam(0.01),
+    fn.NAdam(0.01, decoupled_weight_decay=True),
+    fn.RAdam(0.01),
+    fn.Lion(1e-3),
+]
+CLIPS: list[dict[str, Any]] = [
+    {},
+    {"clip_value": 0.02},
+    {"clip_norm": 0.1},
+    {"clip_norm": 0.1, "clip_value": 0.03},
+]
+DECAYS: list[dict[str, Any]] = [
+    {"weight_decay": 0.0},
+    {"weight_decay": 0.05},
+    {"weight_decay": 0.0, "l1": 0.01},
+    {"weight_decay": 0.05, "l1": 0.01, "max_norm": 1.5},
+]
+GROUPS: list[dict[str, Any]] = [
+    {},
+    {"groups": (fn.Group(weights="*.bias", weight_decay=0.0), fn.Group(layers=0, lr_factor=0.1))},
+    {"groups": (fn.Group(layers=0, frozen=True), fn.Group(layers=2, weight_decay=0.1, l1=0.02))},
+]
+
+
+def compare(torch: Any, ours: Any) -> None:
+    """Fifty updates at rates that fall, in both types."""
     n_steps = 50 * ours.accumulate
     rates = ours.lr * np.linspace(1, 0.5, n_steps)
     expected, mean = their_run(torch, ours, rates, n_steps)
@@ -154,6 +192,28 @@ def test_fifty_steps_equal_pytorchs(torch: Any, isa: str, ours: Any) -> None:
         steps, parameters, x, y, order, weight = problem(dtype, n_steps=n_steps)
         program = devices.make("cpu", steps, parameters, loss="cross_entropy", optimizer=ours)
         program.run(x, y, order, rates, weight)
-        np.testing.assert_allclose(parameters, expected, rtol=tolerance, atol=tolerance)
+        close = {"rtol": tolerance, "atol": tolerance, "err_msg": repr(ours)}
+        np.testing.assert_allclose(parameters, expected, **close)
         if mean is not None:
-            np.testing.assert_allclose(program.state[-1], mean, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(program.state[-1], mean, **close)
+
+
+@pytest.mark.parametrize("ours", CASES, ids=repr)
+def test_fifty_steps_equal_pytorchs(torch: Any, isa: str, ours: Any) -> None:
+    compare(torch, ours)
+
+
+@pytest.mark.parametrize("ours", EVERY, ids=repr)
+def test_fifty_steps_with_each_clip_decay_and_group_equal_pytorchs(torch: Any, ours: Any) -> None:
+    for clip, decay, group in itertools.product(CLIPS, DECAYS, GROUPS):
+        compare(torch, replace(ours, **clip, **decay, **group))
+
+
+@pytest.mark.parametrize("ours", EVERY, ids=repr)
+def test_fifty_updates_with_what_all_share_equal_pytorchs(torch: Any, ours: Any) -> None:
+    for shared in (
+        {"accumulate": 3},
+        {"ema": 0.9},
+        {"accumulate": 2, "clip_norm": 0.1, "ema": 0.9, "max_norm": 0.9},
+    ):
+        compare(torch, replace(ours, **shared))

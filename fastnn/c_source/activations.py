@@ -94,7 +94,7 @@ static REAL @softplus(REAL z)
     const REAL whole = ABS(z), t = SILU_FLAT < whole ? SILU_FLAT : whole;
     REAL rounded, p;
     p = @exp_polynomial(@exp_remainder(-t, &rounded));
-    return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @log1p_unit(@scaled(p, rounded));
+    return 20.0R < z ? z : (0.0R > z ? 0.0R : z) + @softplus_log(@scaled(p, rounded));
 }
 
 /// silu

@@ -47,8 +47,6 @@ POLYNOMIALS = {
         "exp_terms": "0x1.fffffcp-2 0x1.555492p-3 0x1.5558f2p-5 0x1.1239f2p-7 0x1.6a241ap-10",
         "log_terms": "-0x1.fffff8p-2 0x1.55555p-2 -0x1.000426p-2 0x1.99a3f2p-3 -0x1.54276ep-3 "
         "0x1.22719cp-3 -0x1.0f3766p-3 0x1.084864p-3 -0x1.38302p-4",
-        "log1p_terms": "-0x1.ffffd2p-2 0x1.554dd4p-2 -0x1.ff249cp-3 0x1.935102p-3 -0x1.3a596p-3 "
-        "0x1.b50ac2p-4 -0x1.d789eep-5 0x1.4a226cp-6 -0x1.b15f6ep-9",
         "tanh_terms": "-0x1.55554ap-2 0x1.110d26p-3 -0x1.b9287ap-5 0x1.593d08p-6 -0x1.9b3046p-8",
         "gelu_over": "0x1.0p-1 0x1.c01908p-2 0x1.762344p-3 0x1.4b449ap-5 0x1.0bad2p-8",
         "gelu_under": "1.0 0x1.ac4eb2p+0 0x1.3345fap+0 0x1.df3d7cp-2 0x1.9f35bp-4 0x1.4f7a7cp-7",
@@ -56,6 +54,8 @@ POLYNOMIALS = {
         "gelu_near": "0x1.988454p-2 -0x1.1058a2p-4 0x1.46cad2p-7 -0x1.2ddcep-10",
         "gelu_tanh_near": "0x1.988454p-2 -0x1.11b1b4p-4 0x1.4e4136p-7 -0x1.3c0d42p-10",
         "softplus_near": "0x1p-3 -0x1.55553cp-8 0x1.6bf036p-12 -0x1.a95b24p-16",
+        "softplus_terms": "-0x1.fffff4p-2 0x1.5552b2p-2 -0x1.ff9a54p-3 0x1.95d8e6p-3 -0x1.412de6p-3 "
+        "0x1.c485d8p-4 -0x1.d0f728p-5 0x1.e31686p-7",
         "mish_near": "0x1.47ad92p-2 -0x1.0761d4p-6 -0x1.7f4654p-5 -0x1.3da4c2p-8",
         "exp2_terms": "0x1.62e43p-1 0x1.ebfbdcp-3 0x1.c6af7ap-5 0x1.3b2ddap-7 0x1.5f0976p-10 0x1.4172b6p-13",
         "sin_terms": "-0x1.555556p-3 0x1.111112p-7 -0x1.a01a02p-13 0x1.71de3ap-19",
@@ -70,6 +70,9 @@ POLYNOMIALS = {
         "tanh_terms": "-0x1.555555555554fp-2 0x1.111111111079fp-3 -0x1.ba1ba1b97d88fp-5 0x1.664f485970a49p-6 "
         "-0x1.226e2f147ae33p-7 0x1.d6d29b96e2c14p-9 -0x1.7d8fd3ad41d83p-10 0x1.3483ae8f3e629p-11 "
         "-0x1.e96fc5deeb129p-13 0x1.5d745a45dc7a1p-14 -0x1.47110b169479dp-16",
+        "softplus_terms": "0x1.5555555555535p-1 0x1.99999999a06c1p-2 0x1.249249209119bp-2 "
+        "0x1.c71c741a01f1ap-3 0x1.745cb45a6d3ccp-3 0x1.3b1dd39bb9821p-3 0x1.10682fc5bbe22p-3 "
+        "0x1.efd17e0f93d99p-4 0x1.55cf9c34cbe35p-4 0x1.5c5be3745fe1ep-3",
         "gelu_over": "0x1.0p-1 0x1.a7d9159b787d9p-1 0x1.5be21b91b96f9p-1 0x1.6dcdcbca13ac5p-2 "
         "0x1.0e5102d3a4d34p-3 0x1.240955baeddep-5 0x1.d28181d2ab597p-8 0x1.1058dca0ae1f4p-10 "
         "0x1.be988501c532ep-14 0x1.d3a78c005c27cp-18 0x1.e0d4ea3c40b9ap-23",

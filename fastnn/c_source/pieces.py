@@ -91,15 +91,18 @@ static REAL @exp2_polynomial(REAL r)
 }
 
 /// softplus_log float
-/* log(1 + x) for 0 <= x <= exp(-NEAR_ZERO); in pairs. */
+/* log(1 + x) for 0 <= x <= exp(-NEAR_ZERO). */
 static REAL @softplus_log(REAL x)
 {
-    const REAL square = x * x;
-    REAL sum = FMA(0x1.e31686p-7R, x, -0x1.d0f728p-5R);
-    sum = FMA(sum, square, FMA(0x1.c485d8p-4R, x, -0x1.412de6p-3R));
-    sum = FMA(sum, square, FMA(0x1.95d8e6p-3R, x, -0x1.ff9a54p-3R));
-    sum = FMA(sum, square, FMA(0x1.5552b2p-2R, x, -0x1.fffff4p-2R));
-    return FMA(square, sum, x);
+    return FMA(x * x, @softplus_terms(x), x);
+}
+
+/// softplus_log double
+/* log(1 + x) for 0 <= x <= 1. */
+static REAL @softplus_log(REAL x)
+{
+    const REAL s = x / (2.0R + x), z = s * s, half_square = 0.5R * x * x;
+    return x + FMA(s, FMA(z, @softplus_terms(z), half_square), -half_square);
 }
 
 /// exp
@@ -153,21 +156,6 @@ static REAL @log(REAL x)
     e = (@bits)(@bits_of(y) + LOG_OFFSET) >> MANTISSA;
     m = @of_bits((@bits)(@bits_of(y) - ((e - BIAS) << MANTISSA)));
     return @log_reduced(((REAL)e - BIAS.0R) - shift, m - 1.0R);
-}
-
-/// log1p_unit float
-/* log(1 + x) for 0 <= x <= 1. */
-static REAL @log1p_unit(REAL x)
-{
-    return FMA(x * x, @log1p_terms(x), x);
-}
-
-/// log1p_unit double
-/* log(1 + x) for 0 <= x <= 1. */
-static REAL @log1p_unit(REAL x)
-{
-    const int high = 2.0R * SQRT_HALF - 1.0R < x;
-    return @log_reduced(high ? 1.0R : 0.0R, high ? FMA(x, 0.5R, -0.5R) : x);
 }
 
 /// sincos_turns
@@ -342,11 +330,10 @@ _FUNCTIONS = {"FMA": "fma", "ABS": "fabs", "SQRT": "sqrt", "COPYSIGN": "copysign
 def _polynomial(real: str, name: str) -> str:
     """A function of that polynomial: Horner's order, but for the one whose terms go by pairs."""
     terms = [f"{c}R" for c in POLYNOMIALS[real][name].split()]
-    if name == "log1p_terms":
-        lines = [f"    REAL sum = {terms[8]};", "    const REAL square = x * x;"]
-        lines += [
-            f"    sum = FMA(sum, square, FMA({terms[i + 1]}, x, {terms[i]}));" for i in range(6, -1, -2)
-        ]
+    if name == "softplus_terms":
+        lines = ["    const REAL square = x * x;", f"    REAL sum = FMA({terms[-1]}, x, {terms[-2]});"]
+        pairs = zip(terms[-4::-2], terms[-3::-2], strict=True)
+        lines += [f"    sum = FMA(sum, square, FMA({high}, x, {low}));" for low, high in pairs]
     else:
         lines = [f"    REAL sum = {terms[-1]};"]
         lines += [f"    sum = FMA(sum, x, {c});" for c in reversed(terms[:-1])]
