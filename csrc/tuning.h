@@ -22,16 +22,21 @@
 
 /* Rows of b in one pass over a column panel, a multiple of 16; rows of a in one pass over b. A panel is K_BLOCK * 128
  * bytes with AVX-512, half of that with AVX2 and NEON; larger: it leaves L1 for L2, which is near enough; smaller:
- * sums go to memory and back more often (28 loads and stores for 28 * K_BLOCK FMAs). The block of a, M_BLOCK *
- * K_BLOCK floats, is half of L2 (1 MB with AVX-512; 256 KB to 1 MB else). Smaller: b is read, copied or turned more
- * often. Both are cut evenly, so that 784 is 400 + 384. Two panels lie on the stack. */
+ * sums go to memory and back more often (28 loads and stores for 28 * K_BLOCK FMAs). 512 would be 1-2 % faster in
+ * 512x512x512 and needs 128 KB: two panels lie on the stack. The block of a is half of L2 (1 MB with AVX-512; 256 KB to
+ * 1 MB else). Larger: it leaves L2; smaller: b is read, copied or turned more often (400 KB: 0-3 % slower). Both are cut
+ * evenly, so that 784 is 400 + 384. */
 #if ISA_AVX512
 #define K_BLOCK 400
-#define M_BLOCK 344
+#define M_BLOCK_BYTES 550400
 #else
 #define K_BLOCK 256
-#define M_BLOCK 256
+#define M_BLOCK_BYTES 262144
 #endif
+
+/* Bytes of a block of a, or of c, from which tiles ask for rows of it ahead: it is not in L2 then, or may not be. Less: a
+ * few per cent of small products go into asking; more: their first touch of each row is waited for. */
+#define FAR_BYTES 131072
 
 /* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then compete
  * for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. At 2048 bytes a
@@ -112,9 +117,10 @@
 /* Bytes of x from which the rows of the next step are asked for during the present one: a smaller x stays in L2. */
 #define AHEAD_BYTES 524288
 
-/* Bytes of weights whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of w
- * in L2. More: weights come from L3 twice; fewer: strips of dz come from L2 more often. */
-#define WEIGHTS_BYTES 65536
+/* Bytes of weights whose gradients are summed strip by strip: so many tiles read a strip of dz, and ask for the next one
+ * meanwhile. Fewer: strips of dz come from L3 more often (64 KB: Adam on 4096x1000 and 256 rows at 77 % of the peak, here
+ * at 87); more: lines that two strips share are gone from L2 (512 KB: Adam on 4096x4096 at 66-69 %, here 73). */
+#define WEIGHTS_BYTES 262144
 
 /* Floating-point operations of a step up to which small_steps does it where one thread is to. The general kernels were
  * slower at all that was measured up to there, the less the larger: 4-16-3 on 1 row 2.9x, on 32 rows 1.9x, 64-64-10 on
