@@ -74,6 +74,7 @@ typedef struct {
     int turned;
     int pack;             /* full panels are copied before use; turned ones always are */
     int tail_is_readable; /* a whole vector may be read at the end of the rows of this k block */
+    int far_a, far_b, far_c; /* what it is multiplied with, it, the product: more than fits into L2 */
 } FN(operand);
 
 /* Rows [first, last) of a panel, columns [j, j + count), zeros up to `width`. */
@@ -113,7 +114,7 @@ typedef struct {
     const fastnn_epilogue *last; /* NULL where nothing is left to finish */
     ptrdiff_t next;              /* first column of the panel after it, or -1 */
     REAL *next_copy;             /* where that one is copied to, or NULL */
-    int far_a, far_c;            /* rows of a, and of c, are not in the near caches: they are asked for */
+    int far_a, far_c;            /* rows of a, and of c, are asked for */
 } FN(strip_task);
 
 /* Rows of a, or of x where a is x^T, that the next tile reads. */
@@ -153,7 +154,7 @@ static void FN(strip)(FN(tile_task) *t, const FN(operand) *o, const FN(strip_tas
             FN(ask)(&asked, o->b + fetched * o->ld + s->next, until - fetched, o->ld * size, 0);
         if (s->far_a && left)
             FN(ask_for_a)(&asked, t, next_height, s->k, a + height * t->a_row);
-        FN(ask_while)(t, &asked, s->k);
+        FN(ask_while)(t, &asked, s->k, o->far_b);
         s->tiles[height](t, s->k, (const REAL *)a, s->b, c, s->count);
         if (s->last)
             FN(finish)(s->last, height, s->count, s->gate ? s->gate + i * s->last->ld_gate : NULL, c, t->ld_c);
@@ -203,8 +204,8 @@ static void FN(product_block)(FN(tile_task) t, const FN(operand) *o, ptrdiff_t m
             s.next = j + s.count;
         const int copies_next = width == PANEL && rest >= 2 * PANEL && (o->turned || o->pack);
         s.next_copy = copies_next ? copies[1 - copied] : NULL;
-        s.far_a = j == 0 && m * k * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES;
-        s.far_c = m * n * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES;
+        s.far_a = j == 0 && o->far_a;
+        s.far_c = o->far_c;
         FN(strip)(&t, o, &s);
         copied = copies_next ? 1 - copied : -1;
         j += s.count;
@@ -219,7 +220,10 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
     const ptrdiff_t reach = (LANES - n % LANES) % LANES;
     FN(tile_task) t = {.a_row = a_row * (ptrdiff_t)sizeof(REAL), .a_col = a_col * (ptrdiff_t)sizeof(REAL),
                        .ld_c = ld_c};
-    FN(operand) o = {.ld = ld_b, .turned = b_turned};
+    FN(operand) o = {.ld = ld_b, .turned = b_turned,
+                     .far_a = m * k * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES,
+                     .far_b = k * n * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES,
+                     .far_c = m * n * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES};
     const ptrdiff_t most = M_BLOCK_BYTES / (K_BLOCK * (ptrdiff_t)sizeof(REAL));
     ptrdiff_t m_blocks = (m + most - 1) / most;
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {

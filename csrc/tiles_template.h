@@ -4,10 +4,11 @@
 #define PANEL (TILE_VECTORS * LANES)
 #define PANEL_BYTES (TILE_VECTORS * VECTOR_BYTES)
 
-/* Rows that are needed soon, `ld` bytes apart and as wide as a panel: tiles ask for them while they sum, a row at a time
- * and evenly over their steps. In a burst, all that exceeds the two dozen lines which a core may wait for is waited for by
- * the sums. Lines are those of the 65 last bytes of a row, which need not begin with a line: the one before came with
- * the panel before. */
+/* Rows that are needed soon, `ld` bytes apart and as wide as a panel: tiles ask for them while they sum, a row at a
+ * time. What comes from memory is asked for evenly, over the first half of the steps: in a burst, all that exceeds the
+ * two dozen lines which a core may wait for is waited for by the sums, and what is asked for in the last steps is not
+ * there in time. Lines are those of the 65 last bytes of a row, which need not begin with a line: the one before came
+ * with the panel before. */
 typedef struct {
     const char *at;
     ptrdiff_t n, ld;
@@ -45,11 +46,12 @@ typedef struct {
 typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b, REAL *c,
                                   ptrdiff_t count);
 
-INLINE void FN(ask_while)(FN(tile_task) *t, FN(asked) *a, ptrdiff_t k)
+/* The next tile is to ask for them: spread over half of its k steps, or one a step. */
+INLINE void FN(ask_while)(FN(tile_task) *t, FN(asked) *a, ptrdiff_t k, int spread)
 {
     a->list[a->count].n = 0;
-    t->ahead = a->list;
-    t->gap = a->total > 0 && k > a->total ? k / a->total : 1;
+    t->ahead = a->count > 0 ? a->list : NULL;
+    t->gap = spread && a->total > 0 && k > 2 * a->total ? k / (2 * a->total) : 1;
 }
 
 /* A tile of MR rows by NV vectors; count: columns that are stored, below LANES only where NV is 1.

@@ -34,9 +34,10 @@
 #define M_BLOCK_BYTES 262144
 #endif
 
-/* Bytes of a block of a, or of c, from which tiles ask for rows of it ahead: it is not in L2 then, or may not be. Less: a
- * few per cent of small products go into asking; more: their first touch of each row is waited for. */
-#define FAR_BYTES 131072
+/* Bytes of an array from which its rows are asked for ahead, and evenly: it does not fit into L2. Less: rows that are
+ * there are asked for (128 KB: 784-128-10 on two threads 2-5 % slower); more: the first touch of each row is waited for,
+ * which is what 1024x1024x1024 lost most by. */
+#define FAR_BYTES 1048576
 
 /* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then compete
  * for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. At 2048 bytes a
@@ -117,10 +118,13 @@
 /* Bytes of x from which the rows of the next step are asked for during the present one: a smaller x stays in L2. */
 #define AHEAD_BYTES 524288
 
-/* Bytes of weights whose gradients are summed strip by strip: so many tiles read a strip of dz, and ask for the next one
- * meanwhile. Fewer: strips of dz come from L3 more often (64 KB: Adam on 4096x1000 and 256 rows at 77 % of the peak, here
- * at 87); more: lines that two strips share are gone from L2 (512 KB: Adam on 4096x4096 at 66-69 %, here 73). */
-#define WEIGHTS_BYTES 262144
+/* Bytes of weights, or of x, whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of
+ * w and columns of x in L2. More: they come from L3 twice; fewer: strips of dz come from L2 more often. */
+#define WEIGHTS_BYTES 65536
+/* The same where dz has so many bytes, half of L2: its strips come from L3, while more tiles are summed. 64 KB: Adam on
+ * 4096x1000 and 256 rows at 77 % of the peak, here at 87; 512 KB: Adam on 4096x4096 at 66-69 %, here at 73. */
+#define DZ_BYTES 524288
+#define WEIGHTS_BYTES_LARGE 262144
 
 /* Floating-point operations of a step up to which small_steps does it where one thread is to. The general kernels were
  * slower at all that was measured up to there, the less the larger: 4-16-3 on 1 row 2.9x, on 32 rows 1.9x, 64-64-10 on
