@@ -147,11 +147,16 @@ static void FN(strip)(FN(tile_task) *t, const FN(operand) *o, const FN(strip_tas
         asked.total = asked.count = 0;
         if (s->far_c)
             FN(ask)(&asked, left ? c + height * t->ld_c : s->c + s->count, next_height, t->ld_c * size, 1);
-        if (o->turned)
+        if (o->turned && o->far_b) {
             for (ptrdiff_t p = fetched; p < until; p += PANEL)
                 FN(ask)(&asked, o->b + s->next * o->ld + p, PANEL, o->ld * size, 0);
-        else
+        } else if (o->turned && until > fetched) {
+            for (ptrdiff_t r = 0; r < PANEL; r++)
+                for (ptrdiff_t p = fetched; p < until; p += 64 / size)
+                    __builtin_prefetch(o->b + (s->next + r) * o->ld + p, 0, 2);
+        } else {
             FN(ask)(&asked, o->b + fetched * o->ld + s->next, until - fetched, o->ld * size, 0);
+        }
         if (s->far_a && left)
             FN(ask_for_a)(&asked, t, next_height, s->k, a + height * t->a_row);
         FN(ask_while)(t, &asked, s->k, o->far_b);

@@ -51,7 +51,7 @@ INLINE void FN(ask_while)(FN(tile_task) *t, FN(asked) *a, ptrdiff_t k, int sprea
 {
     a->list[a->count].n = 0;
     t->ahead = a->count > 0 ? a->list : NULL;
-    t->gap = spread && a->total > 0 && k > 2 * a->total ? k / (2 * a->total) : 1;
+    t->gap = spread && a->count > 0 && k > 2 * a->total ? k / (2 * a->total) : 1;
 }
 
 /* A tile of MR rows by NV vectors; count: columns that are stored, below LANES only where NV is 1.

@@ -122,7 +122,7 @@
  * w and columns of x in L2. More: they come from L3 twice; fewer: strips of dz come from L2 more often. */
 #define WEIGHTS_BYTES 65536
 /* The same where dz has so many bytes, half of L2: its strips come from L3, while more tiles are summed. 64 KB: Adam on
- * 4096x1000 and 256 rows at 77 % of the peak, here at 87; 512 KB: Adam on 4096x4096 at 66-69 %, here at 73. */
+ * 4096x1000 and 256 rows at 77 % of the peak, so at 87; 512 KB: Adam on 4096x4096 at 66-69 %, so at 73. */
 #define DZ_BYTES 524288
 #define WEIGHTS_BYTES_LARGE 262144
 

@@ -159,7 +159,8 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
                     const ptrdiff_t from = k * q / n_tiles;
                     FN(ask)(&asked, dz + from * ld_dz + j + PANEL, k * (q + 1) / n_tiles - from, dz_bytes, 0);
                 }
-                FN(ask_while)(&t, &asked, k, 1);
+                if (far_w || far_x || far_dz)
+                    FN(ask_while)(&t, &asked, k, 1);
                 tiles[height](&t, k, x + first + i, dz + j, sums, width);
                 FN(ask_for_next_rows)(&asking);
                 FN(update_rows)(target, at, height, count, sums, PANEL);
