@@ -14,8 +14,8 @@ REQUIREMENTS = import sys, tomllib; project = tomllib.load(open("pyproject.toml"
 	print(*(project["project"]["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else project["build-system"]["requires"]))
 
 SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h fastnn/*.pyx fastnn/*.pxd fastnn/*.pxi fastnn/*.h)
-# bench_gpu needs a card: make check-gpu.
-BENCHMARKS := $(filter-out %_gpu.py, $(wildcard benchmarks/bench_*.py)) $(wildcard benchmarks/profile_*.py) benchmarks/tables.py benchmarks/accuracy.py
+# bench_gpu needs a card (make check-gpu), bench_against another checkout.
+BENCHMARKS := $(filter-out %_gpu.py %_against.py, $(wildcard benchmarks/bench_*.py)) $(wildcard benchmarks/profile_*.py) benchmarks/tables.py benchmarks/accuracy.py
 MODULES := $(basename $(wildcard fastnn/*.pyx))
 ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()])')
 

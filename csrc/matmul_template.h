@@ -74,6 +74,7 @@ typedef struct {
     int turned;
     int pack;             /* full panels are copied before use; turned ones always are */
     int tail_is_readable; /* a whole vector may be read at the end of the rows of this k block */
+    int far_a, far_b, far_c; /* what it is multiplied with, it, the product: more than fits into L2 */
 } FN(operand);
 
 /* Rows [first, last) of a panel, columns [j, j + count), zeros up to `width`. */
@@ -113,30 +114,53 @@ typedef struct {
     const fastnn_epilogue *last; /* NULL where nothing is left to finish */
     ptrdiff_t next;              /* first column of the panel after it, or -1 */
     REAL *next_copy;             /* where that one is copied to, or NULL */
+    int far_a, far_c;            /* rows of a, and of c, are asked for */
 } FN(strip_task);
+
+/* Rows of a, or of x where a is x^T, that the next tile reads. */
+INLINE void FN(ask_for_a)(FN(asked) *asked, const FN(tile_task) *t, ptrdiff_t height, ptrdiff_t k, const char *a)
+{
+    if (t->a_row == sizeof(REAL)) {
+        FN(ask)(asked, a, k, t->a_col, 0);
+        return;
+    }
+    for (ptrdiff_t r = 0; r < height; r++)
+        FN(ask)(asked, a + r * t->a_row, (k * t->a_col + PANEL_BYTES - 1) / PANEL_BYTES, PANEL_BYTES, 0);
+}
 
 /* Tiles differ by at most one row in height, so that 32 rows are 11 + 11 + 10 rather than 14 + 14 + 4. Each
  * fetches its share of the next panel into L2 while it computes, and copies it where it must be copied: so
- * the misses of a copy, which took a quarter of a product whose w was not in L2, are waited for by nobody. */
+ * the misses of a copy, which took a quarter of a product whose w was not in L2, are waited for by nobody. Nor are
+ * those of the sums that the next tile adds to, or writes. */
 static void FN(strip)(FN(tile_task) *t, const FN(operand) *o, const FN(strip_task) *s)
 {
-    const ptrdiff_t n_tiles = (s->m + TILE_ROWS - 1) / TILE_ROWS;
+    const ptrdiff_t n_tiles = (s->m + TILE_ROWS - 1) / TILE_ROWS, size = sizeof(REAL);
     ptrdiff_t fetched = 0;
     for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
-        const ptrdiff_t height = (s->m - i) / (n_tiles - q);
+        const ptrdiff_t height = (s->m - i) / (n_tiles - q), left = n_tiles - q - 1;
+        const ptrdiff_t next_height = left ? (s->m - i - height) / left : s->next < 0 ? 0 : s->m / n_tiles;
+        const char *a = (const char *)s->a + i * t->a_row;
         REAL *c = s->c + i * t->ld_c;
         ptrdiff_t until = s->next < 0 ? 0 : (s->k * (q + 1) / n_tiles + LANES - 1) / LANES * LANES;
         until = until < s->k ? until : s->k;
-        t->n_ahead = 0;
-        if (until > fetched && o->turned) {
+        FN(asked) asked;
+        asked.total = asked.count = 0;
+        if (s->far_c)
+            FN(ask)(&asked, left ? c + height * t->ld_c : s->c + s->count, next_height, t->ld_c * size, 1);
+        if (o->turned && o->far_b) {
+            for (ptrdiff_t p = fetched; p < until; p += PANEL)
+                FN(ask)(&asked, o->b + s->next * o->ld + p, PANEL, o->ld * size, 0);
+        } else if (o->turned && until > fetched) {
             for (ptrdiff_t r = 0; r < PANEL; r++)
-                for (ptrdiff_t p = fetched; p < until; p += 64 / (ptrdiff_t)sizeof(REAL))
+                for (ptrdiff_t p = fetched; p < until; p += 64 / size)
                     __builtin_prefetch(o->b + (s->next + r) * o->ld + p, 0, 2);
-        } else if (until > fetched) {
-            t->ahead = o->b + fetched * o->ld + s->next;
-            t->n_ahead = until - fetched;
+        } else {
+            FN(ask)(&asked, o->b + fetched * o->ld + s->next, until - fetched, o->ld * size, 0);
         }
-        s->tiles[height](t, s->k, (const REAL *)((const char *)s->a + i * t->a_row), s->b, c, s->count);
+        if (s->far_a && left)
+            FN(ask_for_a)(&asked, t, next_height, s->k, a + height * t->a_row);
+        FN(ask_while)(t, &asked, s->k, o->far_b);
+        s->tiles[height](t, s->k, (const REAL *)a, s->b, c, s->count);
         if (s->last)
             FN(finish)(s->last, height, s->count, s->gate ? s->gate + i * s->last->ld_gate : NULL, c, t->ld_c);
         if (s->next_copy && until > fetched)
@@ -153,7 +177,6 @@ static void FN(product_block)(FN(tile_task) t, const FN(operand) *o, ptrdiff_t m
     const REAL *bias = last ? e->bias : NULL;
     fastnn_epilogue rest_of_e = *e;
     t.relu = last && e->activation == FASTNN_relu;
-    t.ld_ahead = o->ld;
     if (t.relu)
         rest_of_e.activation = FASTNN_identity;
     const int finishes = last && (rest_of_e.activation != FASTNN_identity || e->gate);
@@ -186,6 +209,8 @@ static void FN(product_block)(FN(tile_task) t, const FN(operand) *o, ptrdiff_t m
             s.next = j + s.count;
         const int copies_next = width == PANEL && rest >= 2 * PANEL && (o->turned || o->pack);
         s.next_copy = copies_next ? copies[1 - copied] : NULL;
+        s.far_a = j == 0 && o->far_a;
+        s.far_c = o->far_c;
         FN(strip)(&t, o, &s);
         copied = copies_next ? 1 - copied : -1;
         j += s.count;
@@ -200,8 +225,12 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
     const ptrdiff_t reach = (LANES - n % LANES) % LANES;
     FN(tile_task) t = {.a_row = a_row * (ptrdiff_t)sizeof(REAL), .a_col = a_col * (ptrdiff_t)sizeof(REAL),
                        .ld_c = ld_c};
-    FN(operand) o = {.ld = ld_b, .turned = b_turned};
-    ptrdiff_t m_blocks = (m + M_BLOCK - 1) / M_BLOCK;
+    FN(operand) o = {.ld = ld_b, .turned = b_turned,
+                     .far_a = m * k * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES,
+                     .far_b = k * n * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES,
+                     .far_c = m * n * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES};
+    const ptrdiff_t most = M_BLOCK_BYTES / (K_BLOCK * (ptrdiff_t)sizeof(REAL));
+    ptrdiff_t m_blocks = (m + most - 1) / most;
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {
         rows = (m - i) / m_blocks--;
         o.pack = rows >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;

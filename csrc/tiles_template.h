@@ -4,6 +4,34 @@
 #define PANEL (TILE_VECTORS * LANES)
 #define PANEL_BYTES (TILE_VECTORS * VECTOR_BYTES)
 
+/* Rows that are needed soon, `ld` bytes apart and as wide as a panel: tiles ask for them while they sum, a row at a
+ * time. What comes from memory is asked for evenly, over the first half of the steps: in a burst, all that exceeds the
+ * two dozen lines which a core may wait for is waited for by the sums, and what is asked for in the last steps is not
+ * there in time. Lines are those of the 65 last bytes of a row, which need not begin with a line: the one before came
+ * with the panel before. */
+typedef struct {
+    const char *at;
+    ptrdiff_t n, ld;
+    int writes; /* will be written: this core is to own them. The others come into L2: L1 is full of what is in use. */
+} FN(rows_ahead);
+
+#undef TILE_AHEADS
+#define TILE_AHEADS (TILE_ROWS + 4)
+typedef struct {
+    ptrdiff_t total; /* rows in the list */
+    int count;
+    FN(rows_ahead) list[TILE_AHEADS + 1]; /* one of no rows ends it */
+} FN(asked);
+
+/* n may be 0; what finds no room is not asked for. */
+INLINE void FN(ask)(FN(asked) *a, const void *at, ptrdiff_t n, ptrdiff_t ld, int writes)
+{
+    if (n <= 0 || a->count == TILE_AHEADS)
+        return;
+    a->list[a->count++] = (FN(rows_ahead)){at, n, ld, writes};
+    a->total += n;
+}
+
 /* Where a tile reads and writes. Strides of a in bytes: rows are reached as base, base + r, base + 2 r
  * from one pointer for three rows, which x86 addresses without further arithmetic. */
 typedef struct {
@@ -12,11 +40,19 @@ typedef struct {
     int first;              /* sums start at zero, else at c */
     const REAL *bias;       /* non-NULL in the last k block alone; at the tile's first column */
     int relu;               /* likewise: the one activation that is done in registers */
-    const REAL *ahead;      /* n_ahead rows of b that are needed soon, ld_ahead elements apart */
-    ptrdiff_t n_ahead, ld_ahead;
+    const FN(rows_ahead) *ahead; /* NULL, or a list of what to ask for */
+    ptrdiff_t gap;               /* steps of the sum from one row of it to the next, 1 or more */
 } FN(tile_task);
 typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b, REAL *c,
                                   ptrdiff_t count);
+
+/* The next tile is to ask for them: spread over half of its k steps, or one a step. */
+INLINE void FN(ask_while)(FN(tile_task) *t, FN(asked) *a, ptrdiff_t k, int spread)
+{
+    a->list[a->count].n = 0;
+    t->ahead = a->count > 0 ? a->list : NULL;
+    t->gap = spread && a->count > 0 && k > 2 * a->total ? k / (2 * a->total) : 1;
+}
 
 /* A tile of MR rows by NV vectors; count: columns that are stored, below LANES only where NV is 1.
  * Literal bounds and full unrolling keep `sum` in registers (inlined constant arguments do not suffice for
@@ -49,13 +85,19 @@ typedef void (*FN(tile_function))(const FN(tile_task) *t, ptrdiff_t k, const REA
                                                          : vec_load_part(c + i * ld_c, count);               \
         }                                                                                                    \
         ptrdiff_t p = 0;                                                                                     \
-        const ptrdiff_t n_ahead = t->n_ahead < k ? t->n_ahead : k, ld_ahead = t->ld_ahead;                   \
-        for (const REAL *ahead = t->ahead; p < n_ahead; p++, ahead += ld_ahead) {                            \
-            /* Into L2: L1 is full of what is in use. */                                                     \
-            UNROLL for (int v = 0; v < PANEL_BYTES; v += 64)                                                 \
-                __builtin_prefetch((const char *)ahead + v, 0, 2);                                           \
-            TILE_STEP(MR, NV)                                                                                \
-        }                                                                                                    \
+        if (t->ahead)                                                                                        \
+            for (const FN(rows_ahead) *r = t->ahead; r->n > 0; r++) {                                        \
+                const char *ahead = r->at + 63;                                                              \
+                for (ptrdiff_t rows = r->n; rows > 0 && p < k; rows--, ahead += r->ld) {                     \
+                    if (r->writes)                                                                           \
+                        UNROLL for (int v = 0; v < PANEL_BYTES; v += 64) prefetch_for_writing(ahead + v);    \
+                    else                                                                                     \
+                        UNROLL for (int v = 0; v < PANEL_BYTES; v += 64)                                     \
+                            __builtin_prefetch(ahead + v, 0, 2);                                             \
+                    const ptrdiff_t until = p + t->gap < k ? p + t->gap : k;                                 \
+                    for (; p < until; p++) { TILE_STEP(MR, NV) }                                             \
+                }                                                                                            \
+            }                                                                                                \
         for (; p < k; p++) { TILE_STEP(MR, NV) }                                                             \
         if (t->bias) {                                                                                       \
             vec bias[NV];                                                                                    \

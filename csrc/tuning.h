@@ -22,16 +22,22 @@
 
 /* Rows of b in one pass over a column panel, a multiple of 16; rows of a in one pass over b. A panel is K_BLOCK * 128
  * bytes with AVX-512, half of that with AVX2 and NEON; larger: it leaves L1 for L2, which is near enough; smaller:
- * sums go to memory and back more often (28 loads and stores for 28 * K_BLOCK FMAs). The block of a, M_BLOCK *
- * K_BLOCK floats, is half of L2 (1 MB with AVX-512; 256 KB to 1 MB else). Smaller: b is read, copied or turned more
- * often. Both are cut evenly, so that 784 is 400 + 384. Two panels lie on the stack. */
+ * sums go to memory and back more often (28 loads and stores for 28 * K_BLOCK FMAs). 512 would be 1-2 % faster in
+ * 512x512x512 and needs 128 KB: two panels lie on the stack. The block of a is half of L2 (1 MB with AVX-512; 256 KB to
+ * 1 MB else). Larger: it leaves L2; smaller: b is read, copied or turned more often (400 KB: 0-3 % slower). Both are cut
+ * evenly, so that 784 is 400 + 384. */
 #if ISA_AVX512
 #define K_BLOCK 400
-#define M_BLOCK 344
+#define M_BLOCK_BYTES 550400
 #else
 #define K_BLOCK 256
-#define M_BLOCK 256
+#define M_BLOCK_BYTES 262144
 #endif
+
+/* Bytes of an array from which its rows are asked for ahead, and evenly: it does not fit into L2. Less: rows that are
+ * there are asked for (128 KB: 784-128-10 on two threads 2-5 % slower); more: the first touch of each row is waited for,
+ * which is what 1024x1024x1024 lost most by. */
+#define FAR_BYTES 1048576
 
 /* A panel of b is copied to the stack when its rows lie a multiple of this many bytes apart (they then compete
  * for the same few cache sets) and at least PACK_MIN_ROWS rows of a share the cost of the copy. At 2048 bytes a
@@ -112,9 +118,13 @@
 /* Bytes of x from which the rows of the next step are asked for during the present one: a smaller x stays in L2. */
 #define AHEAD_BYTES 524288
 
-/* Bytes of weights whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of w
- * in L2. More: weights come from L3 twice; fewer: strips of dz come from L2 more often. */
+/* Bytes of weights, or of x, whose gradients are summed strip by strip: a strip of dz stays in L1 for that long, rows of
+ * w and columns of x in L2. More: they come from L3 twice; fewer: strips of dz come from L2 more often. */
 #define WEIGHTS_BYTES 65536
+/* The same where dz has so many bytes, half of L2: its strips come from L3, while more tiles are summed. 64 KB: Adam on
+ * 4096x1000 and 256 rows at 77 % of the peak, so at 87; 512 KB: Adam on 4096x4096 at 66-69 %, so at 73. */
+#define DZ_BYTES 524288
+#define WEIGHTS_BYTES_LARGE 262144
 
 /* Floating-point operations of a step up to which small_steps does it where one thread is to. The general kernels were
  * slower at all that was measured up to there, the less the larger: 4-16-3 on 1 row 2.9x, on 32 rows 1.9x, 64-64-10 on

@@ -25,6 +25,14 @@ static void FN(ask_for_parameters)(const fastnn_target *t, ptrdiff_t at, ptrdiff
         FN(ask_for_rows)(m, count, (const REAL *)t->states[q] + at, t->ld);
 }
 
+/* The same, of the tile that sums their gradients: where they come from L3 or memory. */
+static void FN(ask_in_tile)(FN(asked) *a, const fastnn_target *t, ptrdiff_t at, ptrdiff_t m)
+{
+    const ptrdiff_t ld = t->ld * (ptrdiff_t)sizeof(REAL);
+    FN(ask)(a, (const REAL *)t->w + at, m, ld, 1);
+    for (int q = 0; q < FASTNN_STATES && t->states[q]; q++) FN(ask)(a, (const REAL *)t->states[q] + at, m, ld, 1);
+}
+
 /* A share of the lines that the next step gathers: asked for a few at a time, memory brings them while this step
  * computes; all at once would wait for memory after the first two dozen. */
 typedef struct {
@@ -120,8 +128,15 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
     REAL sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
     FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_x * (ptrdiff_t)sizeof(REAL), .ld_b = ld_dz,
                        .ld_c = PANEL, .first = 1};
-    const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(REAL);
-    const ptrdiff_t whole = (WEIGHTS_BYTES / row_bytes / TILE_ROWS + 1) * TILE_ROWS;
+    const ptrdiff_t dz_bytes = ld_dz * (ptrdiff_t)sizeof(REAL);
+    const int far_x = m * k * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES, far_dz = k * dz_bytes >= DZ_BYTES;
+    ptrdiff_t n_arrays = 1;
+    while (n_arrays <= FASTNN_STATES && target->states[n_arrays - 1]) n_arrays++;
+    const int far_w = m * n * n_arrays * (ptrdiff_t)sizeof(REAL) >= FAR_BYTES;
+    ptrdiff_t whole = WEIGHTS_BYTES / (n * (ptrdiff_t)sizeof(REAL));
+    if (far_dz) /* so many rows of w, or columns of x */
+        whole = WEIGHTS_BYTES_LARGE / ((n > k ? n : k) * (ptrdiff_t)sizeof(REAL));
+    whole = (whole / TILE_ROWS + 1) * TILE_ROWS;
     FN(asking) asking = FN(begin_asking)(ahead, (m + TILE_ROWS - 1) / TILE_ROWS * ((n + PANEL - 1) / PANEL));
     for (ptrdiff_t first = 0; first < m; first += whole) {
         const ptrdiff_t rows = m - first < whole ? m - first : whole, n_tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -132,7 +147,20 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
             const ptrdiff_t width = count <= LANES ? LANES : PANEL;
             for (ptrdiff_t q = 0, i = 0; q < n_tiles; q++) {
                 const ptrdiff_t height = (rows - i) / (n_tiles - q), at = (first + i) * target->ld + j;
-                FN(ask_for_parameters)(target, at, height, count);
+                FN(asked) asked;
+                asked.total = asked.count = 0;
+                if (far_w && 3 * height * n_arrays <= k) /* the last of them have time to come */
+                    FN(ask_in_tile)(&asked, target, at, height);
+                else
+                    FN(ask_for_parameters)(target, at, height, count);
+                if (far_x && j == 0 && q + 1 < n_tiles)
+                    FN(ask)(&asked, x + first + i + height, k, t.a_col, 0);
+                if (far_dz && j + PANEL < n) {
+                    const ptrdiff_t from = k * q / n_tiles;
+                    FN(ask)(&asked, dz + from * ld_dz + j + PANEL, k * (q + 1) / n_tiles - from, dz_bytes, 0);
+                }
+                if (far_w || far_x || far_dz)
+                    FN(ask_while)(&t, &asked, k, 1);
                 tiles[height](&t, k, x + first + i, dz + j, sums, width);
                 FN(ask_for_next_rows)(&asking);
                 FN(update_rows)(target, at, height, count, sums, PANEL);

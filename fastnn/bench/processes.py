@@ -49,10 +49,12 @@ class Worker:
     key : str
         Of the peer.
     threads : int
+    root : Path, optional
+        Folder of the package `fastnn` that it imports: another checkout's. Default: the one that asks.
     """
 
-    def __init__(self, key: str, threads: int) -> None:
-        self.key, self.threads = key, threads
+    def __init__(self, key: str, threads: int, root: Path | None = None) -> None:
+        self.key, self.threads, self._root = key, threads, root
         self._start()
 
     def _start(self) -> None:
@@ -64,6 +66,7 @@ class Worker:
             stderr=self._log,
             text=True,
             env=self._environment(),
+            cwd=self._root,  # stands before PYTHONPATH in what a module is looked for in
             preexec_fn=self._bind if self.threads == 1 else None,
         )
 
@@ -76,7 +79,7 @@ class Worker:
     def _environment(self) -> dict[str, str]:
         found = environment(self.threads)
         # The package may be used where it lies: the child must import this one and no other.
-        root = str(Path(__file__).parents[2])
+        root = str(self._root or Path(__file__).parents[2])
         found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [found.get("PYTHONPATH")])])
         return found
 
