@@ -128,14 +128,13 @@ cdef int api_activation_has_slope(int activation) noexcept nogil:
 
 
 cdef int api_get_num_threads() noexcept nogil:
-    return n_threads_limit
+    return fastnn_get_num_threads()
 
 
 cdef int api_set_num_threads(int n) noexcept nogil:
-    global n_threads_limit
     if not 1 <= n <= FASTNN_MAX_THREADS:
         return -1
-    n_threads_limit = n
+    fastnn_set_num_threads(n)
     return 0
 
 
