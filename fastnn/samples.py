@@ -144,7 +144,7 @@ class Task:
         return matrix, found, weights, rows
 
     def of_the_host(self, *arrays: object) -> tuple[Any, ...]:
-        """Arrays of a card as NumPy's, for a device that keeps them there; the others are left to the door."""
+        """Arrays of a card as NumPy's for a device that keeps them; others are left to the door."""
         return tuple(errors.fetched(array) for array in arrays) if self.keeps_cards else arrays
 
     def some_rows(self, argument: str, x: Array) -> None:
