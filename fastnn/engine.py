@@ -70,7 +70,8 @@ class Engine:
     def _task(self) -> Task:
         """What data must fit."""
         model, keeps_cards = self.model, self.device not in devices.available()
-        return Task(model.layers, model.n_in, model.dtype, self.loss, self.metrics, keeps_cards)
+        steps = () if model.n_in is None else model.steps
+        return Task(model.layers, model.n_in, model.dtype, self.loss, self.metrics, keeps_cards, steps)
 
     def _judged(self, x: object, y: object, sample_weight: object, order: object = None) -> Judged:
         """x, y, sample_weight and order for one call of the program: at once where they are right already."""

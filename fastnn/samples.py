@@ -18,6 +18,7 @@ from .noise_layers import AlphaDropout, GaussianNoise
 if TYPE_CHECKING:
     from .data.source import Source
     from .metrics import Metric
+    from .steps import Step
 
 __all__ = ["Judged", "Sample", "Task", "described", "is_source", "judge_end", "measure"]
 
@@ -104,6 +105,8 @@ class Task:
     metrics : tuple of Metric
     keeps_cards : bool
         Whether an x on a card stays there.
+    steps : tuple of Step
+        Of a model that is built; without them they are made anew for the columns of each x.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -112,10 +115,11 @@ class Task:
     loss: Loss
     metrics: tuple[Metric, ...]
     keeps_cards: bool = False
+    steps: tuple[Step, ...] = ()
 
     def n_out(self, x: Array) -> int:
         """Outputs of the model for the columns of x."""
-        return lower(self.layers, x.shape[1])[-1].n_out
+        return (self.steps or lower(self.layers, x.shape[1]))[-1].n_out
 
     def targets(self, argument: str, y: object, x: Array, order: Array | None = None) -> Array:
         """y as the loss takes it, a target for each row of x; with an order only its rows are looked at."""

@@ -217,8 +217,11 @@ def work(folder, ready):
 """
 
 
-def killed_inside(work: str, base: Path, kinds: list[str], n_kills: int, seed: int) -> None:
-    """Kill trainings of 2 epochs of 900 steps inside them, go on, and compare with undisturbed ones."""
+def killed_inside(work: str, base: Path, kinds: list[str], n_kills: int, seed: int, share: float) -> None:
+    """Kill trainings of 2 epochs of 900 steps inside them, go on, and compare with undisturbed ones.
+
+    A process is killed within `share` of the time that an undisturbed one takes.
+    """
     takes: dict[str, float] = {}
     with Nursery(work) as nursery:
         for kind in kinds:
@@ -228,13 +231,14 @@ def killed_inside(work: str, base: Path, kinds: list[str], n_kills: int, seed: i
             takes[kind] = time.perf_counter() - begin
         rng = np.random.default_rng(seed)
         kills = rounds = inside = 0
-        while kills < n_kills or rounds < len(kinds):
+        # A few kills may all come before the first checkpoint: go on until one did not.
+        while kills < n_kills or rounds < len(kinds) or (inside == 0 and rounds < 20):
             kind = kinds[rounds % len(kinds)]
             whole, folder = base / f"{kind}-whole", base / f"{kind}-{rounds}"
             folder.mkdir()
             rounds += 1
             for _ in range(3):
-                kills += nursery.run(str(folder), rng.uniform(0, takes[kind] / 3)) == -signal.SIGKILL
+                kills += nursery.run(str(folder), rng.uniform(0, takes[kind] * share)) == -signal.SIGKILL
             assert nursery.run(str(folder)) == 0
             for name in ("end", "log.csv"):
                 assert (folder / name).read_bytes() == (whole / name).read_bytes()
@@ -253,7 +257,7 @@ def killed_inside(work: str, base: Path, kinds: list[str], n_kills: int, seed: i
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_inside_its_epochs_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    killed_inside(INSIDE, tmp_path, ["array"], N_INSIDE, seed=2)
+    killed_inside(INSIDE, tmp_path, ["array"], N_INSIDE, seed=2, share=1 / 3)
 
 
 STREAMED = (
@@ -302,4 +306,5 @@ def test_a_streamed_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: P
     columns = {f"c{j}": x[:, j] for j in range(20)}
     parquet.write_table(pa.table({**columns, "y": y}), tmp_path / "t.parquet", row_group_size=1000)
     kinds = ["shards", "parquet"] if FULL else ["parquet"]
-    killed_inside(STREAMED, tmp_path, kinds, N_STREAMED, seed=4)
+    # Each process loads pyarrow anew, and the first ones convert: with less time none would come to an epoch.
+    killed_inside(STREAMED, tmp_path, kinds, N_STREAMED, seed=4, share=0.9)
