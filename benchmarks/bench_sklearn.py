@@ -161,8 +161,9 @@ def main() -> None:
     quick = arguments.quick
     warnings.simplefilter("ignore")
     os.environ["PYTHONWARNINGS"] = "ignore"  # of workers
-    blas = {f"{one['internal_api']} {one.get('architecture', '')}" for one in threadpool_info()}
-    told(f"scikit-learn {sklearn.__version__}, {fn.isa()}, {', '.join(sorted(blas))}")
+    pools = (one for one in threadpool_info() if one["user_api"] == "blas")
+    blas = {f"{one['internal_api']} {one.get('architecture', '')}" for one in pools}
+    told(f"scikit-learn {sklearn.__version__}, fastnn {fn.__version__} {fn.isa()}, {', '.join(sorted(blas))}")
     seconds, tries = (0.002, 1) if quick else (0.2, 3)
     for dtype in ("float32", "float64"):
         for threads in (1, 2):
