@@ -140,6 +140,20 @@ def test_a_penalty_and_the_loss_of_each_step_are_the_array_programs() -> None:
         assert program.not_captured == reason
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_estimator_with_loss_and_optimizer_of_ours_trains_by_the_captured_step() -> None:
+    from fastnn.sklearn import MLPClassifier, base
+
+    given = {"loss": fn.losses.CrossEntropy(label_smoothing=0.1), "optimizer": fn.AdamW(0.01), "max_iter": 2}
+    found = []
+    for device in ("cpu", "cuda"):
+        one = MLPClassifier((13,), **given, batch_size=32, random_state=0, device=device).fit(X, Y)
+        found.append([*one.coefs_, *one.intercepts_, one.loss_curve_, one.predict_proba(X)])
+    assert base._NETWORKS[one].program.not_captured is None
+    for theirs, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_each_kind_of_layer_trains_as_on_the_cpu(name: str) -> None:
     both(
