@@ -206,3 +206,15 @@ def test_what_is_left_to_scikit_learn_on_the_cpu_is_an_error_elsewhere():
     model.coefs_[0] = model.coefs_[0].astype(np.float32)
     with pytest.raises(ValueError, match="ours cannot: coefs_ and intercepts_ are not of one dtype"):
         model.predict(DIGITS)
+
+
+@pytest.mark.parametrize("device", ["numpy", "cuda"])
+def test_a_batch_without_weight_teaches_nothing(card, device):
+    weight = WEIGHTS.copy()
+    weight[200:] = 0
+    given = {"solver": "sgd", "momentum": 0.0, "batch_size": 40, "shuffle": False, "alpha": 0.1}
+    model = ours.MLPClassifier((9,), max_iter=1, random_state=0, device=device, **given)
+    whole = clone(model).fit(DIGITS, LABELS, weight)
+    part = clone(model).fit(DIGITS[:200], LABELS[:200], weight[:200])
+    np.testing.assert_array_equal(whole.coefs_[0], part.coefs_[0])
+    assert whole.loss_ == pytest.approx(part.loss_ * 200 / 240)
