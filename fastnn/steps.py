@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Objective:
-    """What the compiled program minimises and tells, where it is more than the mean loss of a batch.
+    """What a program minimises and tells, where it is more than the mean loss of a batch.
 
     Parameters
     ----------

@@ -23,9 +23,10 @@ from layer_cases import NETWORKS
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import cli
+from fastnn import cli, devices
 from fastnn.devices import cuda, cuda_data
 from fastnn.devices.cuda_step import STEPS_A_GRAPH
+from fastnn.steps import Objective
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
 
@@ -117,6 +118,40 @@ def test_what_is_not_captured_is_the_array_program() -> None:
         assert both(optimizer=optimizer, epochs=1)._program.not_captured == why
     soft = np.eye(4, dtype=F32)[Y]
     both(y=soft, epochs=1)
+
+
+def test_a_penalty_and_the_loss_of_each_step_are_the_array_programs() -> None:
+    order, weight = np.arange(N).reshape(5, 30), np.random.default_rng(2).uniform(0.5, 2, N)
+    more = Objective(l2=1.0, told=0.5, cap=2.0)
+    for objective in (None, Objective(), more):
+        found = []
+        for device in ("cpu", "cuda"):
+            model = fn.Sequential(*layers()).build(N_IN)
+            given = {"loss": "cross_entropy", "optimizer": fn.Adam(), "objective": objective}
+            program = devices.make(device, model.steps, model._block, **given)
+            told = np.zeros(5)
+            sums = program.run(X, Y, order, np.full(5, 0.01), weight, step_losses=told)
+            assert sums[0] == pytest.approx(told.sum())
+            sums = program.run(X, Y, order, np.full(5, 0.01), weight, sums=sums)
+            found.append([model.parameters, told, sums])
+        for theirs, ours in zip(*found, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=2e-6)
+        reason = "an objective beyond the mean loss" if objective is more else None
+        assert program.not_captured == reason
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_estimator_with_loss_and_optimizer_of_ours_trains_by_the_captured_step() -> None:
+    from fastnn.sklearn import MLPClassifier, base
+
+    given = {"loss": fn.losses.CrossEntropy(label_smoothing=0.1), "optimizer": fn.AdamW(0.01), "max_iter": 2}
+    found = []
+    for device in ("cpu", "cuda"):
+        one = MLPClassifier((13,), **given, batch_size=32, random_state=0, device=device).fit(X, Y)
+        found.append([*one.coefs_, *one.intercepts_, one.loss_curve_, one.predict_proba(X)])
+    assert base._NETWORKS[one].program.not_captured is None
+    for theirs, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

@@ -153,6 +153,24 @@ def test_data_of_cupy_stays_where_it_is(card: Any) -> None:
     np.testing.assert_array_equal(of_host.model.parameters, of_card.model.parameters)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_an_estimator_of_scikit_learns_face(solver: str, early_stopping: bool) -> None:
+    from fastnn.sklearn import MLPClassifier
+
+    given = {"solver": solver, "early_stopping": early_stopping, "alpha": 0.01, "max_iter": 3}
+    weight = np.random.default_rng(3).uniform(0.5, 2, N)
+    theirs, ours = (
+        MLPClassifier((64,), random_state=0, device=device, **given).fit(X, Y, weight)
+        for device in ("cpu", "cuda")
+    )
+    assert ours.fit_info_["device"] == "cuda"
+    for one, other in zip(theirs.coefs_, ours.coefs_, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-3)
+
+
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     trainer = fn.Trainer(fn.Sequential(fn.Dense(10)), "cross_entropy", "adam", seed=3, device="cuda")
     trainer.partial_fit(X[:20], Y[:20])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastnn as fn
+from fastnn import devices
 from fastnn.devices.arrays import ArrayProgram
 from fastnn.program import Program
 from fastnn.steps import Objective
@@ -56,11 +57,12 @@ def test_one_step_by_hand():
     np.testing.assert_allclose(model.parameters, [2 - 0.1 * 7, 1 - 0.1 * 2.5], rtol=1e-15)
 
 
-def test_decoupled_decay_and_accumulated_batches_take_no_penalty():
+@pytest.mark.parametrize("program", [Program, ArrayProgram])
+def test_decoupled_decay_and_accumulated_batches_take_no_penalty(program):
     model = fn.Sequential(fn.Dense(1), dtype="float64").build(1)
     for optimizer in (fn.AdamW(), fn.SGD(accumulate=2)):
         with pytest.raises(ValueError, match="l2 must be 0 with"):
-            Program(
+            program(
                 model.steps,
                 model._block,
                 loss=fn.losses.MSE(),
@@ -141,8 +143,27 @@ def test_a_loss_beyond_the_limit_ends_a_run_before_its_update(program, batch):
     assert caught.value.loss_sum == 64 - batch
 
 
-def test_other_losses_take_no_bounds():
+@pytest.mark.parametrize("program", [Program, ArrayProgram])
+def test_other_losses_take_no_bounds(program):
     model = fn.Sequential(fn.Dense(2), dtype="float64").build(1)
     for loss in (fn.losses.MSE(), fn.losses.BinaryCrossEntropy(pos_weight=[1.0, 2.0])):
         with pytest.raises(ValueError, match="floor and cap must be infinite with"):
-            Program(model.steps, model._block, loss=loss, objective=Objective(cap=3.0))
+            program(model.steps, model._block, loss=loss, objective=Objective(cap=3.0))
+    own = fn.losses.get(lambda z, y, weight: (0.0, z))
+    with pytest.raises(ValueError, match="objective must be None with a loss of your own"):
+        program(model.steps, model._block, loss=own, objective=Objective())
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_devices_take_an_objective_and_tell_each_steps_loss(device):
+    model = fn.Sequential(fn.Dense(1), dtype="float64").build(1)
+    model.parameters = [2.0, 1.0]
+    given = {"loss": "mse", "optimizer": fn.SGD(), "objective": Objective(l2=0.5, told=0.5)}
+    program = devices.make(device, model.steps, model._block, **given)
+    x, y, told = np.array([[1.0], [3.0]]), np.array([[2.0], [3.0]]), np.empty(2)
+    order, weight = np.array([[0], [1]]), np.array([1.0, 3.0])
+    # Squares of errors 1 and 16, half of them told, with weights 1 and 3; half of l2 times w^2 is 1.
+    assert program.run(x, y, order, np.zeros(2), weight, step_losses=told) == (1.5 + 25.0, 4.0)
+    np.testing.assert_array_equal(told, [1.5, 25.0])
+    with pytest.raises(ValueError, match="objective must be None with LBFGS"):
+        devices.make(device, model.steps, model._block, **{**given, "optimizer": fn.LBFGS()})

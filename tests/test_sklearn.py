@@ -131,7 +131,7 @@ def test_a_loss_that_overflows_goes_on_as_scikit_learns_does():
 
 def test_sparse_rows_go_to_scikit_learn_and_say_so():
     stock, own = both("MLPClassifier", sparse.csr_matrix(DIGITS), LABELS)
-    assert own.fit_info_ == {"engine": "scikit-learn", "reason": "X is sparse"}
+    assert own.fit_info_ == {"engine": "scikit-learn", "device": "cpu", "reason": "X is sparse"}
     np.testing.assert_array_equal(stock.coefs_[0], own.coefs_[0])
     np.testing.assert_allclose(stock.predict_proba(DIGITS), own.predict_proba(DIGITS), atol=1e-12)
 
@@ -278,20 +278,12 @@ def test_validation_data_and_callbacks():
         ({"activation": ["softmax"]}, "activation must be of"),
         ({"dropout": 0.5, "solver": "lbfgs"}, "solver must be 'sgd' or 'adam' with dropout"),
         ({"optimizer": fn.LBFGS()}, "optimizer must take mini-batches"),
-        ({"device": "numpy", "dropout": 0.5}, "device must be 'cpu' with dropout"),
     ],
     ids=str,
 )
 def test_values_that_do_not_go_together_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         ours.MLPClassifier(**parameters).fit(DIGITS, LABELS)
-
-
-def test_a_device_that_is_not_there_never_falls_back():
-    with pytest.raises(fn.DeviceError):
-        ours.MLPClassifier(device="cuda").fit(DIGITS, LABELS)
-    model = ours.MLPClassifier(device="numpy", max_iter=1).fit(DIGITS, LABELS)
-    assert model.fit_info_["engine"] == "scikit-learn"
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "sklearn"

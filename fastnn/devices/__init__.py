@@ -18,7 +18,7 @@ from .. import program as program_
 from ..layers import Step
 from ..losses import Loss
 from ..optimizers import LBFGS, SGD, Optimizer
-from ..steps import initial_buffers
+from ..steps import Objective, initial_buffers
 from . import arrays, cpu
 
 __all__ = ["Program", "available", "check", "check_precision", "hold", "judges_rows", "make", "restore"]
@@ -60,11 +60,13 @@ class Program(Protocol):
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
         augment: tuple[tuple[str, float], ...] = (),
+        step_losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """One optimizer step for each row of order; gives the sums of weight * loss and of weights.
 
         They begin with `sums`: a run in parts then has the bits of the whole. After `seconds_left` it ends at
-        a step; `step` tells which. augment: kinds and numbers, see `fastnn.augment`.
+        a step; `step` tells which. augment: kinds and numbers, see `fastnn.augment`. step_losses (steps,) is
+        filled with each step's share of the first sum.
         """
 
     def gradient(
@@ -137,10 +139,12 @@ def make(
     seed: int = 0,
     buffers: Array | None = None,
     precision: str = "float32",
+    objective: Objective | None = None,
 ) -> Program:
     """The program of a network on a device; it trains the flat block `parameters` in place.
 
-    buffers: the running statistics, changed in place; None: those of an untrained network.
+    buffers: the running statistics, changed in place; None: those of an untrained network. objective: more
+    than the mean loss of a batch.
     """
     loss = None if loss is None else losses.get(loss)
     if buffers is None:
@@ -153,7 +157,17 @@ def make(
     else:
         maker = _MAKERS[check(device)]
     if not isinstance(optimizer, LBFGS):
-        return maker(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
+        return maker(
+            steps,
+            parameters,
+            loss=loss,
+            optimizer=optimizer,
+            seed=seed,
+            buffers=buffers,
+            objective=objective,
+        )
+    if objective is not None:  # its line search needs a loss whose slope is the gradient
+        raise ValueError(f"objective must be None with LBFGS, got {objective!r}")
     from .lbfgs import LBFGSProgram  # 1 ms that only its users pay
 
     program = maker(steps, parameters, loss=loss, seed=seed, buffers=buffers)

@@ -22,7 +22,7 @@ from ..optimizers import (
     Rule,
 )
 
-__all__ = ["OPTIMIZERS", "average", "clip_norm", "limit_columns", "update"]
+__all__ = ["OPTIMIZERS", "average", "clip_norm", "is_decoupled", "limit_columns", "update"]
 
 Array = NDArray[Any]
 
@@ -171,11 +171,16 @@ OPTIMIZERS: dict[str, Callable[..., None]] = {
 _DECOUPLED = ("adamw", "lion")
 
 
+def is_decoupled(o: Optimizer) -> bool:
+    """Whether decay shrinks the weights and has no part in the gradient."""
+    return o.name in _DECOUPLED or bool(getattr(o, "decoupled_weight_decay", False))
+
+
 def update(
     xp: Any, o: Optimizer, rules: Sequence[Rule], w: Array, g: Array, state: Array, lr: float, t: int
 ) -> None:
     """One step of all weights that are not frozen, in place; g may be changed too."""
-    decoupled = o.name in _DECOUPLED or getattr(o, "decoupled_weight_decay", False)
+    decoupled = is_decoupled(o)
     for rule in rules:
         if rule.frozen:
             continue

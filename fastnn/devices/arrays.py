@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,26 @@ class _Workspace:
     def sources(self, i: int, step: Step, x: Any) -> list[Any]:
         """What a step reads."""
         return [self.outputs[j] if j >= 0 else x for j in sources_of(i, step)]
+
+
+def _judge_objective(
+    objective: Objective, loss: Loss | None, numbers: Mapping[str, Any], optimizer: Optimizer | None
+) -> None:
+    """Refuse what the compiled program refuses too."""
+    if isinstance(loss, Custom):
+        raise ValueError("objective must be None with a loss of your own")
+    if (
+        objective.l2
+        and optimizer is not None
+        and (array_optimizers.is_decoupled(optimizer) or optimizer.accumulate > 1)
+    ):
+        raise ValueError(
+            f"l2 must be 0 with {optimizer!r}, which does not add decay to the gradient of a batch"
+        )
+    if loss is None or (objective.floor == -math.inf and objective.cap == math.inf):
+        return
+    if loss.name not in ("cross_entropy", "binary_cross_entropy") or numbers.get("each") is not None:
+        raise ValueError(f"floor and cap must be infinite with {loss.name} or its weights, got {objective!r}")
 
 
 class ArrayProgram:
@@ -96,6 +117,8 @@ class ArrayProgram:
         self._seed = seed
         self._buffers: Array = initial_buffers(steps, parameters.dtype) if buffers is None else buffers
         self._rules = optimizer.rules(steps) if optimizer is not None else ()
+        if objective is not None:
+            _judge_objective(objective, self._loss, self._numbers, optimizer)
         n_rows, self.numbers = 0, np.zeros(0)
         if optimizer is not None:
             self._n_states = optimizer.n_states
@@ -223,7 +246,8 @@ class ArrayProgram:
         penalty = 0.0
         if objective is not None:
             rows = objective.told * told_rows(self.xp, loss.name, z, y, rows, objective)
-            penalty = 0.5 * objective.l2 * self._squares()
+            if objective.l2:  # on a card to wait for
+                penalty = 0.5 * objective.l2 * self._squares()
             space.dz *= objective.factor
         if weight is None:
             space.dz *= 1 / len(x)
@@ -277,6 +301,7 @@ class ArrayProgram:
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
         augment: tuple[tuple[str, float], ...] = (),
+        step_losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """See `Program.run`."""
         o = self._optimizer
@@ -318,6 +343,8 @@ class ArrayProgram:
                     o = with_momentum(o, float(momenta[i]))
                 self._update(o, float(rates[i]), total)
                 self.step += 1
+                if step_losses is not None:
+                    step_losses[i] = loss
                 loss_sum += loss
                 weight_sum += total
                 if time.monotonic() >= deadline:
@@ -385,6 +412,9 @@ def make(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     buffers: Array | None = None,
+    objective: Objective | None = None,
 ) -> ArrayProgram:
     """The array program of a network with NumPy."""
-    return ArrayProgram(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
+    return ArrayProgram(
+        steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers, objective=objective
+    )

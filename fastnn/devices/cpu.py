@@ -10,6 +10,7 @@ from ..layers import Step
 from ..losses import Loss
 from ..optimizers import Optimizer
 from ..program import Program
+from ..steps import Objective
 
 __all__ = ["make"]
 
@@ -22,6 +23,9 @@ def make(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     buffers: NDArray[Any] | None = None,
+    objective: Objective | None = None,
 ) -> Program:
     """The compiled program of a network."""
-    return Program(steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers)
+    return Program(
+        steps, parameters, loss=loss, optimizer=optimizer, seed=seed, buffers=buffers, objective=objective
+    )

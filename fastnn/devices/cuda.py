@@ -21,7 +21,7 @@ from .. import kernels, losses, targets
 from ..errors import DeviceError, DivergenceError
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..steps import Step, n_parameters
+from ..steps import Objective, Step, n_parameters
 from . import cuda_constants
 from .arrays import ArrayProgram
 from .cuda_data import Rows, Window
@@ -149,7 +149,7 @@ class CudaProgram:
         Of the card.
     precision : str
         Of the products of training steps: "float32", "tf32" or "bf16".
-    steps, parameters, loss, optimizer, seed, buffers
+    steps, parameters, loss, optimizer, seed, buffers, objective
         As for `ArrayProgram`.
 
     Attributes
@@ -170,6 +170,7 @@ class CudaProgram:
         optimizer: Optimizer | None = None,
         seed: int = 0,
         buffers: Array | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self._cp, self._device = cp, cp.cuda.Device(number)
         self._host = parameters[: n_parameters(steps)]
@@ -178,7 +179,9 @@ class CudaProgram:
         self._optimizer = optimizer
         self._mirror: Array | None = None
         self._pace = _FIRST_STEPS
-        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer)
+        if objective == Objective():  # the mean loss
+            objective = None
+        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer, objective)
         training = self._loss is not None and optimizer is not None
         if precision != "float32" and self.not_captured and training:
             raise ValueError(
@@ -197,6 +200,7 @@ class CudaProgram:
                 optimizer=optimizer,
                 seed=seed,
                 buffers=None if buffers is None else cp.asarray(buffers),
+                objective=objective,
                 xp=cp,
             )
             self._rows = Rows(cp)
@@ -319,18 +323,21 @@ class CudaProgram:
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
         augment: tuple[tuple[str, float], ...] = (),
+        step_losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """See `fastnn.devices.Program.run`."""
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         y, weight = self._counted(y, sample_weight)
-        # Of cross-entropy the captured step has labels alone.
-        is_captured = not augment and (y.ndim == 1 or self._loss is None or not self._loss.takes_labels)
+        # Of cross-entropy the captured step has labels alone; it sums the losses of its steps up.
+        is_captured = not augment and step_losses is None
+        is_captured &= y.ndim == 1 or self._loss is None or not self._loss.takes_labels
         with self._at_work():
             self._send()
             try:
                 if self._captured is not None and is_captured:
                     return self._run_captured(x, y, weight, order, rates, momenta, sums, deadline)
-                return self._run_arrays(x, y, weight, order, rates, momenta, sums, deadline, augment)
+                more = sums, deadline, augment, step_losses
+                return self._run_arrays(x, y, weight, order, rates, momenta, *more)
             finally:
                 self._fetch()
 
@@ -345,6 +352,7 @@ class CudaProgram:
         sums: tuple[float, float],
         deadline: float,
         augment: tuple[tuple[str, float], ...],
+        step_losses: NDArray[np.float64] | None,
     ) -> tuple[float, float]:
         """The steps as array code; augmentations, which take rows of all of x, have all of it there."""
         if augment:
@@ -365,6 +373,7 @@ class CudaProgram:
                     sums=sums,
                     seconds_left=None if math.isinf(deadline) else max(0.0, deadline - time.monotonic()),
                     augment=augment,
+                    step_losses=None if step_losses is None else step_losses[part],
                 )
             except DivergenceError as error:
                 error.step_in_call += done
@@ -489,6 +498,7 @@ def make(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     buffers: Array | None = None,
+    objective: Objective | None = None,
 ) -> CudaProgram:
     """The program of a network on the card of that name."""
     return CudaProgram(
@@ -501,4 +511,5 @@ def make(
         optimizer=optimizer,
         seed=seed,
         buffers=buffers,
+        objective=objective,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from .. import kernels
 from ..losses import Custom, Loss
 from ..optimizers import LBFGS, Optimizer
-from ..steps import Step, sources_of
+from ..steps import Objective, Step, sources_of
 from . import cuda_constants
 from .cuda_kernels import FROM_INPUT, NO_ARRAY, NORM_BLOCKS, THREADS, Kernels, number_of
 
@@ -30,7 +30,11 @@ _BY_ROW = ("softmax", "log_softmax")
 
 
 def why_not(
-    steps: tuple[Step, ...], dtype: Any, loss: Loss | None, optimizer: Optimizer | None
+    steps: tuple[Step, ...],
+    dtype: Any,
+    loss: Loss | None,
+    optimizer: Optimizer | None,
+    objective: Objective | None = None,
 ) -> str | None:
     """What of a training the captured step does not have; None where it has all of it."""
     if dtype != np.float32:
@@ -44,6 +48,8 @@ def why_not(
         return "a network without parameters"
     if loss is None or optimizer is None:
         return "no training"
+    if objective is not None:
+        return "an objective beyond the mean loss"
     if isinstance(loss, Custom) or loss.name not in _LOSSES:
         return f"loss {loss.name!r}"
     if loss.numbers(steps[-1].n_out).get("each") is not None:

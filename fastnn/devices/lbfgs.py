@@ -136,6 +136,7 @@ class LBFGSProgram:
         sums: tuple[float, float] = (0.0, 0.0),
         seconds_left: float | None = None,
         augment: tuple[tuple[str, float], ...] = (),
+        step_losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, float]:
         """One step for each row of order; gives the sums of weight * loss, before it, and of weights."""
         if augment:
@@ -154,6 +155,8 @@ class LBFGSProgram:
                 if self._still is not None:
                     self._store_statistics(self._still, data)
                 loss_sum += total * step_loss
+                if step_losses is not None:
+                    step_losses[i] = total * step_loss
             except BaseException as error:
                 self._w[...], self._buffers[...] = before, statistics
                 if isinstance(error, DivergenceError):

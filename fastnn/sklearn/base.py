@@ -72,9 +72,7 @@ class Compiled:
         for name in _PARTS:  # a subclass of ours with its own
             if getattr(type(self), name) is not getattr(_BASE, name):
                 return f"{type(self).__name__} has its own {name}"
-        if self.device != "cpu":
-            return f"device is {self.device!r}"
-        if extras.extensions(self):  # which scikit-learn has not: there is nothing to be equal to
+        if extras.unknown(self):  # which scikit-learn has not: there is nothing to be equal to
             return None
         if far := ranges.far("X", x, x.dtype, _LARGEST.get(self)):
             return far
@@ -103,7 +101,11 @@ class Compiled:
             return None
         widths = [w.shape[1] for w in coefs]
         network = Network(
-            extras.layers(self, widths[:-1], widths[-1]), coefs[0].shape[0], dtype, self.out_activation_
+            extras.layers(self, widths[:-1], widths[-1]),
+            coefs[0].shape[0],
+            dtype,
+            self.out_activation_,
+            self.device,
         )
         network.described = extras.description(self)
         if not network.takes(coefs, self.intercepts_):
@@ -234,7 +236,7 @@ class Compiled:
         incremental: bool,
     ) -> None:
         lists = activations, deltas, coef_grads, intercept_grads
-        found = extras.extensions(self)
+        found = extras.unknown(self)
         how = f"dense {X.dtype} data"
         if sparse.issparse(X) and (found or self.callbacks or self in _VALIDATION):
             X, how = X.tocsr(), "rows of sparse X were made dense, some batches at a time"
@@ -247,7 +249,7 @@ class Compiled:
             if found or self.callbacks or self in _VALIDATION:
                 names = ", ".join([*found, *(["callbacks"] if self.callbacks else [])]) or "validation_data"
                 raise ValueError(f"{names} cannot be done by scikit-learn's code, and ours cannot: {reason}")
-            self.fit_info_ = {"engine": "scikit-learn", "reason": reason}
+            self.fit_info_ = {"engine": "scikit-learn", "device": "cpu", "reason": reason}
             _NUMPY_FITS.add(self)  # its optimizer updates the arrays of coefs_: they must stay there
             try:
                 super()._fit_stochastic(  # type: ignore[misc]
@@ -256,26 +258,27 @@ class Compiled:
             finally:
                 _NUMPY_FITS.discard(self)
             return
-        self.fit_info_ = {"engine": "fastnn", "reason": how}
+        self.fit_info_ = {"engine": "fastnn", "device": self.device, "reason": how}
         validation = self._judged_validation(X.dtype)
         stochastic.fit(self, network, X, y, sample_weight, lists, incremental, validation)
         if self.batch_norm:
             self._norms = network.model.parameters.copy(), network.model.buffers.copy()
 
     def _fit_lbfgs(self: Any, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
-        reason = self._obstacle(X, y, sample_weight, dense=bool(extras.extensions(self)))
+        reason = self._obstacle(X, y, sample_weight, dense=bool(extras.unknown(self)))
         if [w.shape for w in self.coefs_] != list(pairwise(rest[-1])):
             reason = f"coefs_ are not of layers of {rest[-1]}"
-        found = extras.extensions(self)
+        found = extras.unknown(self)
         if reason is not None and found:
             raise ValueError(f"{', '.join(found)} cannot be done by scikit-learn's code: {reason}")
         if reason is not None:
-            self.fit_info_ = {"engine": "scikit-learn", "reason": reason}
+            self.fit_info_ = {"engine": "scikit-learn", "device": "cpu", "reason": reason}
             super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
             return
         gradients = Gradients(self, X, y, sample_weight)
         how = "" if gradients.is_whole else ", rows of sparse X made dense in parts"
-        self.fit_info_ = {"engine": "fastnn", "reason": f"its gradients under scipy's L-BFGS-B{how}"}
+        reason = f"its gradients under scipy's L-BFGS-B{how}"
+        self.fit_info_ = {"engine": "fastnn", "device": self.device, "reason": reason}
         _GRADIENTS[self] = gradients
         try:
             super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
@@ -288,10 +291,10 @@ class Compiled:
             found = gradients.at(packed)
             if found is not None:
                 return found
-            if named := extras.extensions(self):
+            if named := extras.unknown(self):
                 raise ValueError(
                     "the loss is not finite at a step of L-BFGS; scale X to about -1 .. 1 (with "
-                    f"{', '.join(named)} there is no NumPy code to go on)"
+                    f"{', '.join(named)} scikit-learn's code cannot go on)"
                 )
         return super()._loss_grad_lbfgs(packed, *rest)  # type: ignore[misc]
 
@@ -311,7 +314,8 @@ class Compiled:
             and self.n_threads is None
             and type(self.activation) is str
             and type(self.dropout) is float
-            and network.described == (self.activation, self.dropout, self.batch_norm, self.out_activation_)
+            and network.described
+            == (self.activation, self.dropout, self.batch_norm, self.out_activation_, self.device)
             and network.holds(self.coefs_, self.intercepts_)
             and not (check_input and not _is_plain(self, X))
         ):
@@ -322,7 +326,8 @@ class Compiled:
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         dtype = self.coefs_[0].dtype
-        if extras.extensions(self):
+        found = extras.unknown(self)
+        if found:
             if sparse.issparse(X):
                 X, parts = X.tocsr(), row_parts(X, dtype)
                 return np.concatenate([self._slow_pass(X[part].toarray(), False) for part in parts])
@@ -333,6 +338,11 @@ class Compiled:
             if network is not None:
                 with extras.threads(self.n_threads):
                     return network.output(np.require(X, dtype, ["C", "A"]))
+        if found:
+            raise ValueError(
+                f"{', '.join(found)} cannot be done by scikit-learn's code, and ours cannot: coefs_ and "
+                "intercepts_ are not of one dtype, float32 or float64"
+            )
         return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 
     def _require_fitted(self) -> None:

@@ -45,13 +45,14 @@ class MLPClassifier(Compiled, neural_network.MLPClassifier):  # type: ignore[mis
     n_threads : int, optional
         Of fit and predict; None: as `fastnn.get_num_threads()` says.
     device : str
-        "cpu"; "numpy" runs scikit-learn's own code.
+        Where our steps run: "cpu"; "cuda" or "cuda:1", a card; "numpy", the same steps as plain NumPy code.
+        Only on "cpu" may scikit-learn's code stand in; elsewhere what cannot be done is an error.
 
     Attributes
     ----------
     fit_info_ : dict
         "engine" that the last fit ran on: "fastnn", "scikit-learn", or the one until the loss overflowed
-        and then the other; "reason": why.
+        and then the other; "device" of it; "reason": why.
     validation_loss_curve_ : list of float
         Of `validation_data`, by epoch.
     """
@@ -205,13 +206,14 @@ class MLPRegressor(Compiled, neural_network.MLPRegressor):  # type: ignore[misc]
     n_threads : int, optional
         Of fit and predict; None: as `fastnn.get_num_threads()` says.
     device : str
-        "cpu"; "numpy" runs scikit-learn's own code.
+        Where our steps run: "cpu"; "cuda" or "cuda:1", a card; "numpy", the same steps as plain NumPy code.
+        Only on "cpu" may scikit-learn's code stand in; elsewhere what cannot be done is an error.
 
     Attributes
     ----------
     fit_info_ : dict
         "engine" that the last fit ran on: "fastnn", "scikit-learn", or the one until the loss overflowed
-        and then the other; "reason": why.
+        and then the other; "device" of it; "reason": why.
     validation_loss_curve_ : list of float
         Of `validation_data`, by epoch.
     """

@@ -15,13 +15,22 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from .. import devices, kernels
 from ..callbacks import Callback
-from ..errors import DeviceError
 from ..losses import Loss
 from ..optimizers import LBFGS, Optimizer
 from ..steps import Objective
 from .network import ACTIVATIONS, layers_of, task_of
 
-__all__ = ["CONSTRAINTS", "activations_of", "description", "extensions", "judge", "layers", "plan", "threads"]
+__all__ = [
+    "CONSTRAINTS",
+    "activations_of",
+    "description",
+    "extensions",
+    "judge",
+    "layers",
+    "plan",
+    "threads",
+    "unknown",
+]
 
 Array = NDArray[Any]
 
@@ -78,13 +87,14 @@ def layers(estimator: Any, hidden: list[int], n_out: int) -> list[Any]:
 
 
 def description(estimator: Any) -> tuple[Any, ...]:
-    """What a network is made by, beside its widths; users may change it between calls."""
+    """What a network and its programs are made by, beside widths; users may change it between calls."""
     activation, dropout = estimator.activation, estimator.dropout
     return (
         activation if isinstance(activation, str) else tuple(activation),
         dropout if isinstance(dropout, Real) else tuple(dropout),
         bool(estimator.batch_norm),
         estimator.out_activation_,
+        estimator.device,
     )
 
 
@@ -101,18 +111,18 @@ def extensions(estimator: Any) -> list[str]:
     return found + [name for name in ("optimizer", "clip_norm") if getattr(estimator, name) is not None]
 
 
+def unknown(estimator: Any) -> list[str]:
+    """What scikit-learn's code cannot stand in for: extensions, and a device that was asked for."""
+    device = estimator.device
+    return extensions(estimator) + ([] if device == "cpu" else [f"device={device!r}"])
+
+
 def judge(estimator: Any) -> None:
     """Refuse values that do not go together."""
     activations_of(estimator, _n_hidden(estimator))
     _dropout(estimator, _n_hidden(estimator))
+    devices.check(estimator.device)
     found = extensions(estimator)
-    if devices.check(estimator.device) not in devices.available():  # scikit-learn's code would be a fallback
-        raise DeviceError(
-            f"device {estimator.device!r} is not in these classes yet, which add alpha to the loss; "
-            "fastnn.Trainer has it"
-        )
-    if estimator.device != "cpu" and found:
-        raise ValueError(f"device must be 'cpu' with {', '.join(found)}, got {estimator.device!r}")
     given = [name for name in found if name in ("dropout", "batch_norm", "optimizer", "clip_norm")]
     if estimator.solver == "lbfgs" and given:
         raise ValueError(f"solver must be 'sgd' or 'adam' with {', '.join(given)}, got 'lbfgs'")

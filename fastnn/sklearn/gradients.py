@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 class Gradients:
-    """The compiled counterpart of scikit-learn's `_loss_grad_lbfgs`.
+    """The counterpart of scikit-learn's `_loss_grad_lbfgs`, on the estimator's device.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Gradients:
         estimator = self.estimator
         widths = [w.shape[1] for w in estimator.coefs_]
         layers = extras.layers(estimator, widths[:-1], widths[-1])
-        network = Network(layers, self.x.shape[1], dtype, estimator.out_activation_)
+        network = Network(layers, self.x.shape[1], dtype, estimator.out_activation_, estimator.device)
         loss, objective = extras.plan(estimator, network.n_out, dtype)
         if not self.is_whole:  # the sum over all parts has it once
             objective = dataclasses.replace(objective, l2=objective.l2 / len(self.parts))
@@ -69,8 +69,8 @@ class Gradients:
 
     def at(self, packed: Array) -> tuple[Any, Array] | None:
         """Loss and gradient at packed parameters, all coefs before all intercepts; None where not finite."""
-        network = self.network if self.network is not None else self._prepare(packed.dtype)
-        if packed.dtype != network.dtype:
+        network = self.network
+        if network is None or packed.dtype != network.dtype:
             network = self._prepare(packed.dtype)
         begin = 0
         for view in (*network.coefs, *network.intercepts):
@@ -79,21 +79,22 @@ class Gradients:
         if ranges.far("", network.model.parameters, network.dtype):
             return None
         try:
-            loss, flat = self._of_all_rows(network.program)
+            loss, flat = self._of_all_rows(network)
         except DivergenceError:
             return None
         gradient = np.concatenate([part.ravel() for part in network.parts(flat)])
         return self.loss_type(loss + self.shift), gradient
 
-    def _of_all_rows(self, program: Any) -> tuple[float, Array]:
+    def _of_all_rows(self, network: Network) -> tuple[float, Array]:
         """Mean loss and its flat gradient."""
+        program: Any = network.program
         if self.is_whole:
             found: tuple[float, Array] = program.gradient(self.rows, self.targets, self.weights)
             return found
         total = loss = 0.0
         gradient: Any = 0.0
         for part in self.parts:
-            x = self.rows[part].toarray().astype(program.dtype, copy=False)
+            x = self.rows[part].toarray().astype(network.dtype, copy=False)
             weights = None if self.weights is None else self.weights[part]
             size = float(len(x) if weights is None else weights.sum())
             of_part, flat = program.gradient(x, self.targets[part], weights)

@@ -11,7 +11,6 @@ from scipy import sparse
 from sklearn.base import is_classifier
 
 from .. import callbacks as callbacks_
-from ..program import Program
 from ..trainer import Trainer
 from .network import Network
 from .steps import CompiledSteps, poisson_constant, row_parts, targets_of
@@ -61,15 +60,8 @@ class Monitors:
         labels = estimator.out_activation_ == "softmax" and steps.loss.takes_labels
         self.measured = x, targets_of(y, labels, network.dtype), weight
         own = getattr(steps.loss, "function", None) is not None
-        block = network.model._block
-        assert block is not None
-        self.program = Program(
-            network.model.steps,
-            block,
-            loss=steps.loss,
-            buffers=network.model.buffers,
-            objective=None if own else dataclasses.replace(steps.objective, l2=0.0),
-        )
+        objective = None if own else dataclasses.replace(steps.objective, l2=0.0)
+        self.program = network.made(steps.loss, None, objective)
         constant = steps.constant is not None
         self.shift = 0.0
         if constant:
@@ -83,7 +75,7 @@ class Monitors:
     def _prepare_trainer(self, steps: CompiledSteps, given: tuple[Any, ...]) -> None:
         """A trainer of the same program: what callbacks are given."""
         model, estimator = self.network.model, self.estimator
-        trainer = Trainer(model, steps.loss, steps.optimizer, seed=0)
+        trainer = Trainer(model, steps.loss, steps.optimizer, seed=0, device=self.network.device)
         trainer._program, trainer._block = steps.program, model._block
         trainer.epoch = trainer._fit_begun = len(estimator.loss_curve_)
         trainer.last_epoch = trainer.epoch + estimator.max_iter

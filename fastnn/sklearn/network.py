@@ -1,4 +1,4 @@
-"""The compiled network behind an estimator: its block of parameters, of which `coefs_` are views."""
+"""The network behind an estimator on its device: its block of parameters, of which `coefs_` are views."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import devices
 from .. import layers as layers_
 from .. import losses as losses_
 from .. import optimizers as optimizers_
@@ -16,7 +17,6 @@ from ..losses import Loss
 from ..network import Sequential
 from ..norm_layers import BatchNorm
 from ..optimizers import Optimizer
-from ..program import Program
 from ..steps import Objective, initial_buffers
 
 __all__ = ["ACTIVATIONS", "OUTPUTS", "Network", "layers_of", "task_of"]
@@ -92,6 +92,8 @@ class Network:
     dtype : numpy.dtype
     out_activation : str
         scikit-learn's name.
+    device : str
+        Of the programs; the block stays on the host.
 
     Attributes
     ----------
@@ -101,7 +103,15 @@ class Network:
         The same net to its users; its block is this one.
     """
 
-    def __init__(self, layers: Sequence[Any], n_in: int, dtype: np.dtype[Any], out_activation: str) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        n_in: int,
+        dtype: np.dtype[Any],
+        out_activation: str,
+        device: str = "cpu",
+    ) -> None:
+        self.device = device
         self.model = Sequential(*layers, dtype=dtype.name)
         self.model._allocate(n_in)
         self._adopt(out_activation)
@@ -110,7 +120,7 @@ class Network:
     def of(cls, model: Sequential, out_activation: str) -> Network:
         """The network of a model that has parameters."""
         self = cls.__new__(cls)
-        self.model = model
+        self.device, self.model = "cpu", model
         self._adopt(out_activation)
         return self
 
@@ -123,8 +133,8 @@ class Network:
         self.n_out = self.coefs[-1].shape[1]
         self.out_activation = out_activation
         self.described: tuple[Any, ...] | None = None  # the parameters of an estimator that it was made by
-        self._predicting: Program | None = None
-        self.program: Program | None = None
+        self._predicting: devices.Program | None = None
+        self.program: devices.Program | None = None
         self.plan: tuple[Any, ...] | None = None  # what the program was compiled for
 
     # ------------------------------------------------------------ parameters
@@ -160,12 +170,20 @@ class Network:
 
     def compile(
         self, loss: Loss, optimizer: Optimizer | None, objective: Objective | None, seed: int = 0
-    ) -> Program:
+    ) -> devices.Program:
         """The program that trains the block from now on."""
-        steps, block = self.model.steps, self.model._block
+        self.program = self.made(loss, optimizer, objective, seed)
+        return self.program
+
+    def made(
+        self, loss: Loss, optimizer: Optimizer | None, objective: Objective | None, seed: int = 0
+    ) -> devices.Program:
+        """A program of the block on the device."""
+        block = self.model._block
         assert block is not None
-        self.program = Program(
-            steps,
+        return devices.make(
+            self.device,
+            self.model.steps,
             block,
             loss=losses_.get(loss),
             optimizer=None if optimizer is None else optimizers_.get(optimizer),
@@ -173,7 +191,6 @@ class Network:
             buffers=self.model.buffers,
             objective=objective,
         )
-        return self.program
 
     def state_views(self, row: int) -> list[Array]:
         """A vector of optimizer state in the shapes of coefs, then intercepts."""
@@ -205,7 +222,7 @@ class Network:
             if activation != "identity":
                 last = layers_.Activation(activation)
                 steps = layers_.lower((*self.model.layers, last), self.n_in)
-            self._predicting = Program(steps, block, buffers=self.model.buffers)
+            self._predicting = devices.make(self.device, steps, block, buffers=self.model.buffers)
         out = self._predicting.predict(x, np.empty((x.shape[0], self.n_out), self.dtype))
         return np.exp(out, out=out) if self.out_activation == "exp" else out
 

@@ -1,4 +1,4 @@
-"""The steps of one epoch: compiled, or as scikit-learn takes them.
+"""The steps of one epoch: ours, or as scikit-learn takes them.
 
 Both have one face: `epoch(rows)` takes the batches of an epoch and gives the sum over batches of rows times
 loss, which is what scikit-learn's loss curve is made of.
@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.base import is_classifier
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from .. import optimizers
+from .. import devices, optimizers
 from ..errors import DivergenceError
 from ..optimizers import SGD, Adam, Optimizer
 from . import extras
@@ -85,7 +85,7 @@ def row_parts(x: Any, dtype: np.dtype[Any]) -> list[slice]:
 
 
 class CompiledSteps:
-    """Steps of the compiled program.
+    """Steps of the program on the estimator's device.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class CompiledSteps:
             network.compile(*plan, seed)
             network.plan = plan
         assert network.program is not None
-        self.program = network.program
+        self.program: Any = network.program  # of arrays of the host
         self.optimizer = optimizer
         self.factor = 1.0  # of the rates; callbacks change it
         self.rate: float = estimator._optimizer.learning_rate
@@ -199,6 +199,10 @@ class CompiledSteps:
 
     # ------------------------------------------------------------ the steps
 
+    def hold(self, is_holding: bool) -> None:
+        """Whether the rows stay as they are: a card then gets them once; not those made dense as they go."""
+        devices.hold(self.program, is_holding and not sparse.issparse(self.x))
+
     def epoch(self, rows: Array) -> float:
         """All batches of an epoch, whose row numbers follow each other in `rows`.
 
@@ -246,7 +250,8 @@ class CompiledSteps:
         rates = self._rates(rate, steps)
         if weight is None:
             try:
-                return self.program.run(x, y, order, rates)[0]
+                found: float = self.program.run(x, y, order, rates)[0]
+                return found
             except DivergenceError as error:
                 at, loss = error.step_in_call or 0, error.loss_sum or 0.0
                 if constant is not None:
@@ -254,7 +259,7 @@ class CompiledSteps:
                 raise Unfit("the loss is not finite", done + at, told + loss) from None
         weights = weight[order]
         totals = weights.sum(axis=1)
-        if not totals.all() and not extras.extensions(self.estimator):
+        if not totals.all() and not extras.unknown(self.estimator):
             # A batch without weight has no mean: scikit-learn has words for it.
             at = int(np.argmin(totals != 0))
             if at:

@@ -99,10 +99,12 @@ def fit(
     batch_size = _batch_size(estimator, n_rows)
     rows = np.arange(n_rows, dtype=np.int64)
     loss_type = type_of_loss(estimator, x, y, weight)
-    steps: Any = CompiledSteps(estimator, network, x, y, weight, batch_size)
+    compiled = CompiledSteps(estimator, network, x, y, weight, batch_size)
+    steps: Any = compiled
     optimizer = estimator._optimizer
-    monitors = Monitors(estimator, network, steps, validation)
+    monitors = Monitors(estimator, network, compiled, validation)
     try:
+        compiled.hold(True)
         monitors.begin()
         estimator.n_iter_ = 0
         for _ in range(estimator.max_iter):
@@ -114,11 +116,12 @@ def fit(
             try:
                 told = steps.epoch(rows)
             except Unfit as stopped:
-                if found := extras.extensions(estimator):
+                if found := extras.unknown(estimator):
                     raise ValueError(_diverged(estimator, stopped.reason, found)) from None
                 steps.give_state()
                 estimator.fit_info_ = {
                     "engine": "fastnn, then scikit-learn",
+                    "device": "cpu",
                     "reason": f"{stopped.reason} in epoch {estimator.n_iter_ + 1}",
                 }
                 steps = NumpySteps(estimator, x, y, weight, batch_size, lists)
@@ -150,6 +153,8 @@ def fit(
     except BaseException as error:
         monitors.end(error)
         raise
+    finally:
+        compiled.hold(False)
     monitors.end(None)
     steps.give_state()
     if stopping:
@@ -163,5 +168,5 @@ def fit(
 def _diverged(estimator: Any, reason: str, found: list[str]) -> str:
     return (
         f"{reason} in epoch {estimator.n_iter_ + 1}; parameters are as before that step. Scale X to about "
-        f"-1 .. 1 or take a smaller learning rate (with {', '.join(found)} there is no NumPy code to go on)"
+        f"-1 .. 1 or take a smaller learning rate (with {', '.join(found)} scikit-learn's code cannot go on)"
     )
