@@ -110,6 +110,30 @@ def test_losses_of_values(loss: Any) -> None:
     assert both(loss=loss, y=y, epochs=1)._program.not_captured is None
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        fn.losses.BinaryCrossEntropy(pos_weight=(1.0, 2.0, 0.5, 3.0)),
+        fn.losses.Quantile((0.1, 0.9)),
+        fn.losses.GaussianNLL(full=True),
+        fn.losses.Poisson(full=True),
+        fn.losses.Focal(),
+        fn.losses.KLDivergence(),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_losses_of_the_array_program(loss: Any) -> None:
+    y = targets_of(loss.name, np.random.default_rng(2), N, 4).astype(F32)
+    assert "loss" in both(loss=loss, y=y[:, : loss.n_targets(4)], epochs=1)._program.not_captured
+
+
+@pytest.mark.parametrize(
+    "loss", [fn.losses.SoftmaxFocal(), fn.losses.MultiMargin(2)], ids=lambda loss: loss.name
+)
+def test_losses_of_labels_of_the_array_program(loss: Any) -> None:
+    both(loss=loss, epochs=1)
+
+
 def test_what_is_not_captured_is_the_array_program() -> None:
     trainer = both(*NETWORKS["batch norm"]("relu")[:-1], fn.Dense(4), optimizer=fn.SGD(0.1))
     assert "batch_norm" in trainer._program.not_captured

@@ -28,7 +28,7 @@ from .cuda_data import Rows, Window
 from .cuda_kernels import PRECISIONS, ROUNDED_FROM, Kernels
 from .cuda_step import STOP_INPUT, CapturedStep, why_not
 
-__all__ = ["PRECISIONS", "CudaProgram", "cards", "check", "make", "number_of"]
+__all__ = ["PRECISIONS", "CudaProgram", "cards", "check", "judge_version", "make", "number_of"]
 
 Array = NDArray[Any]
 
@@ -66,11 +66,14 @@ def _cupy(device: str) -> Any:
         raise DeviceError(
             f"device {device!r} needs CuPy, which could not be imported ({error}): {_PIP}"
         ) from error
-    if int(cp.__version__.split(".")[0]) < _LEAST_MAJOR:
-        raise DeviceError(
-            f"device {device!r} needs CuPy {_LEAST_MAJOR} or newer, got {cp.__version__}: {_PIP}"
-        )
+    judge_version(cp, f"device {device!r}")
     return cp
+
+
+def judge_version(cp: Any, what: str) -> None:
+    """Refuse a CuPy whose numbers and arrays have other types together than NumPy's."""
+    if int(cp.__version__.split(".")[0]) < _LEAST_MAJOR:
+        raise DeviceError(f"{what} needs CuPy {_LEAST_MAJOR} or newer, got {cp.__version__}: {_PIP}")
 
 
 def _n_cards(cp: Any, device: str) -> int:
