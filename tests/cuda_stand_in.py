@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import cuda_on_cpu
 import numpy as np
 
+from fastnn import foreign
+
 _streams: list[Stream] = []  # that are current, the innermost last
 
 
@@ -244,6 +246,13 @@ class _RawModule:
             _current().add(lambda: kernel(grid, block[0], plain), is_kernel=True)
 
         return launch
+
+
+def as_numpy(argument: str, value: Any) -> np.ndarray:
+    """`fastnn.foreign.as_numpy` for a machine with this module: an array of CuPy is none of NumPy's."""
+    if isinstance(value, ndarray):
+        foreign._judge_place(argument, value)
+    return foreign.as_numpy(argument, value)
 
 
 class StandIn:

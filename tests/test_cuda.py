@@ -18,12 +18,12 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn
+from cuda_stand_in import StandIn, as_numpy
 from layer_cases import NETWORKS
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import cli
+from fastnn import cli, errors
 from fastnn.devices import cuda, cuda_data
 from fastnn.devices.cuda_step import STEPS_A_GRAPH
 
@@ -40,6 +40,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with one card."""
     found = StandIn()
     monkeypatch.setattr(cuda, "_cupy", lambda device: found)
+    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     return found
 
 
@@ -333,8 +334,9 @@ def test_arrays_of_cupy_stay_where_they_are(card: StandIn, monkeypatch: pytest.M
     assert ours.partial_fit(there[0], there[1]) == theirs.partial_fit(X, Y)
     with pytest.raises(ValueError, match=r"x must have 9 columns, got shape \(150, 8\)"):
         ours.evaluate(there[0][:, :8], there[1])
-    # Other devices fetch them.
-    assert np.isfinite(trainer_on("cpu").partial_fit(there[0], there[1]))
+    # Another device does not fetch them unasked.
+    with pytest.raises(TypeError, match='x must be in the memory of the CPU for device="cpu"'):
+        trainer_on("cpu").partial_fit(there[0], there[1])
 
 
 def test_a_source_trains_on_a_card() -> None:

@@ -24,7 +24,7 @@ from ..optimizers import Optimizer
 from ..steps import Step, n_parameters
 from . import cuda_constants
 from .arrays import ArrayProgram
-from .cuda_data import Rows, Window
+from .cuda_data import Rows, Window, on_card
 from .cuda_kernels import PRECISIONS, ROUNDED_FROM, Kernels
 from .cuda_step import STOP_INPUT, CapturedStep, why_not
 
@@ -305,6 +305,12 @@ class CudaProgram:
             return y, weight
         return targets.without_ignored(y, weight, ignored)
 
+    def _judge_card(self, x: Any) -> None:
+        """Refuse rows in the memory of another card."""
+        number = getattr(getattr(x, "device", None), "id", self._device.id) if on_card(x) else self._device.id
+        if number != self._device.id:
+            raise ValueError(f"x must be on card {self._device.id} as the model is, got one on card {number}")
+
     def _there(self, *arrays: Any) -> list[Any]:
         return [None if a is None else self._cp.asarray(a) for a in arrays]
 
@@ -325,6 +331,7 @@ class CudaProgram:
     ) -> tuple[float, float]:
         """See `fastnn.devices.Program.run`."""
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
+        self._judge_card(x)
         y, weight = self._counted(y, sample_weight)
         # Of cross-entropy the captured step has labels alone.
         is_captured = not augment and (y.ndim == 1 or self._loss is None or not self._loss.takes_labels)
@@ -455,6 +462,7 @@ class CudaProgram:
         self, x: Any, y: Array, sample_weight: Array | None = None, dropout_step: int | None = None
     ) -> tuple[float, Array]:
         """Mean loss and its flat gradient, all rows being one batch; no dropout unless a step is named."""
+        self._judge_card(x)
         with self._at_work():
             self._send()
             there, targets_, weight = self._there(x, *self._counted(y, sample_weight))
@@ -463,12 +471,14 @@ class CudaProgram:
 
     def loss(self, x: Any, y: Array, sample_weight: Array | None = None) -> float:
         """Mean loss of all rows without dropout."""
+        self._judge_card(x)
         with self._at_work():
             self._send()
             return self._inner.loss(*self._there(x, *self._counted(y, sample_weight)))
 
     def predict(self, x: Any, out: Array) -> Array:
         """Fill out (rows, n_out) with what the last layer gives, and return it."""
+        self._judge_card(x)
         with self._at_work():
             self._send()
             for first in range(0, len(x), _PREDICT_ROWS):
