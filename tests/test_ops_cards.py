@@ -206,7 +206,7 @@ def test_out_may_be_the_input_where_it_may_on_the_cpu(name: str, cp: Any) -> Non
         return
     for case in CASES[name]:
         expected = function(**copied(case))
-        for argument in ("da", "dy", "z", "x"):
+        for argument in ("da", "dy", "z", "x", "mask"):
             if argument in case:
                 given = there(cp, case)
                 if given[argument].flags.c_contiguous:
