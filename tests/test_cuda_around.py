@@ -13,7 +13,7 @@ from test_long_runs import GIVEN, Killed, callbacks, everything, make, rows
 
 import fastnn as fn
 from fastnn import errors, samplers
-from fastnn.devices import cuda
+from fastnn.devices import cuda_cards
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
 
@@ -28,7 +28,7 @@ FIT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "progress": False}
 def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with two cards, whose arrays nobody takes for NumPy's."""
     found = StandIn(n_cards=2)
-    monkeypatch.setattr(cuda, "_cupy", lambda device: found)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
     monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     return found
 

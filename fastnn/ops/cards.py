@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .. import errors, targets
-from ..devices import cuda
 from ..devices.array_kernels import ArrayKernels
+from ..devices.cuda_cards import judge_version
 from . import activations, losses, noise, norms, products, shapes, updates
 
 __all__ = ["call"]
@@ -88,7 +88,7 @@ class _Names:
 @cache
 def _functions(cp: Any) -> dict[tuple[str, str], Callable[..., Any]]:
     """The functions of `fastnn.ops` for arrays of CuPy, by module and name."""
-    cuda.judge_version(cp, "an array of CuPy")
+    judge_version(cp, "an array of CuPy")
     np_ = _Numpy(cp)
     errors_ = _Names(_bound_to(errors, {"np": np_, "_BLOCK": _BLOCK, **_door(cp)}))
     targets_ = _Names(_bound_to(targets, {"np": np_, "errors": errors_}))
