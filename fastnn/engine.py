@@ -202,7 +202,10 @@ class Engine:
         if self.device in devices.available():
             return self.model.predict(x)
         self.model._require()
-        matrix = self._task.matrix("x", x)
+        if errors.on_card(x):
+            matrix = self._task.matrix("x", x)
+        else:  # a table too, where the model has a recipe
+            matrix = errors.inputs("x", self.model._table(x), self.model.dtype)
         out = np.empty((len(matrix), self.model.steps[-1].n_out), self.model.dtype)
         return self._current_program().predict(matrix, out)
 

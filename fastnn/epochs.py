@@ -227,6 +227,7 @@ def _shared_out(
     if rows is None:
         sample = task.sample_of(matrix, y, sample_weight, names)
     else:
+        y, sample_weight = task.of_the_host(y, sample_weight)
         sample = task.sample_of(*validation.of_rows(matrix, y, sample_weight, rows), names)
     streamed = is_source(validation_data)
     if streamed and validation_split > 0:

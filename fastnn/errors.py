@@ -246,6 +246,11 @@ def fetched(value: Any) -> Any:
 
 def table_on_card(argument: str, value: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Any:
     """A 2-D array on a card, judged as a `table`, of dtype or uint8, in C order: itself where it is that."""
+    if not hasattr(value, "astype") or not hasattr(value, "get"):
+        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        raise TypeError(
+            f"{argument} must be an array of NumPy or CuPy, got {kind}; pass cupy.from_dlpack({argument})"
+        )
     if value.dtype.kind not in "biuf":
         raise TypeError(f"{argument} must hold real numbers, got dtype {value.dtype}")
     _two_dimensions(argument, value.shape, n_columns)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
-from . import errors, kernels, workers
+from . import devices, errors, kernels, workers
 from .history import History
 from .samples import is_source
 from .trainer import Trainer
@@ -47,13 +47,13 @@ def fit_many(
         Each with a model of its own; their shapes, losses, optimizers and seeds may differ.
     x, y : array_like
         Of all trainers. x is shared: converted once where it is not of the models' dtype, and never
-        copied for a trainer or its rows.
+        copied for a trainer or its rows. Arrays of CuPy where all trainers are on their card.
     rows : list, optional
         For each trainer the numbers of the rows to train on, a mask of them (n,), or None for all. A row
         may stand there several times, as in a bootstrap. The result is that of ``fit(x[rows], y[rows])``.
     n_workers : int, optional
         Trainings at a time, each on a thread of its own; None: as many as this process may use cores.
-        With 1 they come one after the other, each on all threads.
+        With 1 they come one after the other, each on all threads. Where a trainer is on a card it is 1.
     on_error : "return" or "raise"
         A trainer that fails never stops the others. "return": its exception stands in the list in place of a
         history, and a RuntimeWarning tells of it. "raise": an ExceptionGroup when all have ended.
@@ -90,7 +90,8 @@ def fit_many(
     """
     errors.choice("on_error", on_error, ["return", "raise"])
     jobs = jobs_of(trainers, x, y, rows, fit_arguments)
-    workers.run(jobs, workers_of(n_workers), None if progress is None else errors.flag("progress", progress))
+    n = workers_of(n_workers, jobs)
+    workers.run(jobs, n, None if progress is None else errors.flag("progress", progress))
     failed = [job.outcome for job in jobs if isinstance(job.outcome, Exception)]
     if failed and on_error == "raise":
         for i, job in enumerate(jobs):
@@ -112,9 +113,23 @@ def tell_failures(jobs: Sequence[workers.Job], what: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
-def workers_of(n_workers: int | None) -> int:
-    """How many trainings at a time."""
-    return kernels.get_num_threads() if n_workers is None else errors.integer("n_workers", n_workers)
+def workers_of(n_workers: int | None, jobs: Sequence[workers.Job]) -> int:
+    """How many trainings at a time: on a card one, which has all of it."""
+    card = next((job.trainer.device for job in jobs if _is_on_card(job.trainer)), None)
+    if n_workers is None:
+        return 1 if card is not None else kernels.get_num_threads()
+    found = errors.integer("n_workers", n_workers)
+    if card is not None and found > 1:
+        raise ValueError(
+            f"n_workers must be 1 where a trainer has device {card!r}, got {found}: trainings on a card come "
+            "one after the other"
+        )
+    return found
+
+
+def _is_on_card(trainer: Trainer) -> bool:
+    """Whether it trains on a card, and takes arrays of CuPy."""
+    return trainer.device not in devices.available()
 
 
 def jobs_of(
@@ -128,7 +143,10 @@ def jobs_of(
     found = _judged(trainers)
     n = len(found)
     arguments = _shared_out(n, fit_arguments)
-    by_dtype = {dtype: shared(x, dtype) for dtype in {trainer.model.dtype for trainer in found}}
+    keeps_cards = all(_is_on_card(trainer) for trainer in found)
+    by_dtype = {dtype: shared(x, dtype, keeps_cards) for dtype in {trainer.model.dtype for trainer in found}}
+    if keeps_cards:
+        y = errors.fetched(y)
     if not isinstance(y, np.ndarray):
         y = errors.array("y", y, "labels or values", "; fastnn.data.encode_labels numbers the classes")
     n_rows = len(by_dtype[found[0].model.dtype])
@@ -138,6 +156,7 @@ def jobs_of(
     if rows is not None:
         given = _list("rows", rows, n)
         for i, one in enumerate(given):
+            one = errors.fetched(one) if keeps_cards else one
             parts[i] = None if one is None else row_numbers(f"rows[{i}]", one, n_rows)
     return [
         workers.Job(trainer, by_dtype[trainer.model.dtype], y, arguments[i], parts[i])
@@ -145,12 +164,15 @@ def jobs_of(
     ]
 
 
-def shared(x: object, dtype: np.dtype[Any]) -> Array:
-    """x as programs of a dtype take it, not yet judged by its columns."""
+def shared(x: object, dtype: np.dtype[Any], keeps_cards: bool) -> Array:
+    """x as programs of a dtype take it, not yet judged by its columns; on its card where all are on one."""
     if is_source(x):
         raise TypeError(
             f"x must be an array where several trainers share it, got {x!r:.200}; fit takes sources"
         )
+    if keeps_cards and errors.on_card(x):
+        there: Array = errors.table_on_card("x", x, None, dtype)
+        return there
     found = errors.array("x", x)
     if found.ndim < 2:
         return errors.table("x", found, None)  # which refuses it

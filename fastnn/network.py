@@ -346,10 +346,14 @@ class Sequential:
         Softmax over the outputs for cross_entropy. For binary_cross_entropy the sigmoid: one output gives
         two columns (of class 0 and 1), several give one column each.
         """
+        return self._linked(self.predict, x)
+
+    def _linked(self, predict: Callable[[Any], Array], x: Any) -> Array:
+        """What `predict` gives for x, through the link."""
         self._require()
         if self.link is None:
             raise ValueError("predict_proba needs a model trained with cross_entropy or binary_cross_entropy")
-        z = self.predict(x)
+        z = predict(x)
         if self.link == "softmax":
             return ops.softmax(z, out=z)
         if z.shape[1] == 1:

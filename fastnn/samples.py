@@ -165,7 +165,9 @@ class Task:
     def sample(self, x: object, y: object, weight: object, names: Sequence[str]) -> Sample:
         """Rows to measure on, judged; x is not converted. `names` are those of the arguments."""
         if self.keeps_cards and errors.on_card(x):
-            return self.sample_of(self.matrix(names[0], x), y, weight, names)
+            there = self.matrix(names[0], x)
+            self.some_rows(names[0], there)
+            return self.sample_of(there, y, weight, names)
         table = errors.table(names[0], flattened(names[0], x, self.layers), self.n_in)
         self.some_rows(names[0], table)
         return self.sample_of(table, y, weight, names)

@@ -253,7 +253,7 @@ def _folds(
     if not isinstance(first, Trainer):
         raise TypeError(f"make must give a Trainer, got {type(first).__name__}")
     task = first._task
-    matrix = many.shared(x, first.model.dtype)
+    matrix = many.shared(x, first.model.dtype, task.keeps_cards)
     n_rows = len(matrix)
     if isinstance(folds, (int, np.integer)) and not isinstance(folds, bool):
         folds = errors.integer("folds", folds, 2)
@@ -289,7 +289,7 @@ def _run(
     jobs = many.jobs_of(trainers, x, y, [train for train, _ in pairs], fit_arguments)
     for job, (_, test) in zip(jobs, pairs, strict=True):
         job.measure = _measurement(job, test)
-    workers.run(jobs, many.workers_of(n_workers), progress)
+    workers.run(jobs, many.workers_of(n_workers, jobs), progress)
     many.tell_failures(jobs, "trainings")
     failed = [job.outcome for job in jobs if isinstance(job.outcome, Exception)]
     if len(failed) == len(jobs):

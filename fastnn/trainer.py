@@ -470,7 +470,7 @@ class Trainer(Engine):
 
     def predict_proba(self, x: ArrayLike) -> Array:
         """Probabilities for each row of x; see `Sequential.predict_proba`."""
-        return self.model.predict_proba(x)
+        return self.model._linked(self._predicted, x)
 
     # ------------------------------------------------------------ files
 

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import cuda_on_cpu
 import numpy as np
 
+from fastnn import foreign
+
 _streams: list[Stream] = []  # that are current, the innermost last
 
 
@@ -102,8 +104,8 @@ def _refuse_host(values: Any) -> None:
 
 
 def _wrapped(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.view(ndarray)
+    if isinstance(value, (np.ndarray, np.generic)):  # of no dimensions too: a sum stays on the card
+        return np.asarray(value).view(ndarray)
     return tuple(map(_wrapped, value)) if isinstance(value, tuple) else value
 
 
@@ -118,13 +120,23 @@ class ndarray(np.ndarray):
 
     __cuda_array_interface__: ClassVar[dict[str, int]] = {"version": 3}
 
+    def __array_finalize__(self, other: Any) -> None:
+        self._number = getattr(other, "_number", _Device.current[-1])
+
+    @property
+    def device(self) -> _Device:
+        return _Device(self._number)
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         _settle()
         _refuse_host(inputs)
         if "where" in options and method == "__call__":
             raise TypeError("Wrong arguments: where")
-        options["out"] = _plain(options["out"]) if "out" in options else None
-        return _wrapped(getattr(ufunc, method)(*map(_plain, inputs), **options))
+        out = options.get("out")
+        options["out"] = _plain(out)
+        with np.errstate(all="ignore"):  # a card warns of nothing
+            found = _wrapped(getattr(ufunc, method)(*map(_plain, inputs), **options))
+        return out[0] if out is not None and len(out) == 1 else found
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
         return _call(function, args, options)
@@ -141,9 +153,17 @@ class ndarray(np.ndarray):
             _settle()
         return super().__getitem__(_plain(key))
 
+    def astype(self, *args: Any, **options: Any) -> Any:
+        _settle()
+        with np.errstate(all="ignore"):
+            return super().astype(*args, **options)
+
     def __bool__(self) -> bool:
         _settle()
         return bool(self.view(np.ndarray))
+
+    def __index__(self) -> int:
+        raise TypeError("an array on the card is no index of Python's")
 
     def __float__(self) -> float:
         _settle()
@@ -184,7 +204,8 @@ def _call(function: Any, args: Any, options: Any) -> Any:
     for value in options.values():
         _refuse_host(value)
     plain = {name: _plain(value) for name, value in options.items()}
-    return _wrapped(function(*map(_plain, args), **plain))
+    with np.errstate(all="ignore"):
+        return _wrapped(function(*map(_plain, args), **plain))
 
 
 class _Error(RuntimeError):
@@ -198,15 +219,18 @@ class _OutOfMemoryError(MemoryError):
 class _Device:
     """A card with a number."""
 
-    def __init__(self, number: int = 0) -> None:
-        self.id = number
+    current: ClassVar[list[int]] = [0]  # the innermost last
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = self.current[-1] if number is None else number
         self.mem_info = StandIn.free, 8 << 30
 
     def __enter__(self) -> _Device:
+        self.current.append(self.id)
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        self.current.pop()
 
 
 class _RawModule:
@@ -222,6 +246,13 @@ class _RawModule:
             _current().add(lambda: kernel(grid, block[0], plain), is_kernel=True)
 
         return launch
+
+
+def as_numpy(argument: str, value: Any) -> np.ndarray:
+    """`fastnn.foreign.as_numpy` for a machine with this module: an array of CuPy is none of NumPy's."""
+    if isinstance(value, ndarray):
+        foreign._judge_place(argument, value)
+    return foreign.as_numpy(argument, value)
 
 
 class StandIn:

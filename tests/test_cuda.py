@@ -18,13 +18,13 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn
+from cuda_stand_in import StandIn, as_numpy
 from layer_cases import NETWORKS
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import cli, devices
-from fastnn.devices import cuda, cuda_data
+from fastnn import cli, devices, errors
+from fastnn.devices import cuda, cuda_cards, cuda_data
 from fastnn.devices.cuda_step import STEPS_A_GRAPH
 from fastnn.steps import Objective
 
@@ -40,7 +40,8 @@ Y = np.random.default_rng(1).integers(0, 4, N)
 def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with one card."""
     found = StandIn()
-    monkeypatch.setattr(cuda, "_cupy", lambda device: found)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
+    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     return found
 
 
@@ -109,6 +110,30 @@ def test_dropout_and_all_kinds_of_captured_steps(optimizer: Any) -> None:
 def test_losses_of_values(loss: Any) -> None:
     y = targets_of(getattr(loss, "name", loss), np.random.default_rng(2), N, 4).astype(F32)
     assert both(loss=loss, y=y, epochs=1)._program.not_captured is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        fn.losses.BinaryCrossEntropy(pos_weight=(1.0, 2.0, 0.5, 3.0)),
+        fn.losses.Quantile((0.1, 0.9)),
+        fn.losses.GaussianNLL(full=True),
+        fn.losses.Poisson(full=True),
+        fn.losses.Focal(),
+        fn.losses.KLDivergence(),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_losses_of_the_array_program(loss: Any) -> None:
+    y = targets_of(loss.name, np.random.default_rng(2), N, 4).astype(F32)
+    assert "loss" in both(loss=loss, y=y[:, : loss.n_targets(4)], epochs=1)._program.not_captured
+
+
+@pytest.mark.parametrize(
+    "loss", [fn.losses.SoftmaxFocal(), fn.losses.MultiMargin(2)], ids=lambda loss: loss.name
+)
+def test_losses_of_labels_of_the_array_program(loss: Any) -> None:
+    both(loss=loss, epochs=1)
 
 
 def test_what_is_not_captured_is_the_array_program() -> None:
@@ -344,8 +369,9 @@ def test_arrays_of_cupy_stay_where_they_are(card: StandIn, monkeypatch: pytest.M
     assert ours.partial_fit(there[0], there[1]) == theirs.partial_fit(X, Y)
     with pytest.raises(ValueError, match=r"x must have 9 columns, got shape \(150, 8\)"):
         ours.evaluate(there[0][:, :8], there[1])
-    # Other devices fetch them.
-    assert np.isfinite(trainer_on("cpu").partial_fit(there[0], there[1]))
+    # Another device does not fetch them unasked.
+    with pytest.raises(TypeError, match='x must be in the memory of the CPU for device="cpu"'):
+        trainer_on("cpu").partial_fit(there[0], there[1])
 
 
 def test_a_source_trains_on_a_card() -> None:
@@ -381,7 +407,7 @@ def test_rounded_products_train_nearly_alike(precision: str, most: float) -> Non
 def test_precision_is_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="layer 0, a batch_norm step"):
         trainer_on("cuda", fn.BatchNorm(), fn.Dense(4), precision="bf16").fit(X, Y)
-    monkeypatch.setattr(cuda, "_cupy", lambda device: StandIn(capability=(7, 5)))
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: StandIn(capability=(7, 5)))
     with pytest.raises(fn.DeviceError, match=r"compute capability 8\.0 or newer, got 7\.5"):
         trainer_on("cuda", precision="bf16").fit(X, Y)
 
@@ -413,28 +439,30 @@ def test_import_and_cpu_load_nothing_of_cuda() -> None:
 def test_the_error_names_what_is_missing(
     machine: StandIn, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda, "_cupy", lambda device: machine)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: machine)
     with pytest.raises(fn.DeviceError, match=text):
         trainer_on("cuda:2")
 
 
 def test_without_cupy_or_with_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda_cards.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         fn.DeviceError, match=r"'cuda' needs CuPy, which is not installed: pip .*fastnn-core\[cuda12\]"
     ):
         trainer_on("cuda")
     spec = importlib.machinery.ModuleSpec("cupy", None)
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(cuda.importlib, "import_module", lambda name: SimpleNamespace(__version__="13.4.0"))
+    monkeypatch.setattr(cuda_cards.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(
+        cuda_cards.importlib, "import_module", lambda name: SimpleNamespace(__version__="13.4.0")
+    )
     with pytest.raises(fn.DeviceError, match=r"needs CuPy 14 or newer, got 13\.4\.0"):
         trainer_on("cuda")
 
     def broken(name: str) -> Any:
         raise ImportError("libcudart.so.12: no such file")
 
-    monkeypatch.setattr(cuda.importlib, "import_module", broken)
+    monkeypatch.setattr(cuda_cards.importlib, "import_module", broken)
     with pytest.raises(fn.DeviceError, match=r"could not be imported \(libcudart"):
         trainer_on("cuda")
 
@@ -464,7 +492,7 @@ def test_memory_is_named(card: StandIn, monkeypatch: pytest.MonkeyPatch) -> None
 def test_info_shows_the_cards(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["info"]) == 0
     assert "cuda:0          Stand-in, 6.0 of 8.0 GiB free, compute capability 9.0" in capsys.readouterr().out
-    monkeypatch.setattr(cuda, "_cupy", lambda device: StandIn(n_cards=0))
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: StandIn(n_cards=0))
     assert cli.main(["info"]) == 0
     assert "cuda            none: device 'cuda' needs a card" in capsys.readouterr().out
 

@@ -326,7 +326,7 @@ def test_updates_are_those_of_the_array_program(o: Any, rng: Any) -> None:
                 np.clip(expected, -o.clip_value, o.clip_value, out=expected)
             array_optimizers.clip_norm(np, expected, o.clip_norm)
         array_optimizers.update(np, o, [rule], w, expected, state, rates[t - 1], t)
-        decay = F32(0 if cuda_constants.is_decoupled(o) else o.weight_decay)
+        decay = F32(0 if array_optimizers.is_decoupled(o) else o.weight_decay)
         arrays = mine, g, s, np.int64(n), np.int64(n), sources, progress, np.int32(0), np.int32(1)
         numbers = decay, F32(o.l1), clip, factor if o.clip_norm is not None else NO_ARRAY
         kind = number(kernels.OPTIMIZERS, o.name)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from layer_cases import NETWORKS
 from loss_targets import targets_of
+from test_ops_cards import CASES, as_type, copied
 
 import fastnn as fn
 from fastnn.devices import cuda, cuda_data
@@ -194,3 +195,37 @@ def test_a_time_limit_is_kept() -> None:
 
 def test_the_cards_are_named() -> None:
     assert all(one["name"] and one["memory"] > 0 for one in cuda.cards())
+
+
+@pytest.mark.parametrize("name", fn.ops.__all__)
+def test_functions_of_arrays_give_what_the_cpu_gives(name: str, card: Any) -> None:
+    function = getattr(fn.ops, name)
+    for dtype, rtol, atol in (("float32", 1e-4, 1e-5), ("float64", 1e-9, 1e-10)):
+        for case in CASES[name]:
+            mine = copied(as_type(case, dtype))
+            yours = {
+                key: card.asarray(value) if isinstance(value, np.ndarray) and key != "pos_weight" else value
+                for key, value in copied(mine).items()
+            }
+            pairs = list(zip(*(listed(function(**given)) for given in (mine, yours)), strict=True))
+            pairs += [(mine[key], value) for key, value in yours.items()]  # what is changed in place
+            for theirs, ours in pairs:
+                if isinstance(theirs, np.ndarray) and isinstance(ours, card.ndarray):
+                    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+                    np.testing.assert_allclose(ours.get(), theirs, rtol=rtol, atol=atol)
+                elif isinstance(theirs, float):
+                    assert ours == pytest.approx(theirs, rel=rtol, abs=atol, nan_ok=True)
+                else:
+                    assert type(theirs) is type(ours)
+
+
+def listed(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def test_masks_of_functions_have_the_bits_of_the_cpu(card: Any) -> None:
+    x = np.ones((301, 77), np.float32)
+    for function in (fn.ops.dropout, fn.ops.alpha_dropout):
+        _, mask = function(x, 0.3, seed=2**63 + 1, step=2**35, layer=3, first_row=2**31)
+        _, there = function(card.asarray(x), 0.3, seed=2**63 + 1, step=2**35, layer=3, first_row=2**31)
+        np.testing.assert_array_equal(there.get(), mask)

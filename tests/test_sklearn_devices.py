@@ -17,7 +17,7 @@ from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classif
 
 import fastnn as fn
 import fastnn.sklearn as ours
-from fastnn.devices import arrays, cuda
+from fastnn.devices import arrays, cuda, cuda_cards
 from fastnn.sklearn import base
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -33,7 +33,7 @@ WEIGHTS = np.random.RandomState(0).uniform(0.5, 2, 240)
 def card(monkeypatch):
     """A machine with two cards."""
     found = StandIn(n_cards=2)
-    monkeypatch.setattr(cuda, "_cupy", lambda device: found)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
     return found
 
 
@@ -175,7 +175,7 @@ def test_predictions_are_made_on_the_device_that_is_asked_for(card):
 
 
 def test_without_cupy_it_is_a_device_error_with_the_line_for_pip(monkeypatch):
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda_cards.importlib.util, "find_spec", lambda name: None)
     line = re.escape("pip install 'fastnn-core[cuda12]'")
     model = ours.MLPClassifier((9,), device="cuda", max_iter=1)
     for solver in ("adam", "lbfgs"):

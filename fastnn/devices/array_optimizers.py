@@ -22,7 +22,7 @@ from ..optimizers import (
     Rule,
 )
 
-__all__ = ["OPTIMIZERS", "average", "clip_norm", "is_decoupled", "limit_columns", "update"]
+__all__ = ["OPTIMIZERS", "average", "clip_norm", "is_decoupled", "limit_columns", "one_step", "update"]
 
 Array = NDArray[Any]
 
@@ -180,7 +180,6 @@ def update(
     xp: Any, o: Optimizer, rules: Sequence[Rule], w: Array, g: Array, state: Array, lr: float, t: int
 ) -> None:
     """One step of all weights that are not frozen, in place; g may be changed too."""
-    decoupled = is_decoupled(o)
     for rule in rules:
         if rule.frozen:
             continue
@@ -188,13 +187,19 @@ def update(
         wi, gi = w[part], g[part]
         if o.clip_value is not None:
             xp.clip(gi, -o.clip_value, o.clip_value, out=gi)
-        added = 0.0 if decoupled else rule.decay
-        penalty = rule.l1 * xp.sign(wi) if rule.l1 else None
-        if added:
-            gi += added * wi
-        if penalty is not None:
-            gi += penalty
-        OPTIMIZERS[o.name](xp, o, wi, gi, state[:, part], lr * rule.lr, t, rule.decay)
+        one_step(xp, o, wi, gi, state[:, part], lr * rule.lr, t, rule.decay, rule.l1)
+
+
+def one_step(
+    xp: Any, o: Optimizer, w: Array, g: Array, state: Any, lr: float, t: int, decay: float, l1: float
+) -> None:
+    """One step of weights that are all treated alike; state: their vectors, in one array or a list."""
+    penalty = l1 * xp.sign(w) if l1 else None
+    if decay and not is_decoupled(o):
+        g += decay * w
+    if penalty is not None:
+        g += penalty
+    OPTIMIZERS[o.name](xp, o, w, g, state, lr, t, decay)
 
 
 def clip_norm(xp: Any, g: Array, most: float) -> None:

@@ -46,13 +46,13 @@ def dropout_mask(
     xp.multiply(words >= threshold, mask.dtype.type(1 / (1 - rate)), out=mask)
 
 
-def normal_numbers(xp: Any, seed: int, step: int, layer: int, like: Array) -> Array:
+def normal_numbers(xp: Any, seed: int, step: int, layer: int, like: Array, first_row: int = 0) -> Array:
     """Normal numbers of the shape and dtype of `like` (rows, columns), keyed as `dropout_mask` is.
 
     Box and Muller (1958): two from two words, whose lowest bits are left out.
     """
     n_rows, n_columns = like.shape
-    rows = xp.arange(n_rows, dtype=xp.uint64)[:, None]
+    rows = xp.arange(first_row, first_row + n_rows, dtype=xp.uint64)[:, None]
     blocks = xp.arange(-(-n_columns // 4), dtype=xp.uint64)
     tag = (layer & 0xFFFF) | (step >> 32 & 0xFFF) << 16
     words = xp.stack(philox(xp, (blocks, rows, step & _LOW, tag), seed), axis=-1).reshape(n_rows, -1, 2)

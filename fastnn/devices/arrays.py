@@ -112,7 +112,9 @@ class ArrayProgram:
         self.step = 0
         self._parameters = parameters = parameters[: n_parameters(steps)]
         self._loss = losses.get(loss) if loss is not None else None
-        self._numbers = self._loss.numbers(steps[-1].n_out) if self._loss is not None else {}
+        self._numbers = dict(self._loss.numbers(steps[-1].n_out)) if self._loss is not None else {}
+        if "each" in self._numbers:
+            self._numbers["each"] = xp.asarray(self._numbers["each"])
         self._optimizer = optimizer
         self._seed = seed
         self._buffers: Array = initial_buffers(steps, parameters.dtype) if buffers is None else buffers

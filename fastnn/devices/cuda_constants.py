@@ -9,17 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..optimizers import Optimizer, Rule
+from .array_optimizers import is_decoupled
 
-__all__ = ["COLUMNS", "flags_of", "is_decoupled", "merged", "table"]
+__all__ = ["COLUMNS", "flags_of", "merged", "table"]
 
 # rate, shrink and six of each optimizer's own: the enum K_* of kernels.cu.
 COLUMNS = 8
 _NESTEROV, _MOMENTUM, _CENTERED, _AMSGRAD = 1, 2, 4, 8  # UPDATE_* of kernels.cu
-
-
-def is_decoupled(o: Optimizer) -> bool:
-    """Whether weights shrink by their decay apart from the gradient."""
-    return o.name in ("adamw", "lion") or bool(getattr(o, "decoupled_weight_decay", False))
 
 
 def flags_of(o: Optimizer) -> np.int32:

@@ -17,6 +17,7 @@ from ..losses import Custom, Loss
 from ..optimizers import LBFGS, Optimizer
 from ..steps import Objective, Step, sources_of
 from . import cuda_constants
+from .array_optimizers import is_decoupled
 from .cuda_kernels import FROM_INPUT, NO_ARRAY, NORM_BLOCKS, THREADS, Kernels, number_of
 
 __all__ = ["STEPS_A_GRAPH", "CapturedStep", "batch_bytes", "why_not"]
@@ -308,7 +309,7 @@ class CapturedStep:
             run.over("norm_factor", 1, self._partial, np.int32(n_blocks), np.float64(o.clip_norm), factor)
         kind, flags = number_of(kernels.OPTIMIZERS, o.name), cuda_constants.flags_of(o)
         n_rules, between = np.int32(len(self.rules)), np.int64(self._w.size)
-        decoupled = cuda_constants.is_decoupled(o)
+        decoupled = is_decoupled(o)
         for j, rule in enumerate(self.rules):
             part = slice(rule.offset, rule.offset + rule.length)
             state = self._state[0, part] if o.n_states else NO_ARRAY

@@ -6,8 +6,8 @@ exact shape and dtype, be writable and have contiguous rows; it may be the input
 functions and must not overlap an input in any other way.
 
 Tensors of PyTorch on the CPU give tensors, and are read and written where they lie, ``out=`` and what a step
-of an optimizer changes too; no gradient is recorded. Other arrays that NumPy can read give NumPy arrays
-(docs/backends.md).
+of an optimizer changes too; no gradient is recorded. Arrays of CuPy give arrays of CuPy, computed on the card
+where all of a call must lie. Other arrays that NumPy can read give NumPy arrays (docs/backends.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What goes in as a tensor of PyTorch comes out as one: the functions of `fastnn.ops` as users call them.
+"""What goes in as a tensor of PyTorch, or an array of CuPy, comes out as one: `fastnn.ops` as users call it.
 
-A tensor is read, and as ``out=`` or as what a step changes in place is written, where it lies. Other arrays
-are taken by the door and give NumPy arrays.
+A tensor is read, and as ``out=`` or as what a step changes in place is written, where it lies. Arrays of CuPy
+are computed with on their card (`cards`). Other arrays are taken by the door and give NumPy arrays.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _OWN = frozenset({np.ndarray, float, int, bool, str, tuple, list, type(None), np
 
 
 def of_any_library(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of NumPy arrays, for tensors too."""
+    """The function of NumPy arrays, for tensors and arrays on a card too."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for value in args:
             if type(value) not in _OWN:
-                return _with_tensors(function, args, kwargs)
+                return _with_others(function, args, kwargs)
         for value in kwargs.values():
             if type(value) not in _OWN:
-                return _with_tensors(function, args, kwargs)
+                return _with_others(function, args, kwargs)
         return function(*args, **kwargs)
 
     # functools.wraps takes three times as long, and there are ninety functions.
@@ -39,14 +39,21 @@ def of_any_library(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _with_tensors(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _with_others(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from .. import foreign
 
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     given = dict(zip(names, args, strict=False)) | kwargs
-    tensors = {name: value for name, value in given.items() if foreign.is_tensor(value)}
-    if not tensors or len(args) > len(names) or not set(names[: len(args)]).isdisjoint(kwargs):
+    if len(args) > len(names) or not set(names[: len(args)]).isdisjoint(kwargs):
         return function(*args, **kwargs)  # which says itself what is wrong with its arguments
+    on_card = getattr(sys.modules.get("cupy"), "ndarray", None)
+    if on_card is not None and any(isinstance(value, on_card) for value in given.values()):
+        from . import cards
+
+        return cards.call(sys.modules["cupy"], function, given)
+    tensors = {name: value for name, value in given.items() if foreign.is_tensor(value)}
+    if not tensors:
+        return function(*args, **kwargs)
     arrays = {name: errors.plain(name, tensor) for name, tensor in tensors.items()}
     in_place = function.__name__.endswith("_update")  # a step changes all of its arrays but the gradient
     written = [name for name in tensors if name == "out" or (in_place and name != "g")]
