@@ -112,6 +112,28 @@ def test_held_out_rows_are_never_drawn() -> None:
         one.fit(X, Y, validation_split=0.5, sampler=lambda rng, epoch: np.arange(200))
 
 
+def test_what_a_sampler_class_gives_is_judged_as_that_of_a_function() -> None:
+    class Mine(fn.samplers.Sampler):
+        needs_classes = False
+
+        def __init__(self, given: Any) -> None:
+            self.given = given
+
+        def prepare(self, rows: Any) -> Any:
+            return lambda seed, done: self.given
+
+        def told(self) -> str:
+            return "mine"
+
+    one, same = trainer(), trainer()
+    one.fit(X, Y, sampler=Mine([3, 1, 2]), batch_size=2)
+    same.fit(X, Y, sampler=lambda rng, epoch: np.array([3, 1, 2]), batch_size=2)
+    assert one.model.parameters.tobytes() == same.model.parameters.tobytes()
+    for given, text in (([], "one at least"), ([200], "from 0 to 199, got 200"), (range(200), "is held out")):
+        with pytest.raises(ValueError, match=text):
+            trainer().fit(X, Y, sampler=Mine(given), validation_split=0.2)
+
+
 def test_many_trainings_draw_among_their_own_rows() -> None:
     folds = [np.arange(0, 200, 2), np.arange(1, 200, 2)]
     many = [trainer(0), trainer(1)]
