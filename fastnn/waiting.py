@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TypeVar
 
-__all__ = ["PAUSE", "join", "take"]
+__all__ = ["PAUSE", "join", "start", "take"]
 
 T = TypeVar("T")
 
@@ -23,6 +24,21 @@ def take(items: queue.SimpleQueue[T]) -> T:
             return items.get(timeout=PAUSE)
         except queue.Empty:
             pass
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread, and be interrupted only when it has begun or never will: `join` then waits for it.
+
+    `Thread.start` waits for the thread's first sign. A Ctrl-C there leaves one that counts as not alive, and
+    nobody waits for it, until it gets its turn.
+    """
+    try:
+        thread.start()
+    except BaseException:
+        give_up = time.monotonic() + 1.0  # where the Ctrl-C came before the system was asked for it
+        while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < give_up:
+            time.sleep(0.001)
+        raise
 
 
 def join(thread: threading.Thread) -> None:
