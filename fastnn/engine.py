@@ -165,6 +165,17 @@ class Engine:
             self._paused = True
             self.stop(reason, now=True)
 
+    def _held(self) -> Callable[[], None]:
+        """What makes a resumed training again what it is now, for another try of the fit that finishes it."""
+        model, at = self.model, (self.epoch_step, self._sums, self._rate_factor)
+        parameters, buffers = model.parameters.copy(), model.buffers.copy()
+
+        def put_back() -> None:
+            model.parameters, model.buffers = parameters, buffers
+            self.epoch_step, self._sums, self._rate_factor = at
+
+        return put_back
+
     def validate(self) -> dict[str, float]:
         """What the validation rows of the running fit give at this step, under the names of its history.
 

@@ -251,6 +251,7 @@ class Trainer(Engine):
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
+        put_back = self._held() if self._interrupted else None
         self._callbacks, self._running, self._plan = given, True, plan
         self._fitted, self._validated = (course.trained, course.weights, batch_size), measured
         self._measured_at = None
@@ -287,6 +288,8 @@ class Trainer(Engine):
             self._measured_at, self._halted = None, False
             devices.hold(program, False)
             self.epoch_step, self._sums = 0, (0.0, 0.0)  # steps of an epoch that did not end count as steps
+            if self._interrupted and put_back is not None:  # a callback has failed before the first step
+                put_back()
         return history
 
     def _quantities(self, validated: bool) -> dict[str, str | None]:
