@@ -210,8 +210,12 @@ class Trainer(Engine):
         """
         epochs = errors.integer("epochs", epochs, 0)
         batch_size = None if batch_size is None else errors.integer("batch_size", batch_size)
-        if self.optimizer.full_batch and batch_size is not None:
+        if self.optimizer.full_batch and (batch_size is not None or is_source(x)):
             name = type(self.optimizer).__name__
+            if is_source(x):
+                raise ValueError(
+                    f"x must be an array with {name}, which takes all rows in each step, got {x!r}"
+                )
             raise ValueError(f"batch_size must be None with {name}, which takes all rows, got {batch_size}")
         shuffle = errors.flag("shuffle", shuffle)
         if progress is not None:
@@ -221,6 +225,7 @@ class Trainer(Engine):
         given = callbacks_.get_all(callbacks)
         task = self._task
         asked: dict[str, Any] = {
+            "epochs": epochs,
             "batch_size": batch_size,
             "shuffle": shuffle,
             "validation_data": validation_data,
@@ -234,7 +239,7 @@ class Trainer(Engine):
         if is_source(x):
             from . import streaming  # loaded with the first source
 
-            course, measured = streaming.course_of(task, x, y, sample_weight, epochs=epochs, **asked)
+            course, measured = streaming.course_of(task, x, y, sample_weight, **asked)
         else:
             asked |= {"rows": self._rows, "seed": self.seed, "full_batch": self.optimizer.full_batch}
             course, measured = course_of(task, x, y, sample_weight, **asked)
@@ -267,6 +272,8 @@ class Trainer(Engine):
                     whole = walk(self, program, pieces, team, course.augment)
                 if not whole:
                     break
+                if self._sums[1] == 0:
+                    raise ValueError(f"the sample weights of {course.name} must not be all zero in an epoch")
                 logs = {"loss": self._sums[0] / self._sums[1]}
                 self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
                 try:

@@ -337,6 +337,27 @@ def test_arguments_are_judged() -> None:
         Source.batches(batches).order(0, 0)
 
 
+def test_what_a_source_cannot_be_used_for_is_said_before_the_first_step() -> None:
+    trainer = make()
+    once = {"validation_data": Source.batches(batches()), "epochs": 2}
+    for given in ((X, Y), (Source.npy(X, Y),)):
+        with pytest.raises(ValueError, match="validation_data is an iterator, which can be run through once"):
+            trainer.fit(*given, **once)
+    full = fn.Trainer(trainer.model, "cross_entropy", fn.LBFGS())
+    for size in (32, None):
+        with pytest.raises(ValueError, match="x must be an array with LBFGS, which takes all rows"):
+            full.fit(Source.npy(X, Y), batch_size=size)
+    with pytest.raises(ValueError, match="gave no row in epoch 1"):
+        trainer.fit(Source.batches([(X[:0], Y[:0])], regroup=True))
+    assert trainer.step == full.step == 0
+
+
+def test_a_batch_larger_than_the_data_takes_the_room_of_the_data() -> None:
+    np.testing.assert_array_equal(
+        trained(Source.npy(X, Y[:, None]), batch_size=2**60), trained(X, Y, batch_size=2**60)
+    )
+
+
 def test_a_wrong_column_of_an_arrow_stream_is_named() -> None:
     pa = pytest.importorskip("pyarrow")
     for column, error, text in (
