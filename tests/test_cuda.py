@@ -24,7 +24,7 @@ from loss_targets import targets_of
 
 import fastnn as fn
 from fastnn import cli
-from fastnn.devices import cuda, cuda_data
+from fastnn.devices import cuda, cuda_cards, cuda_data
 from fastnn.devices.cuda_step import STEPS_A_GRAPH
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
@@ -39,7 +39,7 @@ Y = np.random.default_rng(1).integers(0, 4, N)
 def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with one card."""
     found = StandIn()
-    monkeypatch.setattr(cuda, "_cupy", lambda device: found)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
     return found
 
 
@@ -346,7 +346,7 @@ def test_rounded_products_train_nearly_alike(precision: str, most: float) -> Non
 def test_precision_is_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="layer 0, a batch_norm step"):
         trainer_on("cuda", fn.BatchNorm(), fn.Dense(4), precision="bf16").fit(X, Y)
-    monkeypatch.setattr(cuda, "_cupy", lambda device: StandIn(capability=(7, 5)))
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: StandIn(capability=(7, 5)))
     with pytest.raises(fn.DeviceError, match=r"compute capability 8\.0 or newer, got 7\.5"):
         trainer_on("cuda", precision="bf16").fit(X, Y)
 
@@ -378,28 +378,29 @@ def test_import_and_cpu_load_nothing_of_cuda() -> None:
 def test_the_error_names_what_is_missing(
     machine: StandIn, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda, "_cupy", lambda device: machine)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: machine)
     with pytest.raises(fn.DeviceError, match=text):
         trainer_on("cuda:2")
 
 
 def test_without_cupy_or_with_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda_cards.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         fn.DeviceError, match=r"'cuda' needs CuPy, which is not installed: pip .*fastnn-core\[cuda12\]"
     ):
         trainer_on("cuda")
     spec = importlib.machinery.ModuleSpec("cupy", None)
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(cuda.importlib, "import_module", lambda name: SimpleNamespace(__version__="13.4.0"))
+    monkeypatch.setattr(cuda_cards.importlib.util, "find_spec", lambda name: spec)
+    old = SimpleNamespace(__version__="13.4.0")
+    monkeypatch.setattr(cuda_cards.importlib, "import_module", lambda name: old)
     with pytest.raises(fn.DeviceError, match=r"needs CuPy 14 or newer, got 13\.4\.0"):
         trainer_on("cuda")
 
     def broken(name: str) -> Any:
         raise ImportError("libcudart.so.12: no such file")
 
-    monkeypatch.setattr(cuda.importlib, "import_module", broken)
+    monkeypatch.setattr(cuda_cards.importlib, "import_module", broken)
     with pytest.raises(fn.DeviceError, match=r"could not be imported \(libcudart"):
         trainer_on("cuda")
 
@@ -429,7 +430,7 @@ def test_memory_is_named(card: StandIn, monkeypatch: pytest.MonkeyPatch) -> None
 def test_info_shows_the_cards(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["info"]) == 0
     assert "cuda:0          Stand-in, 6.0 of 8.0 GiB free, compute capability 9.0" in capsys.readouterr().out
-    monkeypatch.setattr(cuda, "_cupy", lambda device: StandIn(n_cards=0))
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: StandIn(n_cards=0))
     assert cli.main(["info"]) == 0
     assert "cuda            none: device 'cuda' needs a card" in capsys.readouterr().out
 
