@@ -20,7 +20,7 @@ from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
 from .samples import Sample, described, is_source, judge_end, measure
-from .stepping import Gate, explained, one_batch
+from .stepping import Gate, one_batch
 
 if TYPE_CHECKING:
     from .data.source import Source
@@ -299,26 +299,6 @@ class Trainer(Engine):
                 put_back()
         return history
 
-    def _quantities(self, validated: bool) -> dict[str, str | None]:
-        """What each epoch measures, in the order of the logs, and which way each is better."""
-        modes = {"loss": "min", **{metric.name: metric.mode for metric in self.metrics}}
-        return {**modes, **({f"val_{name}": mode for name, mode in modes.items()} if validated else {})}
-
-    def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
-        """Set how far the fit goes; gives the history that it will return."""
-        self._paused = self._halted = False  # a stop that came between two fits is over
-        if self._interrupted:
-            history, self.last_epoch = (
-                self.history.copy(self._fit_begun),
-                max(self.epoch, self._fit_begun + epochs),
-            )
-        else:
-            self._fit_begun, self.stop_reason = self.epoch, None
-            history, self.last_epoch = History(), self.epoch + epochs
-        for kept in (history, self.history):
-            kept.add_names(list(quantities))
-        return history
-
     # ------------------------------------------------------------ measuring
 
     def evaluate(
@@ -394,19 +374,6 @@ class Trainer(Engine):
         epoch, batch = self.epoch + 1, first_batch + at + 1
         where = f"in epoch {epoch}, batch {batch}"
         raise self._explained(diverged, where, epoch=epoch, batch=batch)
-
-    def _explained(
-        self,
-        error: DivergenceError,
-        where: str,
-        x_name: str = "x",
-        epoch: int | None = None,
-        batch: int | None = None,
-    ) -> DivergenceError:
-        """The error of a program with the place in the training and what to try."""
-        layers, loss, lr, step = self.model.layers, self.loss, self.lr, self.step
-        found = {"layers": layers, "loss": loss, "lr": lr, "step": step, "epoch": epoch, "batch": batch}
-        return explained(error, where, x_name=x_name, **found)  # type: ignore[arg-type]
 
     def run(
         self, x: ArrayLike, y: ArrayLike, order: ArrayLike, sample_weight: ArrayLike | None = None
