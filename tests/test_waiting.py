@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -27,9 +30,28 @@ def test_a_thread_that_was_being_started_at_a_ctrl_c_is_waited_for() -> None:
         interrupted(thread)
         with pytest.raises(KeyboardInterrupt):
             waiting.start(thread)
-        assert thread.is_alive()
+        assert thread.ident is not None
         go_on.set()
         waiting.join(thread)
+
+
+def test_a_wait_that_a_ctrl_c_has_ended_can_be_begun_again() -> None:
+    go_on, ended = threading.Event(), []
+
+    def work() -> None:
+        go_on.wait(5)
+        time.sleep(0.02)
+        ended.append(1)
+
+    thread = threading.Thread(target=work)
+    waiting.start(thread)
+    for _ in range(3):
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            waiting.join(thread)
+    go_on.set()
+    waiting.join(thread)
+    assert ended == [1]
 
 
 def test_a_thread_that_cannot_be_started_is_not_waited_for() -> None:
