@@ -168,6 +168,24 @@ def test_a_data_loader_is_repeatable_and_leaves_its_random_numbers_alone(workers
     np.testing.assert_array_equal(trained(Source.torch(in_order)), want)
 
 
+@pytest.mark.torch
+def test_a_data_loader_that_draws_is_run_through_by_one_at_a_time() -> None:
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    for shuffle in (True, False):
+        loader = torch.utils.data.DataLoader(data, batch_size=32, shuffle=shuffle)
+        want = trained(Source.torch(loader))
+        running, _ = Source.torch(loader)._reader.feed.start(0, 0, True, 0)  # type: ignore[union-attr]
+        next(running)
+        if shuffle:
+            with pytest.raises(RuntimeError, match="DataLoader is being run through already"):
+                trained(Source.torch(loader))
+        else:
+            np.testing.assert_array_equal(trained(Source.torch(loader)), want)
+        running.close()
+        np.testing.assert_array_equal(trained(Source.torch(loader)), want)
+
+
 def test_arrow_streams_give_rows_and_mix_them() -> None:
     pa = pytest.importorskip("pyarrow")
     table = pa.table({**{f"c{i}": X[:, i] for i in range(N_IN)}, "y": Y, "w": np.ones(N)})
