@@ -208,6 +208,8 @@ class Trainer(Engine):
         DivergenceError
             The loss of a batch is not finite; seen before the update.
         """
+        if self._running:
+            raise RuntimeError("fit must not be called while fit is running")
         epochs = errors.integer("epochs", epochs, 0)
         batch_size = None if batch_size is None else errors.integer("batch_size", batch_size)
         if self.optimizer.full_batch and (batch_size is not None or is_source(x)):
