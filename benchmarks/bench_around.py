@@ -8,8 +8,6 @@ the program's own time, the size of the data), and the limits stand beside it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -22,10 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import case_tables
 import numpy as np
 
 import fastnn as fn
-from fastnn.demo import BLAS_CAPS, uncap_blas
+from fastnn.demo import uncap_blas
 
 FOLDER = Path(__file__).parent
 LIMITS = {
@@ -260,24 +259,21 @@ def memory(quick: bool) -> dict[str, Any]:
 
 def row(case: str, *, median: float, **facts: Any) -> dict[str, Any]:
     """A line of the table."""
-    return {"case": case, **facts, "timings": {"fastnn": {"median": median}}}
+    return case_tables.row(case, {"fastnn": median}, **facts)
 
 
 def markdown(machine: dict[str, Any], facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Both tables."""
-    lines = ["# Around the program", "", ", ".join(f"{key} {value}" for key, value in machine.items()), ""]
-    lines += ["Limits: " + ", ".join(f"{key} {value}" for key, value in LIMITS.items()), ""]
+    lines = case_tables.head("Around the program", machine, LIMITS)
     lines += ["| | |", "|---|---:|"]
     lines += [f"| {k} | {v if isinstance(v, str) else format(v, '.2f')} |" for k, v in facts.items()]
-    lines += ["", "| case | time | |", "|---|---:|---|"]
-    for one in rows:
-        seconds = one["timings"]["fastnn"]["median"]
-        shown = f"{seconds * 1e6:.2f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
-        extra = ", ".join(
-            f"{k.replace('_', ' ')} {v}" for k, v in one.items() if k not in ("case", "timings")
-        )
-        lines.append(f"| {one['case']} | {shown} | {extra} |")
+    lines += ["", *case_tables.table("case | time", rows, shown)]
     return "\n".join(lines) + "\n"
+
+
+def shown(name: str, seconds: float) -> str:
+    """A time as the table has it."""
+    return f"{seconds * 1e6:.2f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
 
 
 def processor() -> str:
@@ -293,31 +289,14 @@ def processor() -> str:
 def main() -> None:
     """Measure, print, save."""
     uncap_blas(sys.argv)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="small and few, only to see that all runs")
-    parser.add_argument("--out", type=Path, help="folder of the tables (default: results; --quick: none)")
+    parser = case_tables.parser(__doc__)
     parser.add_argument("--wheel", type=Path, help="a wheel to weigh (default: the newest in dist)")
     arguments = parser.parse_args()
-    machine = {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "fastnn": fn.__version__,
-        "isa": fn.kernels.isa(),
-        "threads": fn.get_num_threads(),
-        "caps": {name: os.environ.get(name) for name in BLAS_CAPS},
-    }
+    machine = {"processor": processor(), **case_tables.machine(threads=fn.get_num_threads())}
     rows = imports(arguments.quick) + calls(arguments.quick) + epochs(arguments.quick)
     facts = sizes(arguments.wheel) | memory(arguments.quick)
-    table = markdown(machine, facts, rows)
-    print(table)
-    folder = arguments.out or (None if arguments.quick else FOLDER / "results")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {"title": "Around the program", "machine": machine, "facts": facts, "rows": rows}
-        (folder / "around.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (folder / "around.md").write_text(table, encoding="utf-8")
+    content = {"title": "Around the program", "machine": machine, "facts": facts, "rows": rows}
+    case_tables.save("around", case_tables.folder(arguments), content, markdown(machine, facts, rows))
 
 
 if __name__ == "__main__":

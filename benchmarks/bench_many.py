@@ -10,10 +10,7 @@ n_workers are 2, or fewer where this process may use fewer cores.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -22,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import case_tables
 import numpy as np
 from sklearn.datasets import load_digits
 
 import fastnn as fn
-from fastnn.demo import BLAS_CAPS, uncap_blas
+from fastnn.demo import uncap_blas
 
 FOLDER = Path(__file__).parent
 LIMITS = {
@@ -40,6 +38,11 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     found = call()
     return time.perf_counter() - start, found
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """Of each contender's times."""
+    return {name: statistics.median(of) for name, of in times.items()}
 
 
 def sixteen(x: Any, y: Any, workers: int, quick: bool) -> dict[str, Any]:
@@ -80,13 +83,15 @@ def sixteen(x: Any, y: Any, workers: int, quick: bool) -> dict[str, Any]:
             if a.model.parameters.tobytes() != b.model.parameters.tobytes():
                 raise SystemExit("fit_many: other bits than alone")
     ratio = statistics.median(a / b for a, b in zip(times["alone"], times["together"], strict=True))
-    return row(
+    return case_tables.row(
         f"{n} nets 64-64-10, {epochs} epochs",
-        {
-            "one after the other, one thread": times["alone"],
-            "the same on all threads": times["team"],
-            "fit_many": times["together"],
-        },
+        medians(
+            {
+                "one after the other, one thread": times["alone"],
+                "the same on all threads": times["team"],
+                "fit_many": times["together"],
+            }
+        ),
         ratio=round(ratio, 2),
         same_bits=True,
     )
@@ -141,67 +146,29 @@ def grids(x: Any, y: Any, workers: int, quick: bool) -> dict[str, Any]:
     if abs(accuracy - their_accuracy) > (1.0 if quick else 0.02):
         raise SystemExit(f"the grid: best accuracy {accuracy:.4f}, of scikit-learn {their_accuracy:.4f}")
     ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
-    return row(
+    return case_tables.row(
         f"digits grid, {4 * len(widths) * folds} trainings of {epochs} epochs",
-        {"GridSearchCV": times["theirs"], "fn.grid": times["ours"]},
+        medians({"GridSearchCV": times["theirs"], "fn.grid": times["ours"]}),
         ratio=round(ratio, 2),
         best_accuracy=round(accuracy, 4),
         best_accuracy_of_scikit_learn=round(their_accuracy, 4),
     )
 
 
-def row(case: str, times: dict[str, list[float]], **facts: Any) -> dict[str, Any]:
-    """A line of the table."""
-    return {
-        "case": case,
-        **facts,
-        "timings": {name: {"median": statistics.median(of)} for name, of in times.items()},
-    }
-
-
-def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The table."""
-    lines = ["# Many networks", "", ", ".join(f"{key} {value}" for key, value in machine.items()), ""]
-    lines += ["Limits: " + ", ".join(f"{key} {value}" for key, value in LIMITS.items()), ""]
-    lines += ["| case | times | |", "|---|---|---|"]
-    for one in rows:
-        times = ", ".join(f"{name} {of['median'] * 1e3:.0f} ms" for name, of in one["timings"].items())
-        facts = ", ".join(
-            f"{k.replace('_', ' ')} {v}" for k, v in one.items() if k not in ("case", "timings")
-        )
-        lines.append(f"| {one['case']} | {times} | {facts} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Measure, print, save."""
     uncap_blas(sys.argv)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="small and few, only to see that all runs")
-    parser.add_argument("--out", type=Path, help="folder of the tables (default: results; --quick: none)")
-    arguments = parser.parse_args()
+    arguments = case_tables.parser(__doc__).parse_args()
     digits, y = load_digits(return_X_y=True)
     x = (digits / 16).astype(np.float32)
     y = y.astype(np.int64)
     workers = min(2, fn.get_num_threads())
-    machine = {
-        "cores": os.cpu_count(),
-        "workers": workers,
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "fastnn": fn.__version__,
-        "isa": fn.kernels.isa(),
-        "caps": {name: os.environ.get(name) for name in BLAS_CAPS},
-    }
+    machine = case_tables.machine(workers=workers)
     rows = [sixteen(x, y, workers, arguments.quick), grids(x, y, workers, arguments.quick)]
-    table = markdown(machine, rows)
-    print(table)
-    folder = arguments.out or (None if arguments.quick else FOLDER / "results")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {"title": "Many networks", "machine": machine, "rows": rows}
-        (folder / "many.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (folder / "many.md").write_text(table, encoding="utf-8")
+    lines = case_tables.head("Many networks", machine, LIMITS)
+    lines += case_tables.table("case | times", rows, lambda name, seconds: f"{name} {seconds * 1e3:.0f} ms")
+    content = {"title": "Many networks", "machine": machine, "rows": rows}
+    case_tables.save("many", case_tables.folder(arguments), content, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

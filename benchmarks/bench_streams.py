@@ -11,10 +11,8 @@ time; --cases measures some and leaves the others' lines as they are.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -26,11 +24,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import case_tables
 import numpy as np
 
 import fastnn as fn
 from fastnn.data import Source
-from fastnn.demo import BLAS_CAPS, uncap_blas
+from fastnn.demo import uncap_blas
 
 FOLDER = Path(__file__).parent
 LIMITS = {"a source": "0.9 of the array's steps in a second", "resident memory of the 6 GB": "1 GB"}
@@ -176,7 +175,7 @@ def beside(case: str, x: Path, y: Path, widths: tuple[int, ...], ways: dict[str,
         facts["stated_MB"] = round(found["source"][0]["stated"] / 1e6)
         if peaks["source"] > CAP:
             raise SystemExit(f"{case}: {peaks['source'] / 1e6:.0f} MB were resident, more than 1 GB")
-    return row(case, {way: 1 / rate for way, rate in rates.items()}, **facts)
+    return case_tables.row(case, {way: 1 / rate for way, rate in rates.items()}, **facts)
 
 
 def tables(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
@@ -203,28 +202,6 @@ def tables(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-# ---------------------------------------------------------------- the report
-
-
-def row(case: str, times: dict[str, float], **facts: Any) -> dict[str, Any]:
-    """A line of the table."""
-    return {"case": case, **facts, "timings": {name: {"median": of} for name, of in times.items()}}
-
-
-def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The table."""
-    lines = ["# Sources beside arrays", "", ", ".join(f"{key} {value}" for key, value in machine.items()), ""]
-    lines += ["Limits: " + ", ".join(f"{key} {value}" for key, value in LIMITS.items()), ""]
-    lines += ["| case, batch 128 | a step | |", "|---|---|---|"]
-    for one in rows:
-        times = ", ".join(f"{name} {of['median'] * 1e6:.1f} µs" for name, of in one["timings"].items())
-        facts = ", ".join(
-            f"{k.replace('_', ' ')} {v}" for k, v in one.items() if k not in ("case", "timings")
-        )
-        lines.append(f"| {one['case']} | {times} | {facts} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Measure, print, save."""
     if sys.argv[1:2] == ["--child"]:
@@ -232,9 +209,7 @@ def main() -> None:
         child(how, x, y, tuple(map(int, widths.split("-"))), int(n_rows), out)
         return
     uncap_blas(sys.argv)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="small and few, only to see that all runs")
-    parser.add_argument("--out", type=Path, help="folder of the tables (default: results; --quick: none)")
+    parser = case_tables.parser(__doc__)
     parser.add_argument(
         "--folder", type=Path, help="of the data, 9 GB, which is kept (default: a temporary one)"
     )
@@ -245,15 +220,7 @@ def main() -> None:
     rounds, shrink = (1, 200) if quick else (arguments.rounds, 1)
     if quick:
         os.environ["FASTNN_STREAMS_SECONDS"] = "0.2"  # of the children
-    machine = {
-        "cores": os.cpu_count(),
-        "threads": fn.get_num_threads(),
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "fastnn": fn.__version__,
-        "isa": fn.kernels.isa(),
-        "caps": {name: os.environ.get(name) for name in BLAS_CAPS},
-    }
+    machine = case_tables.machine(threads=fn.get_num_threads())
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="fastnn-streams-"))
     rows = []
     try:
@@ -271,18 +238,17 @@ def main() -> None:
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder)
-    out = arguments.out or (None if quick or not rows else FOLDER / "results")
+    out = case_tables.folder(arguments) if rows else arguments.out
     if out is not None and (out / "streams.json").exists():
         before = json.loads((out / "streams.json").read_text(encoding="utf-8"))["rows"]
         taken = {one["case"] for one in rows}
         rows = [one for one in before if one["case"] not in taken] + rows
-    table = markdown(machine, rows)
-    print(table)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine, "limits": LIMITS, "rows": rows}, indent=1) + "\n"
-        (out / "streams.json").write_text(text, encoding="utf-8")
-        (out / "streams.md").write_text(table, encoding="utf-8")
+    lines = case_tables.head("Sources beside arrays", machine, LIMITS)
+    lines += case_tables.table(
+        "case, batch 128 | a step", rows, lambda name, seconds: f"{name} {seconds * 1e6:.1f} µs"
+    )
+    content = {"machine": machine, "limits": LIMITS, "rows": rows}
+    case_tables.save("streams", out, content, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .samples import Task
 
 __all__ = ["Augmentation", "ColumnDropout", "Mixup", "lowered"]
 
-MOST = 16  # of a fit
+MOST = 16  # of a fit; as MOST_AUGMENTS of program.pyx, which has room for no more
 
 
 @dataclass(frozen=True)

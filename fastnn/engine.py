@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from . import devices, errors, optimizers
 from .callbacks import Callback
+from .errors import DivergenceError
 from .history import History
 from .samples import Judged, Task
-from .stepping import Gate
+from .stepping import Gate, explained
 
 if TYPE_CHECKING:
     from .losses import Loss
@@ -41,6 +42,7 @@ class Engine:
     epoch: int
     epoch_step: int
     history: History
+    last_epoch: int
     stop_reason: str | None
     _rate_factor: float
     _callbacks: tuple[Callback, ...]
@@ -53,6 +55,7 @@ class Engine:
     _sums: tuple[float, float]
     _rows: Array | None
     _watchers: tuple[Callback, ...]
+    _fit_begun: int
     _interrupted: bool
     _resumed_states: list[tuple[str, dict[str, Any]]]
     _program: devices.Program | None
@@ -150,7 +153,29 @@ class Engine:
         """Whether the last fit ended by its `time_limit`."""
         return self._paused
 
-    # ------------------------------------------------------------ the running fit, for callbacks
+    # ------------------------------------------------------------ the running fit
+
+    def _quantities(self, validated: bool) -> dict[str, str | None]:
+        """What each epoch measures, in the order of the logs, and which way each is better."""
+        modes = {"loss": "min", **{metric.name: metric.mode for metric in self.metrics}}
+        return {**modes, **({f"val_{name}": mode for name, mode in modes.items()} if validated else {})}
+
+    def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
+        """Set how far the fit goes; gives the history that it will return."""
+        self._paused = self._halted = False  # a stop that came between two fits is over
+        if self._interrupted:
+            history, self.last_epoch = (
+                self.history.copy(self._fit_begun),
+                max(self.epoch, self._fit_begun + epochs),
+            )
+        else:
+            self._fit_begun, self.stop_reason = self.epoch, None
+            history, self.last_epoch = History(), self.epoch + epochs
+        for kept in (history, self.history):
+            kept.add_names(list(quantities))
+        return history
+
+    # ------------------------------------------------------------ for callbacks
 
     def stop(self, reason: str, *, now: bool = False) -> None:
         """End the running fit after the epoch that is running, or now, at this step; for callbacks."""
@@ -164,6 +189,17 @@ class Engine:
         if self.stop_reason is None:
             self._paused = True
             self.stop(reason, now=True)
+
+    def _held(self) -> Callable[[], None]:
+        """What makes a resumed training again what it is now, for another try of the fit that finishes it."""
+        model, at = self.model, (self.epoch_step, self._sums, self._rate_factor)
+        parameters, buffers = model.parameters.copy(), model.buffers.copy()
+
+        def put_back() -> None:
+            model.parameters, model.buffers = parameters, buffers
+            self.epoch_step, self._sums, self._rate_factor = at
+
+        return put_back
 
     def validate(self) -> dict[str, float]:
         """What the validation rows of the running fit give at this step, under the names of its history.
@@ -209,7 +245,20 @@ class Engine:
         out = np.empty((len(matrix), self.model.steps[-1].n_out), self.model.dtype)
         return self._current_program().predict(matrix, out)
 
-    # ------------------------------------------------------------ copies
+    # ------------------------------------------------------------ errors and copies
+
+    def _explained(
+        self,
+        error: DivergenceError,
+        where: str,
+        x_name: str = "x",
+        epoch: int | None = None,
+        batch: int | None = None,
+    ) -> DivergenceError:
+        """The error of a program with the place in the training and what to try."""
+        layers, loss, lr, step = self.model.layers, self.loss, self.lr, self.step
+        found = {"layers": layers, "loss": loss, "lr": lr, "step": step, "epoch": epoch, "batch": batch}
+        return explained(error, where, x_name=x_name, **found)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         precision = "" if self.precision == "float32" else f", precision={self.precision!r}"

@@ -120,15 +120,18 @@ class Course:
     draw: Callable[[int, int], Array] | None = None
     augment: tuple[tuple[str, float], ...] = ()
 
+    name = "the rows taken"
+
     @property
     def n_in(self) -> int:
         """Columns of x."""
         return int(self.trained.x.shape[1])
 
     def judge(self, steps: tuple[Step, ...]) -> None:
-        """Refuse what the steps of a network cannot train on."""
+        """Refuse what the steps of a network cannot train on; of rows that are drawn, as they come."""
         n = len(self.trained)
-        validation.judge_batches(steps, n, self.batch_size or n)
+        if self.draw is None:
+            validation.judge_batches(steps, n, self.batch_size or n)
 
     def told(self) -> dict[str, Any]:
         """What a fit that goes on inside an epoch must have alike."""
@@ -171,6 +174,7 @@ def course_of(
     y: Any,
     sample_weight: Any,
     *,
+    epochs: int,
     batch_size: int | None,
     shuffle: bool,
     validation_data: Any,
@@ -187,7 +191,7 @@ def course_of(
     `rows` are those that may be taken, None all of them; for the others see `Trainer.fit`.
     """
     trained, weights, measured = _shared_out(
-        task, x, y, sample_weight, validation_data, validation_split, class_weight, rows, seed
+        task, x, y, sample_weight, validation_data, validation_split, class_weight, rows, seed, epochs
     )
     changes: tuple[tuple[str, float], ...] = ()
     if not isinstance(augment, tuple) or augment:
@@ -217,6 +221,7 @@ def _shared_out(
     class_weight: Any,
     rows: Array | None,
     seed: int,
+    epochs: int,
 ) -> tuple[Sample, Array | None, Sample | Stream | None]:
     """Rows to train on, the weights of all rows in training, and what to validate on."""
     if y is None:
@@ -243,9 +248,9 @@ def _shared_out(
     if rows is not None:
         trained, weights, measured = validation.put_back(matrix, rows, trained, weights, measured)
     if streamed:
-        from .streaming import Stream
+        from .streaming import to_validate
 
-        return trained, weights, Stream(task, validation_data, "validation_data")
+        return trained, weights, to_validate(task, validation_data, epochs)
     return trained, weights, measured
 
 

@@ -203,7 +203,7 @@ class Writer:
                 self._error = error
 
         self._thread = threading.Thread(target=run, name="fastnn-checkpoint")
-        self._thread.start()
+        waiting.start(self._thread)
 
     def wait(self) -> None:
         """Until the file is on the disk."""

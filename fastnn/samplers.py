@@ -61,11 +61,13 @@ class Sampler:
 
     def prepare(self, rows: Rows) -> Callable[[int, int], Array]:
         """The function (seed, epochs done before) -> row numbers for a fit on these rows."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define prepare(rows)")
 
     def told(self) -> str:
         """What a checkpoint compares."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define told(): a text that a checkpoint compares"
+        )
 
 
 class Weighted(Sampler):
@@ -214,22 +216,10 @@ class Own(Sampler):
         self.function = function
 
     def prepare(self, rows: Rows) -> Callable[[int, int], Array]:
-        allowed: Array | None = None
-        if len(rows.trained) < rows.n:
-            allowed = np.zeros(rows.n, bool)
-            allowed[rows.trained] = True
-
-        def order(seed: int, done: int) -> Array:
-            rng = np.random.Generator(np.random.Philox(key=np.array([seed, done], np.uint64)))
-            found = errors.array("what sampler gives", self.function(rng, done + 1))
-            if found.ndim != 1 or not found.size:
-                got = f"shape {found.shape} for epoch {done + 1}"
-                raise ValueError(f"sampler must give row numbers (n,), one at least, got {got}")
-            numbers: Array = errors.row_order("what sampler gives", found.reshape(1, -1), rows.n)[0]
-            if allowed is not None and not allowed[numbers].all():
-                bad = numbers[~allowed[numbers]][0]
-                raise ValueError(f"sampler must give rows to train on, got {bad}, which is held out")
-            return numbers
+        def order(seed: int, done: int) -> Any:
+            return self.function(
+                np.random.Generator(np.random.Philox(key=np.array([seed, done], np.uint64))), done + 1
+            )
 
         return order
 
@@ -265,7 +255,7 @@ def bound(
         validation.classes_of(task.loss, trained.y, None, n_classes),
         None if weights is None else weights > 0,
     )
-    return sampler.prepare(rows)
+    return _judged(sampler.prepare(rows), rows)
 
 
 def bound_to_source(sampler: Sampler, stream: Any) -> Callable[[int, int], Array]:
@@ -282,11 +272,27 @@ def bound_to_source(sampler: Sampler, stream: Any) -> Callable[[int, int], Array
             "with np.savez or np.save"
         )
     classes, counts = stream.classes() if sampler.needs_classes else (None, None)
-    draw = sampler.prepare(Rows(n, np.arange(n), classes, counts))
+    rows = Rows(n, np.arange(n), classes, counts)
+    return _judged(sampler.prepare(rows), rows)
+
+
+def _judged(draw: Callable[[int, int], Any], rows: Rows) -> Callable[[int, int], Array]:
+    """What a sampler gives for an epoch, seen to be numbers of rows that may be taken."""
+    allowed: Array | None = None
+    if len(rows.trained) < rows.n:
+        allowed = np.zeros(rows.n, bool)
+        allowed[rows.trained] = True
 
     def order(seed: int, done: int) -> Array:
         found = errors.array("what sampler gives", draw(seed, done))
-        return errors.row_order("what sampler gives", found.reshape(1, -1), n)[0]  # type: ignore[no-any-return]
+        if found.ndim != 1 or not found.size:
+            got = f"shape {found.shape} for epoch {done + 1}"
+            raise ValueError(f"sampler must give row numbers (n,), one at least, got {got}")
+        numbers: Array = errors.row_order("what sampler gives", found.reshape(1, -1), rows.n)[0]
+        if allowed is not None and not allowed[numbers].all():
+            bad = numbers[~allowed[numbers]][0]
+            raise ValueError(f"sampler must give rows to train on, got {bad}, which is held out")
+        return numbers
 
     return order
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .samples import Task
     from .steps import Step
 
-__all__ = ["Stream", "alone", "course_of", "measure", "predict"]
+__all__ = ["Stream", "alone", "course_of", "measure", "predict", "to_validate"]
 
 Array = NDArray[Any]
 
@@ -74,7 +74,7 @@ def course_of(
             "pass a function that makes one, or steps= of an epoch to Source.batches"
         )
     stream = Stream(task, source, "x", class_weight)
-    measured = _validated(task, stream, validation_data)
+    measured = _validated(task, stream, validation_data, epochs)
     changes: tuple[tuple[str, float], ...] = ()
     if not isinstance(augment, tuple) or augment:
         from .augment import lowered  # as the samplers, only where it is used
@@ -91,12 +91,22 @@ def course_of(
     return StreamCourse(stream, batch_size, shuffle, found, draw, changes), measured
 
 
-def _validated(task: Task, stream: Stream, given: Any) -> Any:
+def to_validate(task: Task, source: Source, epochs: int) -> Stream:
+    """A source to measure on after each epoch."""
+    if source.is_once and epochs > 1:
+        raise ValueError(
+            f"validation_data is an iterator, which can be run through once, got epochs={epochs}; "
+            "pass a function that makes one, or steps= of an epoch to Source.batches"
+        )
+    return Stream(task, source, "validation_data")
+
+
+def _validated(task: Task, stream: Stream, given: Any, epochs: int) -> Any:
     """What to validate on, of as many columns as the stream has."""
     if given is None:
         return None
     if is_source(given):
-        measured = Stream(task, given, "validation_data")
+        measured = to_validate(task, given, epochs)
         if measured.n_in != stream.n_in:
             raise ValueError(f"validation_data must have {stream.n_in} columns as x has, got {measured.n_in}")
         return measured
@@ -301,7 +311,7 @@ class StreamCourse:
     ) -> None:
         self.trained, self.batch_size, self.shuffle = stream, batch_size, shuffle
         self.sampler, self.draw, self.augment = sampler, draw, augment
-        self.n_in = stream.n_in
+        self.n_in, self.name = stream.n_in, repr(stream.source)
 
     def judge(self, steps: tuple[Step, ...]) -> None:
         """Refuse what the steps of a network cannot train on."""
@@ -339,10 +349,6 @@ class StreamCourse:
                     fault = self.trained.fault(part, part.order[error.batch - 1 - part.first_step])
                     error.args = (f"{str(error).partition('; look for it')[0]}; {fault}",)
                 raise
-        if not trainer._halted and trainer._sums[1] == 0:
-            raise ValueError(
-                f"the sample weights of {self.trained.source!r} must not be all zero in an epoch"
-            )
 
     def _pieces(self, groups: Iterator[list[Part]], at: list[Part]) -> Iterator[Piece]:
         for parts in groups:

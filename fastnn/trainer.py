@@ -20,7 +20,7 @@ from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
 from .samples import Sample, described, is_source, judge_end, measure
-from .stepping import Gate, explained, one_batch
+from .stepping import Gate, one_batch
 
 if TYPE_CHECKING:
     from .data.source import Source
@@ -208,10 +208,16 @@ class Trainer(Engine):
         DivergenceError
             The loss of a batch is not finite; seen before the update.
         """
+        if self._running:
+            raise RuntimeError("fit must not be called while fit is running")
         epochs = errors.integer("epochs", epochs, 0)
         batch_size = None if batch_size is None else errors.integer("batch_size", batch_size)
-        if self.optimizer.full_batch and batch_size is not None:
+        if self.optimizer.full_batch and (batch_size is not None or is_source(x)):
             name = type(self.optimizer).__name__
+            if is_source(x):
+                raise ValueError(
+                    f"x must be an array with {name}, which takes all rows in each step, got {x!r}"
+                )
             raise ValueError(f"batch_size must be None with {name}, which takes all rows, got {batch_size}")
         shuffle = errors.flag("shuffle", shuffle)
         if progress is not None:
@@ -221,6 +227,7 @@ class Trainer(Engine):
         given = callbacks_.get_all(callbacks)
         task = self._task
         asked: dict[str, Any] = {
+            "epochs": epochs,
             "batch_size": batch_size,
             "shuffle": shuffle,
             "validation_data": validation_data,
@@ -234,7 +241,7 @@ class Trainer(Engine):
         if is_source(x):
             from . import streaming  # loaded with the first source
 
-            course, measured = streaming.course_of(task, x, y, sample_weight, epochs=epochs, **asked)
+            course, measured = streaming.course_of(task, x, y, sample_weight, **asked)
         else:
             asked |= {"rows": self._rows, "seed": self.seed, "full_batch": self.optimizer.full_batch}
             course, measured = course_of(task, x, y, sample_weight, **asked)
@@ -251,6 +258,7 @@ class Trainer(Engine):
         history = self._begin(epochs, quantities)
         bar = progress or (progress is None and on_terminal())
         shown = (ProgressBar(),) if bar and not any(isinstance(one, ProgressBar) for one in given) else ()
+        put_back = self._held() if self._interrupted else None
         self._callbacks, self._running, self._plan = given, True, plan
         self._fitted, self._validated = (course.trained, course.weights, batch_size), measured
         self._measured_at = None
@@ -266,6 +274,8 @@ class Trainer(Engine):
                     whole = walk(self, program, pieces, team, course.augment)
                 if not whole:
                     break
+                if self._sums[1] == 0:
+                    raise ValueError(f"the sample weights of {course.name} must not be all zero in an epoch")
                 logs = {"loss": self._sums[0] / self._sums[1]}
                 self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
                 try:
@@ -287,26 +297,8 @@ class Trainer(Engine):
             self._measured_at, self._halted = None, False
             devices.hold(program, False)
             self.epoch_step, self._sums = 0, (0.0, 0.0)  # steps of an epoch that did not end count as steps
-        return history
-
-    def _quantities(self, validated: bool) -> dict[str, str | None]:
-        """What each epoch measures, in the order of the logs, and which way each is better."""
-        modes = {"loss": "min", **{metric.name: metric.mode for metric in self.metrics}}
-        return {**modes, **({f"val_{name}": mode for name, mode in modes.items()} if validated else {})}
-
-    def _begin(self, epochs: int, quantities: Iterable[str]) -> History:
-        """Set how far the fit goes; gives the history that it will return."""
-        self._paused = self._halted = False  # a stop that came between two fits is over
-        if self._interrupted:
-            history, self.last_epoch = (
-                self.history.copy(self._fit_begun),
-                max(self.epoch, self._fit_begun + epochs),
-            )
-        else:
-            self._fit_begun, self.stop_reason = self.epoch, None
-            history, self.last_epoch = History(), self.epoch + epochs
-        for kept in (history, self.history):
-            kept.add_names(list(quantities))
+            if self._interrupted and put_back is not None:  # a callback has failed before the first step
+                put_back()
         return history
 
     # ------------------------------------------------------------ measuring
@@ -384,19 +376,6 @@ class Trainer(Engine):
         epoch, batch = self.epoch + 1, first_batch + at + 1
         where = f"in epoch {epoch}, batch {batch}"
         raise self._explained(diverged, where, epoch=epoch, batch=batch)
-
-    def _explained(
-        self,
-        error: DivergenceError,
-        where: str,
-        x_name: str = "x",
-        epoch: int | None = None,
-        batch: int | None = None,
-    ) -> DivergenceError:
-        """The error of a program with the place in the training and what to try."""
-        layers, loss, lr, step = self.model.layers, self.loss, self.lr, self.step
-        found = {"layers": layers, "loss": loss, "lr": lr, "step": step, "epoch": epoch, "batch": batch}
-        return explained(error, where, x_name=x_name, **found)  # type: ignore[arg-type]
 
     def run(
         self, x: ArrayLike, y: ArrayLike, order: ArrayLike, sample_weight: ArrayLike | None = None

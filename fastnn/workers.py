@@ -24,6 +24,7 @@ from .trainer import Trainer
 
 __all__ = ["Job", "run"]
 
+
 @dataclass
 class Job:
     """One training of several.
@@ -135,8 +136,8 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
     started: list[threading.Thread] = []
     try:
         for thread in threads:
-            thread.start()
             started.append(thread)
+            waiting.start(thread)
         _wait(jobs, reins, ended, board)
     finally:
         # Whatever ended the wait, nobody trains on unseen; a second Ctrl-C gives up waiting.

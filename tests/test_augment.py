@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastnn as fn
+from fastnn import augment
 from fastnn.devices import array_augment
 from fastnn.devices.array_augment import augmented
 
@@ -202,7 +203,7 @@ def test_an_infinity_in_x_is_still_seen_before_the_update() -> None:
 
 
 @pytest.mark.parametrize(
-    ("augment", "error", "text"),
+    ("given", "error", "text"),
     [
         (fn.Mixup(), TypeError, "augment must be a list of augmentations, got Mixup"),
         ("mixup", TypeError, "augment must be a list"),
@@ -211,11 +212,20 @@ def test_an_infinity_in_x_is_still_seen_before_the_update() -> None:
         ([fn.ColumnDropout(0.1)] * 17, ValueError, "augment must be at most 16"),
     ],
 )
-def test_wrong_augmentations_are_named(augment: Any, error: type[Exception], text: str) -> None:
+def test_wrong_augmentations_are_named(given: Any, error: type[Exception], text: str) -> None:
     one = make()
     with pytest.raises(error, match=text):
-        one.fit(X, Y, augment=augment)
+        one.fit(X, Y, augment=given)
     assert one.step == 0
+
+
+def test_fit_and_program_have_one_limit() -> None:
+    most, one = augment.MOST, make()
+    one.fit(X, Y, augment=[fn.ColumnDropout(0.1)] * most)
+    program, order = one._current_program(), np.arange(8).reshape(1, -1)
+    too_many = (("swap", 0.1),) * (most + 1)
+    with pytest.raises(ValueError, match=f"augment must be at most {most}, got {most + 1}"):
+        program.run(X, Y, order, np.full(1, 0.1), augment=too_many)
 
 
 def test_what_cannot_be_mixed_is_refused() -> None:

@@ -451,3 +451,16 @@ def test_a_fit_killed_after_its_checkpoint_is_finished_from_the_file(tmp_path: P
     np.testing.assert_array_equal(
         fn.load(tmp_path / f"whole-{best}.model").parameters, whole.model.parameters
     )
+
+
+def test_a_fit_inside_a_fit_is_refused_and_ends_nothing() -> None:
+    x, y = data()
+    refused = []
+
+    class Again(fn.Callback):
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+            with pytest.raises(RuntimeError, match="fit must not be called while fit is running"):
+                trainer.fit(x, y)
+            refused.append(epoch)
+
+    assert make().fit(x, y, epochs=3, callbacks=[Again()]).epoch == refused == [1, 2, 3]

@@ -18,7 +18,7 @@ PACKAGE = Path(fastnn.__file__).parent
 
 # From the ground up. Modules of one floor do not import each other.
 FLOORS = [
-    {"build_check", "cores", "demo_data", "foreign", "late_dataclass", "waiting"},
+    {"build_check", "cores", "demo_data", "exceptions", "foreign", "late_dataclass", "waiting"},
     {"errors"},
     {"c_api", "kernels", "replacing", "targets"},
     {"inference", "thread_control"},
@@ -134,8 +134,8 @@ EAGER = {
     "fastnn", "build_check", "callbacks", "cores", "devices", "devices.array_activations",
     "devices.array_context", "devices.array_norms", "folding", "input_layers", "noise_layers", "norm_layers",
     "devices.array_layers", "devices.array_losses", "devices.array_optimizers", "devices.array_random",
-    "devices.arrays", "devices.cpu", "engine", "epochs", "errors", "history", "inference", "initializers",
-    "kernels", "late_dataclass", "layers",
+    "devices.arrays", "devices.cpu", "engine", "epochs", "errors", "exceptions", "history", "inference",
+    "initializers", "kernels", "late_dataclass", "layers",
     "losses", "losses.base", "losses.of_classes", "losses.of_values", "losses.own",
     "network", "ops", "ops.activations", "ops.kinds", "ops.losses", "ops.noise", "ops.norms",
     "ops.products", "ops.shapes", "ops.updates",

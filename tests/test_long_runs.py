@@ -170,6 +170,24 @@ def test_another_way_through_the_epoch_is_refused(tmp_path: Path) -> None:
     assert everything(other) == before
 
 
+def test_a_callback_that_fails_at_the_begin_of_a_resumed_fit_takes_nothing_of_it(tmp_path: Path) -> None:
+    x, y = rows()
+    whole = make("small")
+    whole.fit(x, y, callbacks=callbacks(tmp_path / "whole", 0), **GIVEN)
+    with pytest.raises(Killed):
+        make("small").fit(x, y, callbacks=callbacks(tmp_path / "c", 20), **GIVEN)
+    trainer = make("small")
+    trainer.resume(tmp_path / "c")
+    before = everything(trainer)
+    again = callbacks(tmp_path / "c", 0)
+    again[-1].load_state_dict = None  # type: ignore[assignment,method-assign]
+    with pytest.raises(TypeError):
+        trainer.fit(x, y, callbacks=again, **GIVEN)
+    assert everything(trainer) == before
+    trainer.fit(x, y, callbacks=callbacks(tmp_path / "c", 0), **GIVEN)
+    assert everything(trainer) == everything(whole)
+
+
 def ckpt(folder: Path, **given: Any) -> fn.ModelCheckpoint:
     return fn.ModelCheckpoint(folder / "c", **{"every_steps": 1, **given})
 

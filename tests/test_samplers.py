@@ -112,6 +112,43 @@ def test_held_out_rows_are_never_drawn() -> None:
         one.fit(X, Y, validation_split=0.5, sampler=lambda rng, epoch: np.arange(200))
 
 
+def test_what_a_sampler_class_gives_is_judged_as_that_of_a_function() -> None:
+    class Mine(fn.samplers.Sampler):
+        needs_classes = False
+
+        def __init__(self, given: Any) -> None:
+            self.given = given
+
+        def prepare(self, rows: Any) -> Any:
+            return lambda seed, done: self.given
+
+        def told(self) -> str:
+            return "mine"
+
+    one, same = trainer(), trainer()
+    one.fit(X, Y, sampler=Mine([3, 1, 2]), batch_size=2)
+    same.fit(X, Y, sampler=lambda rng, epoch: np.array([3, 1, 2]), batch_size=2)
+    assert one.model.parameters.tobytes() == same.model.parameters.tobytes()
+    for given, text in (([], "one at least"), ([200], "from 0 to 199, got 200"), (range(200), "is held out")):
+        with pytest.raises(ValueError, match=text):
+            trainer().fit(X, Y, sampler=Mine(given), validation_split=0.2)
+
+
+def test_an_epoch_of_rows_without_weight_is_an_error() -> None:
+    one = trainer()
+    with pytest.raises(ValueError, match="sample weights of the rows taken must not be all zero in an epoch"):
+        one.fit(X, Y, sample_weight=np.arange(200) >= 10, sampler=lambda rng, epoch: np.arange(10))
+
+
+def test_batches_of_one_row_are_counted_in_what_is_drawn() -> None:
+    model = fn.Sequential(fn.Dense(4), fn.BatchNorm(), fn.Dense(3))
+    one = fn.Trainer(model, "cross_entropy", "adam", seed=0)
+    one.fit(X[:33], Y[:33], sampler=Balanced(n=64))
+    assert one.step == 2
+    with pytest.raises(ValueError, match="a batch of one row has no variance"):
+        one.fit(X, Y, sampler=Balanced(n=33))
+
+
 def test_many_trainings_draw_among_their_own_rows() -> None:
     folds = [np.arange(0, 200, 2), np.arange(1, 200, 2)]
     many = [trainer(0), trainer(1)]

@@ -168,6 +168,24 @@ def test_a_data_loader_is_repeatable_and_leaves_its_random_numbers_alone(workers
     np.testing.assert_array_equal(trained(Source.torch(in_order)), want)
 
 
+@pytest.mark.torch
+def test_a_data_loader_that_draws_is_run_through_by_one_at_a_time() -> None:
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    for shuffle in (True, False):
+        loader = torch.utils.data.DataLoader(data, batch_size=32, shuffle=shuffle)
+        want = trained(Source.torch(loader))
+        running, _ = Source.torch(loader)._reader.feed.start(0, 0, True, 0)  # type: ignore[union-attr]
+        next(running)
+        if shuffle:
+            with pytest.raises(RuntimeError, match="DataLoader is being run through already"):
+                trained(Source.torch(loader))
+        else:
+            np.testing.assert_array_equal(trained(Source.torch(loader)), want)
+        running.close()
+        np.testing.assert_array_equal(trained(Source.torch(loader)), want)
+
+
 def test_arrow_streams_give_rows_and_mix_them() -> None:
     pa = pytest.importorskip("pyarrow")
     table = pa.table({**{f"c{i}": X[:, i] for i in range(N_IN)}, "y": Y, "w": np.ones(N)})
@@ -335,6 +353,27 @@ def test_arguments_are_judged() -> None:
         Source.batches(batches, buffer_rows=5)
     with pytest.raises(ValueError, match="order needs a source of rows"):
         Source.batches(batches).order(0, 0)
+
+
+def test_what_a_source_cannot_be_used_for_is_said_before_the_first_step() -> None:
+    trainer = make()
+    once = {"validation_data": Source.batches(batches()), "epochs": 2}
+    for given in ((X, Y), (Source.npy(X, Y),)):
+        with pytest.raises(ValueError, match="validation_data is an iterator, which can be run through once"):
+            trainer.fit(*given, **once)
+    full = fn.Trainer(trainer.model, "cross_entropy", fn.LBFGS())
+    for size in (32, None):
+        with pytest.raises(ValueError, match="x must be an array with LBFGS, which takes all rows"):
+            full.fit(Source.npy(X, Y), batch_size=size)
+    with pytest.raises(ValueError, match="gave no row in epoch 1"):
+        trainer.fit(Source.batches([(X[:0], Y[:0])], regroup=True))
+    assert trainer.step == full.step == 0
+
+
+def test_a_batch_larger_than_the_data_takes_the_room_of_the_data() -> None:
+    np.testing.assert_array_equal(
+        trained(Source.npy(X, Y[:, None]), batch_size=2**60), trained(X, Y, batch_size=2**60)
+    )
 
 
 def test_a_wrong_column_of_an_arrow_stream_is_named() -> None:

@@ -264,7 +264,7 @@ class Source:
 
         Its samplers and workers draw from a generator seeded by seed and epoch, so that each epoch can be
         repeated; a sampler with `set_epoch` is told the epoch. Random numbers that a dataset draws elsewhere
-        are its own affair.
+        are its own affair. A loader that draws is run through by one at a time.
         """
         from .source_frameworks import TorchFeed
 

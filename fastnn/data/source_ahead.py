@@ -107,7 +107,11 @@ class Ahead(Generic[T]):
 
     def __enter__(self) -> Ahead[T]:
         if self._thread is not None:
-            self._thread.start()
+            try:
+                waiting.start(self._thread)
+            except BaseException:
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,7 +122,7 @@ class Ahead(Generic[T]):
         waiting.join(self._thread)
 
     def __del__(self) -> None:
-        # A Ctrl-C may come after the thread was started and before the context has begun.
+        # A Ctrl-C may come between the end of __enter__ and the begin of the context.
         if getattr(self, "_work", None) is not None and not self._work.ended:  # type: ignore[union-attr]
             self._work.end()  # type: ignore[union-attr]
 

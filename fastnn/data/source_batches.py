@@ -328,6 +328,8 @@ class BatchReader:
                     numbers.append(n + 1)
                     yield row, names, batch
                     row += len(batch[0])
+            if row == 0:
+                raise ValueError(f"the source ({self.feed.kind}) gave no row in epoch {epoch + 1}")
 
         def where(row: int) -> str:
             at = int(np.searchsorted(np.array(begins), row, side="right")) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ def arrow(what: str) -> Any:
     return pyarrow
 
 
+# Loaders that draw and are being run through, by whatever source or thread.
+_taken: set[int] = set()
+_taking = threading.Lock()
+
+
 class TorchFeed(Feed):
     """Batches of a DataLoader; its sampler and workers are seeded by seed and epoch."""
 
@@ -48,7 +54,13 @@ class TorchFeed(Feed):
         return self._seeded(seed, epoch), 0
 
     def _seeded(self, seed: int, epoch: int) -> Iterator[Any]:
-        """The loader draws from a generator of its own meanwhile, and nothing from PyTorch's common one."""
+        """The loader draws from a generator of its own meanwhile, and nothing from PyTorch's common one.
+
+        Raises
+        ------
+        RuntimeError
+            Somebody else runs through a loader that draws: both would draw from the generator of one.
+        """
         loader = self._loader
         generator = sys.modules["torch"].Generator()
         generator.manual_seed(sub_seed(seed, epoch, 0) >> 1)
@@ -56,16 +68,27 @@ class TorchFeed(Feed):
         samplers.append(getattr(samplers[1], "sampler", None))
         drawing = {id(one): one for one in [loader, *samplers] if hasattr(one, "generator")}.values()
         changed = [(one, one.generator) for one in drawing]
-        for one in samplers:
-            if hasattr(one, "set_epoch"):
-                one.set_epoch(epoch)
+        draws = len(changed) > 1 or getattr(loader, "num_workers", 0) > 0
+        with _taking:
+            if draws and id(loader) in _taken:
+                raise RuntimeError(
+                    "the DataLoader is being run through already, and draws its order from one generator: "
+                    "give each training, and validation inside epochs, a loader of its own"
+                )
+            if draws:
+                _taken.add(id(loader))
         try:
+            for one in samplers:
+                if hasattr(one, "set_epoch"):
+                    one.set_epoch(epoch)
             for one, _ in changed:
                 one.generator = generator
             yield from loader
         finally:
             for one, before in changed:
                 one.generator = before
+            if draws:
+                _taken.discard(id(loader))
 
 
 class KerasFeed(Feed):

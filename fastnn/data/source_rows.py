@@ -186,6 +186,8 @@ class RowReader:
         drawn: Drawn | None = None,
     ) -> Generator[list[Part], None, None]:
         """Parts of an epoch from a step on, of all rows or of those that a sampler has drawn."""
+        # Room is made for a batch: not for more rows than there are.
+        batch_size = min(batch_size, self.n_rows if drawn is None else len(drawn.rows))
         groups = self._blocks.groups(seed, epoch, shuffle, start_step * batch_size, drawn)
         held = self._in_place(wanted)
         if held is not None:

@@ -2,7 +2,8 @@
 
 An operator is a function of a `Call`: its inputs as arrays, its attributes, judged. It gives one array, or a
 tuple of them. Products, activations, norms and losses are computed by our kernels (`numeric`), and each use
-of one is counted; what moves and selects numbers, and plain arithmetic, is NumPy's (`arrays`, `labels`).
+of one is counted; what moves and selects numbers, and plain arithmetic, is NumPy's (`arrays`, `reductions`,
+`labels`).
 """
 
 from __future__ import annotations

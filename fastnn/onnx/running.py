@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, labels, numeric  # noqa: F401  they fill the table
+from . import arrays, labels, numeric, reductions  # noqa: F401  they fill the table
 from .graph import Graph, Node, Value, graph_of, node_of
 from .operators import OPERATORS, Call, Limits
 from .package import onnx_package
