@@ -113,7 +113,8 @@ class FastnnOps(NumpyOps):  # type: ignore[misc]
         """1 / (1 + exp(-X)) with X cut to -20 .. 20, as Thinc has it."""
         if not _is_whole(X):
             return super().sigmoid(X, inplace=inplace)
-        return _apply("sigmoid", np.clip(X, -20.0, 20.0, out=X if inplace else None), True)
+        # an array of no dimension too: without `out`, clip gives a number for it, which no kernel can fill
+        return _apply("sigmoid", np.clip(X, -20.0, 20.0, out=X if inplace else np.empty_like(X)), True)
 
     def backprop_sigmoid(self, dY: Array, Y: Array, *, inplace: bool = False) -> Array:
         """dY Y (1 - Y)."""

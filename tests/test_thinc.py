@@ -175,6 +175,15 @@ def test_activations_are_thincs(ops, theirs, calls, rng, name, dtype):
     assert calls["activation_backward"] >= 3
 
 
+def test_a_number_has_the_sigmoid_that_its_row_has(ops):
+    x = np.array(0.5, np.float32)
+    wanted = ops.sigmoid(x.reshape(1))[0]
+    assert ops.sigmoid(x) == wanted
+    assert x == 0.5
+    assert ops.sigmoid(x, inplace=True) is x
+    assert x == wanted
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_derivatives_are_those_of_central_differences(ops, rng, name):
     x, dy, h = rng.standard_normal((5, 7)) * 3, rng.standard_normal((5, 7)), 1e-6
