@@ -35,14 +35,16 @@ def as_numpy(argument: str, value: Any) -> Array:
         A sequence whose parts differ in shape.
     """
     if type(value) is list:  # what most who come here have
-        return _converted(argument, value)
+        return _of_list(argument, value)
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
             raise TypeError(
                 f"{argument} must have no masked values; np.ma.filled({argument}, number) fills them in"
             )
         return _widened(np.asarray(value))
-    if isinstance(value, (tuple, list, int, float)):
+    if isinstance(value, (tuple, list)):
+        return _of_list(argument, value)
+    if isinstance(value, (int, float)):
         return _converted(argument, value)
     if hasattr(value, "toarray"):
         raise TypeError(
@@ -106,6 +108,12 @@ def _name(value: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{_library(value)}.{kind.__name__}"
 
 
+def _told(error: Exception) -> str:
+    """An error of others for a message: with its type where the words alone tell little (KeyError: 'x')."""
+    usual = (BufferError, RuntimeError, TypeError, ValueError)
+    return str(error) if type(error) in usual and str(error) else f"{type(error).__name__}: {error}"
+
+
 # ---------------------------------------------------------------- where it is
 
 
@@ -128,6 +136,8 @@ def _judge_place(argument: str, value: Any) -> None:
 
 
 def _is_on_gpu(value: Any) -> bool:
+    if is_tensor(value):  # of some layouts PyTorch raises what it likes when asked as others are
+        return value.device.type not in ("cpu", "meta")
     try:
         if value.__cuda_array_interface__ is not None:
             return True
@@ -173,21 +183,34 @@ def _has_dlpack_alone(value: Any) -> bool:
 def _from_dlpack(argument: str, value: Any) -> Array:
     try:
         return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise TypeError(
-            f"{argument} must be an array that NumPy can read by DLPack, got {_name(value)} ({error})"
+            f"{argument} must be an array that NumPy can read by DLPack, got {_name(value)} ({_told(error)})"
         ) from error
+
+
+def _of_list(argument: str, value: Any) -> Array:
+    """A list or tuple as an array; of masked rows NumPy would take what lies under the masks."""
+    if value and isinstance(value[0], np.ma.MaskedArray) and any(np.ma.is_masked(row) for row in value):
+        raise TypeError(
+            f"{argument} must have no masked values; np.ma.filled(row, number) fills those of a row in"
+        )
+    return _converted(argument, value)
 
 
 def _converted(argument: str, value: Any) -> Array:
     """`np.asarray`, with the argument in its errors."""
     try:
         return _widened(np.asarray(value))
-    except ValueError as error:
-        raise ValueError(f"{argument} must be an array of one shape: {error}") from error
-    except (BufferError, RuntimeError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # an object may raise what it likes when it is asked for its numbers
+        if isinstance(error, ValueError) and isinstance(value, (tuple, list)):
+            raise ValueError(f"{argument} must be an array of one shape: {error}") from error
         raise TypeError(
-            f"{argument} must be an array that NumPy can read, got {_name(value)} ({error})"
+            f"{argument} must be an array that NumPy can read, got {_name(value)} ({_told(error)})"
         ) from error
 
 

@@ -42,6 +42,24 @@ class WithArray:
         return self._values if dtype is None else self._values.astype(dtype)
 
 
+class Failing:
+    """An array that cannot be had now: a closed file, a connection that broke."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise self._error
+
+
+class FailingByDLPack:
+    def __dlpack__(self, **_: Any) -> Any:
+        raise KeyError("rows")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 class WithInterface:
     """Numbers by their address alone."""
 
@@ -321,11 +339,31 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "frame of texts": (lambda: pd.DataFrame({"a": ["b"]}), TypeError, "x must hold real numbers, got dtype"),
     "frame of lists": (lambda: pl.DataFrame({"a": [[1]]}), TypeError, "x must hold real numbers, got dtype"),
     "opaque": (object, TypeError, "x must hold real numbers, got dtype object"),
-    "pointer": (lambda: ctypes.pointer(ctypes.c_float()), ValueError, "x must be an array of one shape: "),
+    "masked rows": (
+        lambda: [np.ma.masked_greater(row, 1) for row in NUMBERS],
+        TypeError,
+        "x must have no masked values; np.ma.filled(row, number) fills those of a row in",
+    ),
+    "pointer": (lambda: ctypes.pointer(ctypes.c_float()), TypeError, "that NumPy can read, got "),
     "no memory of its own": (
         lambda: WithArray(None),  # type: ignore[arg-type]
-        ValueError,
-        "x must be an array of one shape: object __array__ method not producing an array",
+        TypeError,
+        "that NumPy can read, got test_foreign_arrays.WithArray (object __array__ method not producing",
+    ),
+    "fails when asked": (
+        lambda: Failing(KeyError("rows")),
+        TypeError,
+        "x must be an array that NumPy can read, got test_foreign_arrays.Failing (KeyError: 'rows')",
+    ),
+    "fails with a wrong value": (
+        lambda: Failing(ValueError("is closed")),
+        TypeError,
+        "x must be an array that NumPy can read, got test_foreign_arrays.Failing (is closed)",
+    ),
+    "fails when asked by DLPack": (
+        FailingByDLPack,
+        TypeError,
+        "x must be an array that NumPy can read by DLPack, got test_foreign_arrays.FailingByDLPack (KeyErr",
     ),
     "on a GPU": (
         OnGPU,
