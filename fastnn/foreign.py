@@ -7,6 +7,7 @@ slow half of the door (`errors.array`), loaded with the first value that is no p
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,12 @@ def as_numpy(argument: str, value: Any) -> Array:
         value = _plain_tensor(argument, value)
     elif _has_dlpack_alone(value):
         return _from_dlpack(argument, value)
+    elif _library(value) == "polars" and hasattr(value, "collect"):
+        raise TypeError(f"{argument} must be an array, got a {_name(value)}; pass {argument}.collect()")
     elif _library(value) == "polars" and hasattr(value, "columns"):
-        return _widened(np.asarray(value.to_numpy(order="c")))  # else in Fortran order, and copied once more
+        return _converted(argument, value, _in_c_order)
     found = _converted(argument, value)
-    if found.dtype == object and found.ndim == 2 and hasattr(value, "dtypes"):
+    if found.dtype == object and found.ndim and hasattr(value, "dtypes"):
         found = _numbers_of_frame(value, found)
     return found
 
@@ -200,10 +203,15 @@ def _of_list(argument: str, value: Any) -> Array:
     return _converted(argument, value)
 
 
-def _converted(argument: str, value: Any) -> Array:
+def _in_c_order(frame: Any) -> Array:
+    """A DataFrame of polars, which would be in Fortran order else, and copied once more."""
+    return np.asarray(frame.to_numpy(order="c"))
+
+
+def _converted(argument: str, value: Any, convert: Callable[[Any], Array] = np.asarray) -> Array:
     """`np.asarray`, with the argument in its errors."""
     try:
-        return _widened(np.asarray(value))
+        return _widened(convert(value))
     except MemoryError:
         raise
     except Exception as error:  # an object may raise what it likes when it is asked for its numbers
@@ -222,11 +230,12 @@ def _widened(found: Array) -> Array:
 
 
 def _numbers_of_frame(frame: Any, found: Array) -> Array:
-    """A DataFrame of several nullable or Arrow types, which NumPy gets as objects, in one type of numbers.
+    """A DataFrame or Series of nullable or Arrow types, which NumPy gets as objects, in one type of numbers.
 
     What is missing becomes NaN. A frame with a column that is no number stays what it was.
     """
-    types = [getattr(one, "numpy_dtype", one) for one in frame.dtypes]
+    kinds = frame.dtypes if found.ndim == 2 else [frame.dtypes]
+    types = [getattr(one, "numpy_dtype", one) for one in kinds]
     if not types or not all(isinstance(one, np.dtype) and one.kind in "biuf" for one in types):
         return found
     if frame.isna().to_numpy().any():

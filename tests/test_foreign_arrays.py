@@ -338,6 +338,11 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "sparse array": (lambda: scipy.sparse.coo_array(NUMBERS), TypeError, "got coo_array; pass x.toarray()"),
     "frame of texts": (lambda: pd.DataFrame({"a": ["b"]}), TypeError, "x must hold real numbers, got dtype"),
     "frame of lists": (lambda: pl.DataFrame({"a": [[1]]}), TypeError, "x must hold real numbers, got dtype"),
+    "frame not read yet": (
+        lambda: pl.LazyFrame({"a": [1.0]}),
+        TypeError,
+        "x must be an array, got a polars.LazyFrame; pass x.collect()",
+    ),
     "opaque": (object, TypeError, "x must hold real numbers, got dtype object"),
     "masked rows": (
         lambda: [np.ma.masked_greater(row, 1) for row in NUMBERS],
@@ -439,6 +444,9 @@ def test_missing_numbers_of_frames_become_nan() -> None:
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([1.5, 2.5], "Float32")})
     found = errors.array("x", frame)
     np.testing.assert_array_equal(found, [[1, 1.5], [np.nan, 2.5]])
+    for kind in ("boolean", "bool[pyarrow]", "Int64", "double[pyarrow]"):
+        found = errors.array("x", pd.Series([True, None, False], dtype=kind))
+        np.testing.assert_array_equal(found, [1, np.nan, 0])
 
 
 def test_nothing_is_imported_to_recognise_an_array() -> None:
