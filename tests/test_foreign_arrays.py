@@ -321,7 +321,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "texts": (lambda: [["a"] * 4] * 12, TypeError, "x must hold real numbers, got dtype <U1"),
     "complex": (lambda: NUMBERS * 1j, TypeError, "x must hold real numbers, got dtype complex64"),
     "times": (lambda: np.zeros((12, 4), "M8[s]"), TypeError, "x must hold real numbers, got dtype datetime"),
-    "nothing": (lambda: None, TypeError, "x must hold real numbers, got dtype object"),
+    "nothing": (lambda: None, TypeError, "x must hold real numbers, got NoneType, which is no array"),
     "0-d": (lambda: np.float32(1), ValueError, "x must be 2-D (rows, 4), got shape ()"),
     "1-d": (lambda: pl.Series([1.0, 2.0]), ValueError, "x must be 2-D (rows, 4), got shape (2,)"),
     "ragged": (lambda: [[1.0], [1.0, 2.0]], ValueError, "x must be an array of one shape: "),
@@ -343,7 +343,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "x must be an array, got a polars.LazyFrame; pass x.collect()",
     ),
-    "opaque": (object, TypeError, "x must hold real numbers, got dtype object"),
+    "opaque": (object, TypeError, "x must hold real numbers, got object, which is no array"),
     "masked rows": (
         lambda: [np.ma.masked_greater(row, 1) for row in NUMBERS],
         TypeError,
