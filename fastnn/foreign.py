@@ -112,9 +112,10 @@ def _name(value: object) -> str:
 
 
 def _told(error: Exception) -> str:
-    """An error of others for a message: with its type where the words alone tell little (KeyError: 'x')."""
+    """The first line of another's error, with its type where the words tell little (KeyError: 'x')."""
+    line = str(error).partition("\n")[0]
     usual = (BufferError, RuntimeError, TypeError, ValueError)
-    return str(error) if type(error) in usual and str(error) else f"{type(error).__name__}: {error}"
+    return line if type(error) in usual and line else f"{type(error).__name__}: {line}"
 
 
 # ---------------------------------------------------------------- where it is
@@ -216,7 +217,7 @@ def _converted(argument: str, value: Any, convert: Callable[[Any], Array] = np.a
         raise
     except Exception as error:  # an object may raise what it likes when it is asked for its numbers
         if isinstance(error, ValueError) and isinstance(value, (tuple, list)):
-            raise ValueError(f"{argument} must be an array of one shape: {error}") from error
+            raise ValueError(f"{argument} must be an array of one shape: {_told(error)}") from error
         raise TypeError(
             f"{argument} must be an array that NumPy can read, got {_name(value)} ({_told(error)})"
         ) from error

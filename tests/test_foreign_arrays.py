@@ -440,6 +440,16 @@ def test_ctypes_arrays_at_an_odd_address_are_copied_or_refused(model: fn.Sequent
         model.compile()(value)
 
 
+def test_rows_at_odd_distances_are_copied_or_refused(model: fn.Sequential) -> None:
+    records = np.zeros(12, [("x", np.float32, 4), ("flag", np.int8)])  # 17 bytes a row
+    records["x"] = NUMBERS
+    for given in (records["x"], records[1:]["x"], records[4:5]["x"]):
+        np.testing.assert_array_equal(model.predict(given), model.predict(given.copy()))
+    for given in (records["x"], records[1:]["x"]):
+        with pytest.raises(TypeError, match="x must be an aligned, native"):
+            model.compile()(given)
+
+
 def test_missing_numbers_of_frames_become_nan() -> None:
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([1.5, 2.5], "Float32")})
     found = errors.array("x", frame)

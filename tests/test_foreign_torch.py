@@ -265,6 +265,10 @@ small = value.astype(jax.numpy.bfloat16)
 assert np.array_equal(errors.matrix("x", small, 4, single), np.asarray(small, np.float32))
 with pytest.raises(TypeError, match="x must be an array that NumPy can read, got jax"):
     jax.jit(lambda x: model.predict(x))(value)
+assert np.array_equal(model.compile()(value), model.predict(numbers))
+with pytest.raises(TypeError) as caught:
+    jax.grad(lambda x: ops.relu(x).sum())(value)
+assert chr(10) not in str(caught.value)
 with pytest.raises(TypeError, match="out must be a NumPy array"):
     ops.relu(numbers, out=value)
 with pytest.raises(TypeError, match="out must be a writable"):
