@@ -126,6 +126,10 @@ def test_wrong_shapes_and_types_of_products_are_errors(ops):
         ops.gemm(x, x, trans1=True, trans2=True)
     with pytest.raises(ValueError, match=r"out must be float32 of shape \(2, 2\), got float64"):
         ops.gemm(x, x, out=np.zeros((2, 2)), trans2=True)
+    kept = np.zeros((2, 2), np.float32)
+    kept.setflags(write=False)
+    with pytest.raises(ValueError, match="out must be writable, got a read-only array"):
+        ops.gemm(x, x, out=kept, trans2=True)
     with pytest.raises(ValueError, match="dimension"):  # Thinc's own words
         ops.gemm(x[0], x)
     with pytest.raises(ValueError, match="float32"):
@@ -217,6 +221,9 @@ def test_softmax_has_a_temperature(ops, theirs, calls, rng):
     found = ops.backprop_softmax(y, dy, temperature=0.5)
     np.testing.assert_allclose(found, theirs.backprop_softmax(y, dy, temperature=0.5), atol=1e-14)
     assert calls == {"activation": 1, "activation_backward": 1}
+    for temperature in (np.float64(2.0), np.float32(2.0), 2):  # of another type than x
+        y = ops.softmax(x.astype(np.float32), temperature=temperature)
+        assert y.dtype == ops.backprop_softmax(y, y, temperature=temperature).dtype == np.float32
 
 
 # ---------------------------------------------------------------- training
