@@ -146,7 +146,10 @@ def array(argument: str, value: Any, kind: str = "real numbers", hint: str = "")
     """An ndarray of bools, integers or real floats: what `value` holds, not yet converted."""
     found = plain(argument, value)
     if found.dtype.kind not in "biuf":
-        raise TypeError(f"{argument} must hold {kind}, got dtype {found.dtype}{hint}")
+        # a set, a generator, None: NumPy makes one object of it, and what came is no array of objects
+        whole = found.dtype == object and found.ndim == 0 and not isinstance(value, np.ndarray)
+        got = f"{type(value).__name__}, which is no array" if whole else f"dtype {found.dtype}{hint}"
+        raise TypeError(f"{argument} must hold {kind}, got {got}")
     return found
 
 

@@ -7,6 +7,7 @@ slow half of the door (`errors.array`), loaded with the first value that is no p
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,16 @@ def as_numpy(argument: str, value: Any) -> Array:
         A sequence whose parts differ in shape.
     """
     if type(value) is list:  # what most who come here have
-        return _converted(argument, value)
+        return _of_list(argument, value)
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
             raise TypeError(
                 f"{argument} must have no masked values; np.ma.filled({argument}, number) fills them in"
             )
         return _widened(np.asarray(value))
-    if isinstance(value, (tuple, list, int, float)):
+    if isinstance(value, (tuple, list)):
+        return _of_list(argument, value)
+    if isinstance(value, (int, float)):
         return _converted(argument, value)
     if hasattr(value, "toarray"):
         raise TypeError(
@@ -53,10 +56,12 @@ def as_numpy(argument: str, value: Any) -> Array:
         value = _plain_tensor(argument, value)
     elif _has_dlpack_alone(value):
         return _from_dlpack(argument, value)
+    elif _library(value) == "polars" and hasattr(value, "collect"):
+        raise TypeError(f"{argument} must be an array, got a {_name(value)}; pass {argument}.collect()")
     elif _library(value) == "polars" and hasattr(value, "columns"):
-        return _widened(np.asarray(value.to_numpy(order="c")))  # else in Fortran order, and copied once more
+        return _converted(argument, value, _in_c_order)
     found = _converted(argument, value)
-    if found.dtype == object and found.ndim == 2 and hasattr(value, "dtypes"):
+    if found.dtype == object and found.ndim and hasattr(value, "dtypes"):
         found = _numbers_of_frame(value, found)
     return found
 
@@ -106,6 +111,13 @@ def _name(value: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{_library(value)}.{kind.__name__}"
 
 
+def _told(error: Exception) -> str:
+    """The first line of another's error, with its type where the words tell little (KeyError: 'x')."""
+    line = str(error).partition("\n")[0]
+    usual = (BufferError, RuntimeError, TypeError, ValueError)
+    return line if type(error) in usual and line else f"{type(error).__name__}: {line}"
+
+
 # ---------------------------------------------------------------- where it is
 
 
@@ -128,6 +140,8 @@ def _judge_place(argument: str, value: Any) -> None:
 
 
 def _is_on_gpu(value: Any) -> bool:
+    if is_tensor(value):  # of some layouts PyTorch raises what it likes when asked as others are
+        return value.device.type not in ("cpu", "meta")
     try:
         if value.__cuda_array_interface__ is not None:
             return True
@@ -173,21 +187,39 @@ def _has_dlpack_alone(value: Any) -> bool:
 def _from_dlpack(argument: str, value: Any) -> Array:
     try:
         return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise TypeError(
-            f"{argument} must be an array that NumPy can read by DLPack, got {_name(value)} ({error})"
+            f"{argument} must be an array that NumPy can read by DLPack, got {_name(value)} ({_told(error)})"
         ) from error
 
 
-def _converted(argument: str, value: Any) -> Array:
+def _of_list(argument: str, value: Any) -> Array:
+    """A list or tuple as an array; of masked rows NumPy would take what lies under the masks."""
+    if value and isinstance(value[0], np.ma.MaskedArray) and any(np.ma.is_masked(row) for row in value):
+        raise TypeError(
+            f"{argument} must have no masked values; np.ma.filled(row, number) fills those of a row in"
+        )
+    return _converted(argument, value)
+
+
+def _in_c_order(frame: Any) -> Array:
+    """A DataFrame of polars, which would be in Fortran order else, and copied once more."""
+    return np.asarray(frame.to_numpy(order="c"))
+
+
+def _converted(argument: str, value: Any, convert: Callable[[Any], Array] = np.asarray) -> Array:
     """`np.asarray`, with the argument in its errors."""
     try:
-        return _widened(np.asarray(value))
-    except ValueError as error:
-        raise ValueError(f"{argument} must be an array of one shape: {error}") from error
-    except (BufferError, RuntimeError, TypeError) as error:
+        return _widened(convert(value))
+    except MemoryError:
+        raise
+    except Exception as error:  # an object may raise what it likes when it is asked for its numbers
+        if isinstance(error, ValueError) and isinstance(value, (tuple, list)):
+            raise ValueError(f"{argument} must be an array of one shape: {_told(error)}") from error
         raise TypeError(
-            f"{argument} must be an array that NumPy can read, got {_name(value)} ({error})"
+            f"{argument} must be an array that NumPy can read, got {_name(value)} ({_told(error)})"
         ) from error
 
 
@@ -199,11 +231,12 @@ def _widened(found: Array) -> Array:
 
 
 def _numbers_of_frame(frame: Any, found: Array) -> Array:
-    """A DataFrame of several nullable or Arrow types, which NumPy gets as objects, in one type of numbers.
+    """A DataFrame or Series of nullable or Arrow types, which NumPy gets as objects, in one type of numbers.
 
     What is missing becomes NaN. A frame with a column that is no number stays what it was.
     """
-    types = [getattr(one, "numpy_dtype", one) for one in frame.dtypes]
+    kinds = frame.dtypes if found.ndim == 2 else [frame.dtypes]
+    types = [getattr(one, "numpy_dtype", one) for one in kinds]
     if not types or not all(isinstance(one, np.dtype) and one.kind in "biuf" for one in types):
         return found
     if frame.isna().to_numpy().any():

@@ -68,8 +68,13 @@ API_VERSION = FASTNN_API_VERSION, FASTNN_API_REVISION
 
 
 cdef bint bad_table(int itemsize, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t ld) noexcept nogil:
-    """Whether a size is negative, rows overlap, or there is no such type. What has one row is never stepped along."""
-    return kernel_table(itemsize) == NULL or rows < 0 or columns < 0 or (rows > 1 and ld < columns)
+    """Whether a size is negative or more than any memory, rows overlap, or there is no such type.
+
+    What has one row is never stepped along. The product of sizes is taken in double, where it cannot wrap.
+    """
+    if kernel_table(itemsize) == NULL or rows < 0 or columns < 0 or (rows > 1 and ld < columns):
+        return True
+    return <double>itemsize * rows * (ld if rows > 1 else columns) > 2.0**62
 
 
 cdef void empty_sums(int itemsize, ptrdiff_t m, ptrdiff_t n, const void *bias, char *out, ptrdiff_t ld) noexcept nogil:

@@ -315,6 +315,18 @@ def uniform(uint64_t seed, uint32_t layer, uint32_t parameter, ptrdiff_t n):
 
 cdef bytes NATIVE_ORDER = b"<" if sys.byteorder == "little" else b">"
 
+cdef bint is_aligned(const Py_buffer *buffer) noexcept:
+    """Whether each element lies at a multiple of its size."""
+    cdef int i
+    if <size_t>buffer.buf % buffer.itemsize:
+        return False
+    if buffer.strides != NULL:
+        for i in range(buffer.ndim):
+            if buffer.strides[i] % buffer.itemsize:
+                return False
+    return True
+
+
 cdef class Array:
     def __cinit__(self, array, bint writable=False, bint or_bytes=False, str name="array"):
         kinds = "float32, float64 or uint8" if or_bytes else "float32 or float64"
@@ -326,8 +338,8 @@ cdef class Array:
             raise TypeError(f"{name} must be {writing} {kinds} array, got {what} ({error})") from None
         self.held = True
         cdef bytes format = self.buffer.format if self.buffer.format != NULL else b"B"
-        # As ctypes writes it, wherever the array lies; "=" is NumPy's word for what is not aligned.
-        if len(format) == 2 and format[:1] == NATIVE_ORDER and <size_t>self.buffer.buf % self.buffer.itemsize == 0:
+        # As ctypes and JAX write it, wherever the array lies; to NumPy "=" is the word for what is not aligned.
+        if len(format) == 2 and format[:1] in (NATIVE_ORDER, b"=") and is_aligned(&self.buffer):
             format = format[1:]
         if format not in ((b"f", b"d", b"B") if or_bytes else (b"f", b"d")):
             raise TypeError(f"{name} must be an aligned, native {kinds} array, got format {format.decode()!r}")

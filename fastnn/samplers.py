@@ -106,6 +106,10 @@ class Weighted(Sampler):
             return _drawn(rows.trained, self.weights[rows.trained], self.n)
         assert self.by_class is not None
         classes = _classes(self, rows)
+        assert rows.classes is not None
+        highest = int(rows.classes.max(initial=0))
+        if wrong := [label for label in self.by_class if label > highest]:
+            raise ValueError(f"weights of sampler must name labels from 0 to {highest}, got {wrong[0]}")
         weights = np.ones(len(rows.trained))
         for label, value in self.by_class.items():
             weights[classes == label] = value

@@ -113,7 +113,8 @@ class FastnnOps(NumpyOps):  # type: ignore[misc]
         """1 / (1 + exp(-X)) with X cut to -20 .. 20, as Thinc has it."""
         if not _is_whole(X):
             return super().sigmoid(X, inplace=inplace)
-        return _apply("sigmoid", np.clip(X, -20.0, 20.0, out=X if inplace else None), True)
+        # an array of no dimension too: without `out`, clip gives a number for it, which no kernel can fill
+        return _apply("sigmoid", np.clip(X, -20.0, 20.0, out=X if inplace else np.empty_like(X)), True)
 
     def backprop_sigmoid(self, dY: Array, Y: Array, *, inplace: bool = False) -> Array:
         """dY Y (1 - Y)."""
@@ -126,7 +127,7 @@ class FastnnOps(NumpyOps):  # type: ignore[misc]
         if not _is_whole(x) or x.ndim == 0 or axis not in (-1, x.ndim - 1):
             return super().softmax(x, inplace=inplace, axis=axis, temperature=temperature)
         if temperature != 1.0:
-            x = x / temperature
+            x = x / float(temperature)  # a float64 of NumPy's would make the array one
         out = np.empty_like(x)
         kernels.activation("softmax", x.reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1]))
         return out
@@ -136,7 +137,7 @@ class FastnnOps(NumpyOps):  # type: ignore[misc]
         if not _are_alike(dY, Y) or Y.ndim == 0 or axis not in (-1, Y.ndim - 1):
             return super().backprop_softmax(Y, dY, axis=axis, temperature=temperature)
         if temperature != 1.0:
-            dY = dY / temperature
+            dY = dY / float(temperature)
         out, n = np.empty_like(Y), Y.shape[-1]
         kernels.activation_backward("softmax", Y.reshape(-1, n), dY.reshape(-1, n), out.reshape(-1, n))
         return out
@@ -283,6 +284,8 @@ def _product(a: Array, b: Array, bias: Array | None, out: Array | None) -> Array
     shape = (a.shape[0], b.shape[1])
     if out is not None and (out.shape != shape or out.dtype != a.dtype):
         raise ValueError(f"out must be {a.dtype} of shape {shape}, got {out.dtype} of shape {out.shape}")
+    if out is not None and not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
     result: Any = out
     if out is None or not (_is_real(out) and out.strides[1] == out.itemsize and out.strides[0] > 0):
         result = np.empty(shape, a.dtype)

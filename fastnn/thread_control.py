@@ -79,5 +79,8 @@ def watch() -> None:
     loaded = sys.modules.get(_NAME)
     if loaded is not None:
         register(loaded)
+    main = sys.modules.get("__main__")  # `python -m threadpoolctl -i fastnn` runs the module by that name
+    if getattr(getattr(main, "__spec__", None), "name", None) == _NAME:
+        register(main)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -232,6 +232,8 @@ def test_arguments_that_cannot_be_right_are_refused_and_nothing_is_written() -> 
     a = np.full((4, 4), 7.0)
     for wrong in (
         ("linear", 2, 4, 4, 4, a, a, None, 0, a),  # an itemsize that is no type's
+        ("linear", 8, 2**62, 4, 4, a, a, None, 0, a),  # whose number of bytes would be 0 in 64 bits
+        ("bias_gradient", 8, 2**60, 4, a, a.reshape(-1)),
         ("linear", 8, -1, 4, 4, a, a, None, 0, a),
         ("linear", 8, 4, 5, 4, a, a, None, 0, a),  # rows of 5 that are 4 apart
         ("linear", 8, 4, 4, 4, a, a, None, -1, a),  # as activation_id gives it for a name that is none

@@ -42,6 +42,24 @@ class WithArray:
         return self._values if dtype is None else self._values.astype(dtype)
 
 
+class Failing:
+    """An array that cannot be had now: a closed file, a connection that broke."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise self._error
+
+
+class FailingByDLPack:
+    def __dlpack__(self, **_: Any) -> Any:
+        raise KeyError("rows")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 class WithInterface:
     """Numbers by their address alone."""
 
@@ -303,7 +321,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "texts": (lambda: [["a"] * 4] * 12, TypeError, "x must hold real numbers, got dtype <U1"),
     "complex": (lambda: NUMBERS * 1j, TypeError, "x must hold real numbers, got dtype complex64"),
     "times": (lambda: np.zeros((12, 4), "M8[s]"), TypeError, "x must hold real numbers, got dtype datetime"),
-    "nothing": (lambda: None, TypeError, "x must hold real numbers, got dtype object"),
+    "nothing": (lambda: None, TypeError, "x must hold real numbers, got NoneType, which is no array"),
     "0-d": (lambda: np.float32(1), ValueError, "x must be 2-D (rows, 4), got shape ()"),
     "1-d": (lambda: pl.Series([1.0, 2.0]), ValueError, "x must be 2-D (rows, 4), got shape (2,)"),
     "ragged": (lambda: [[1.0], [1.0, 2.0]], ValueError, "x must be an array of one shape: "),
@@ -320,12 +338,37 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "sparse array": (lambda: scipy.sparse.coo_array(NUMBERS), TypeError, "got coo_array; pass x.toarray()"),
     "frame of texts": (lambda: pd.DataFrame({"a": ["b"]}), TypeError, "x must hold real numbers, got dtype"),
     "frame of lists": (lambda: pl.DataFrame({"a": [[1]]}), TypeError, "x must hold real numbers, got dtype"),
-    "opaque": (object, TypeError, "x must hold real numbers, got dtype object"),
-    "pointer": (lambda: ctypes.pointer(ctypes.c_float()), ValueError, "x must be an array of one shape: "),
+    "frame not read yet": (
+        lambda: pl.LazyFrame({"a": [1.0]}),
+        TypeError,
+        "x must be an array, got a polars.LazyFrame; pass x.collect()",
+    ),
+    "opaque": (object, TypeError, "x must hold real numbers, got object, which is no array"),
+    "masked rows": (
+        lambda: [np.ma.masked_greater(row, 1) for row in NUMBERS],
+        TypeError,
+        "x must have no masked values; np.ma.filled(row, number) fills those of a row in",
+    ),
+    "pointer": (lambda: ctypes.pointer(ctypes.c_float()), TypeError, "that NumPy can read, got "),
     "no memory of its own": (
         lambda: WithArray(None),  # type: ignore[arg-type]
-        ValueError,
-        "x must be an array of one shape: object __array__ method not producing an array",
+        TypeError,
+        "that NumPy can read, got test_foreign_arrays.WithArray (object __array__ method not producing",
+    ),
+    "fails when asked": (
+        lambda: Failing(KeyError("rows")),
+        TypeError,
+        "x must be an array that NumPy can read, got test_foreign_arrays.Failing (KeyError: 'rows')",
+    ),
+    "fails with a wrong value": (
+        lambda: Failing(ValueError("is closed")),
+        TypeError,
+        "x must be an array that NumPy can read, got test_foreign_arrays.Failing (is closed)",
+    ),
+    "fails when asked by DLPack": (
+        FailingByDLPack,
+        TypeError,
+        "x must be an array that NumPy can read by DLPack, got test_foreign_arrays.FailingByDLPack (KeyErr",
     ),
     "on a GPU": (
         OnGPU,
@@ -397,10 +440,23 @@ def test_ctypes_arrays_at_an_odd_address_are_copied_or_refused(model: fn.Sequent
         model.compile()(value)
 
 
+def test_rows_at_odd_distances_are_copied_or_refused(model: fn.Sequential) -> None:
+    records = np.zeros(12, [("x", np.float32, 4), ("flag", np.int8)])  # 17 bytes a row
+    records["x"] = NUMBERS
+    for given in (records["x"], records[1:]["x"], records[4:5]["x"]):
+        np.testing.assert_array_equal(model.predict(given), model.predict(given.copy()))
+    for given in (records["x"], records[1:]["x"]):
+        with pytest.raises(TypeError, match="x must be an aligned, native"):
+            model.compile()(given)
+
+
 def test_missing_numbers_of_frames_become_nan() -> None:
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([1.5, 2.5], "Float32")})
     found = errors.array("x", frame)
     np.testing.assert_array_equal(found, [[1, 1.5], [np.nan, 2.5]])
+    for kind in ("boolean", "bool[pyarrow]", "Int64", "double[pyarrow]"):
+        found = errors.array("x", pd.Series([True, None, False], dtype=kind))
+        np.testing.assert_array_equal(found, [1, np.nan, 0])
 
 
 def test_nothing_is_imported_to_recognise_an_array() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,12 @@ LABELS = np.arange(12) % 3
 
 def tensor(dtype: Any = None) -> Any:
     return torch.tensor(NUMBERS, dtype=dtype)
+
+
+def in_compressed_rows() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls the layout young
+        return tensor().to_sparse_csr()
 
 
 def place(found: np.ndarray) -> int:
@@ -87,12 +94,16 @@ def test_what_cannot_be_read_says_what_to_do(model: fn.Sequential) -> None:
     for make, text in (
         (lambda: tensor().requires_grad_(), "x must be a tensor without gradient, .* pass x.detach"),
         (lambda: tensor().to_sparse(), "x must be a dense array, got a tensor of layout .*; pass x.to_dense"),
+        (in_compressed_rows, "x must be a dense array, got .*sparse_csr; pass x.to_dense"),
         (lambda: tensor().to("meta"), "x must be an array that NumPy can read, got torch.Tensor"),
         (lambda: tensor() * 1j, "x must hold real numbers, got dtype complex64"),
         (lambda: [tensor()[0].requires_grad_()] * 3, "x must be an array"),
     ):
         with pytest.raises(TypeError, match=text):
             model.predict(make())
+    negated = torch.complex(tensor(), tensor()).conj().imag  # the memory holds the numbers as they were
+    with pytest.raises(TypeError, match=r"out must be .* whose memory NumPy can write, got torch.float32 of"):
+        ops.relu(tensor(), out=negated)
     with pytest.raises(TypeError, match="x must be a tensor without gradient"):
         model.compile()(tensor().requires_grad_())
     with pytest.raises(TypeError, match=r"z must be a tensor without gradient"):
@@ -196,7 +207,7 @@ def test_out_that_is_not_right_is_refused_as_arrays_are() -> None:
         (
             torch.empty(12, 4, dtype=torch.bfloat16),
             TypeError,
-            "out must be a float32 or float64 tensor, .*bfloat16",
+            "out must be a float32 or float64 tensor .*bfloat16",
         ),
         (torch.empty(12, 4, dtype=torch.float64), TypeError, "out must have dtype float32, got <f8"),
         (torch.empty(4, 12), ValueError, r"out must have shape \(12, 4\), got \(4, 12\)"),
@@ -254,6 +265,10 @@ small = value.astype(jax.numpy.bfloat16)
 assert np.array_equal(errors.matrix("x", small, 4, single), np.asarray(small, np.float32))
 with pytest.raises(TypeError, match="x must be an array that NumPy can read, got jax"):
     jax.jit(lambda x: model.predict(x))(value)
+assert np.array_equal(model.compile()(value), model.predict(numbers))
+with pytest.raises(TypeError) as caught:
+    jax.grad(lambda x: ops.relu(x).sum())(value)
+assert chr(10) not in str(caught.value)
 with pytest.raises(TypeError, match="out must be a NumPy array"):
     ops.relu(numbers, out=value)
 with pytest.raises(TypeError, match="out must be a writable"):

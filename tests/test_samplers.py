@@ -196,6 +196,7 @@ def test_a_resumed_fit_goes_on_in_the_same_order_and_no_other(tmp_path: Path) ->
         (lambda: {"sampler": lambda rng, epoch: [0.5]}, TypeError, "must hold integers"),
         (lambda: {"sampler": lambda rng, epoch: np.array([], int)}, ValueError, "one at least"),
         (lambda: {"sampler": Weighted({0: 1, -1: 3})}, ValueError, "labels of weights"),
+        (lambda: {"sampler": Weighted({0: 1, 99: 3})}, ValueError, "labels from 0 to 2, got 99"),
     ],
 )  # fmt: skip
 def test_wrong_samplers_are_named(make: Any, error: type[Exception], text: str) -> None:

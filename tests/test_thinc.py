@@ -126,6 +126,10 @@ def test_wrong_shapes_and_types_of_products_are_errors(ops):
         ops.gemm(x, x, trans1=True, trans2=True)
     with pytest.raises(ValueError, match=r"out must be float32 of shape \(2, 2\), got float64"):
         ops.gemm(x, x, out=np.zeros((2, 2)), trans2=True)
+    kept = np.zeros((2, 2), np.float32)
+    kept.setflags(write=False)
+    with pytest.raises(ValueError, match="out must be writable, got a read-only array"):
+        ops.gemm(x, x, out=kept, trans2=True)
     with pytest.raises(ValueError, match="dimension"):  # Thinc's own words
         ops.gemm(x[0], x)
     with pytest.raises(ValueError, match="float32"):
@@ -175,6 +179,15 @@ def test_activations_are_thincs(ops, theirs, calls, rng, name, dtype):
     assert calls["activation_backward"] >= 3
 
 
+def test_a_number_has_the_sigmoid_that_its_row_has(ops):
+    x = np.array(0.5, np.float32)
+    wanted = ops.sigmoid(x.reshape(1))[0]
+    assert ops.sigmoid(x) == wanted
+    assert x == 0.5
+    assert ops.sigmoid(x, inplace=True) is x
+    assert x == wanted
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_derivatives_are_those_of_central_differences(ops, rng, name):
     x, dy, h = rng.standard_normal((5, 7)) * 3, rng.standard_normal((5, 7)), 1e-6
@@ -208,6 +221,9 @@ def test_softmax_has_a_temperature(ops, theirs, calls, rng):
     found = ops.backprop_softmax(y, dy, temperature=0.5)
     np.testing.assert_allclose(found, theirs.backprop_softmax(y, dy, temperature=0.5), atol=1e-14)
     assert calls == {"activation": 1, "activation_backward": 1}
+    for temperature in (np.float64(2.0), np.float32(2.0), 2):  # of another type than x
+        y = ops.softmax(x.astype(np.float32), temperature=temperature)
+        assert y.dtype == ops.backprop_softmax(y, y, temperature=temperature).dtype == np.float32
 
 
 # ---------------------------------------------------------------- training

@@ -1,6 +1,7 @@
 """threadpoolctl and joblib rule the worker pool."""
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -117,6 +118,12 @@ with threadpoolctl.threadpool_limits(1):
 print(fastnn.get_num_threads())
 """
     assert run(code, FASTNN_NUM_THREADS="4") == ["4", "1", "4"]
+
+
+def test_its_command_line_lists_the_pool():
+    command = [sys.executable, "-m", "threadpoolctl", "-i", "fastnn"]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert [pool["version"] for pool in found if pool["user_api"] == "fastnn"] == [fn.__version__]
 
 
 def test_a_missing_threadpoolctl_stays_missing():

@@ -60,7 +60,8 @@ def _with_others(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     for name in written:
         if not foreign.shares_memory(arrays[name], tensors[name]):
             raise TypeError(
-                f"{name} must be a float32 or float64 tensor, which is written to, got {tensors[name].dtype}"
+                f"{name} must be a float32 or float64 tensor whose memory NumPy can write, got "
+                f"{tensors[name].dtype}{' of negated numbers' if tensors[name].is_neg() else ''}"
             )
     result = function(**{**given, **arrays})
     for name in written:
