@@ -378,7 +378,7 @@ def test_arguments_are_judged() -> None:
 def test_the_entry_point_is_found(tmp_path: Path) -> None:
     """As an installed distribution has it: its metadata is made here from pyproject.toml."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    (points,) = project["entry-points"].values()
+    points = project["entry-points"]["torch_dynamo_backends"]
     home = tmp_path / "fastnn_stand_in-1.0.dist-info"
     home.mkdir()
     (home / "METADATA").write_text("Metadata-Version: 2.1\nName: fastnn-stand-in\nVersion: 1.0\n")
