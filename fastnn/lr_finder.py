@@ -96,6 +96,8 @@ class LRFinder(Callback):
     def on_fit_begin(self, trainer: Any) -> None:
         if trainer._interrupted:  # it was done before the interruption
             return
+        if trainer._fitted is None:  # an estimator's, which runs its steps itself
+            raise ValueError("LRFinder needs Trainer.fit or fn.lr_find: an estimator has its own steps")
         sample, weights, batch_size = trainer._fitted
         if not isinstance(sample, Sample):
             raise ValueError("LRFinder needs arrays, got a Source; fn.lr_find takes some of its rows")

@@ -9,9 +9,11 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn import neural_network
 from sklearn.datasets import load_digits
 
+import fastnn as fn
 import fastnn.sklearn as ours
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -90,6 +92,11 @@ def fits(*data, **changes):
     return lambda one: one.set_params(**changes).fit(*data)
 
 
+def does_not_know_a_class(one):
+    with pytest.raises(ValueError, match="y"):
+        one.partial_fit(SMALL, FEW, classes=[0, 1])
+
+
 SEQUENCES = {
     "zeros in weights": ("MLPClassifier", {"early_stopping": True}, [fits(SMALL, FEW, SOME_ZERO)]),
     "tiny weights": ("MLPClassifier", {}, [fits(SMALL, FEW, np.full(90, 1e-300))]),
@@ -104,6 +111,16 @@ SEQUENCES = {
     ),
     "other outputs": ("MLPRegressor", {"warm_start": True}, [fits(SMALL, TWO[:, 0]), fits(SMALL, TWO)]),
     "numbers as text": ("MLPRegressor", {}, [fits(SMALL, FEW.astype(str))]),
+    "rates below 0": ("MLPRegressor", {"loss": "poisson"}, [fits(SMALL, FEW - 1.0)]),
+    "rates of 0": ("MLPRegressor", {"loss": "poisson"}, [fits(SMALL, FEW * 0.0)]),
+    "sparse targets": ("MLPRegressor", {}, [fits(SMALL, sparse.csr_matrix(TWO))]),
+    "labels of the other byte order": (
+        "MLPClassifier", {}, [fits(SMALL, FEW.astype(">i4")), lambda one: print(one.predict(SMALL).dtype)]
+    ),
+    "dates": ("MLPRegressor", {}, [fits(SMALL, FEW / 1.0), lambda one: one.predict(SMALL.astype("M8[s]"))]),
+    "predict after partial_fit failed": (
+        "MLPClassifier", {}, [does_not_know_a_class, lambda one: one.predict(SMALL)]
+    ),
     "Fortran order": ("MLPRegressor", {}, [fits(np.asfortranarray(SMALL), np.asfortranarray(TWO))]),
 }  # fmt: skip
 
@@ -162,6 +179,9 @@ def test_zeros_among_weights_stay_on_compiled_steps_until_a_batch_has_none():
     ("parameters", "data", "message"),
     [
         ({"n_threads": 10**6}, {}, "n_threads must be from 1 to"),
+        ({"dropout": ["0.1"]}, {}, "dropout must be a rate from 0 to below 1, or 1, one a hidden layer"),
+        ({"dropout": [[0.1]]}, {}, "dropout must be a rate"),
+        ({"callbacks": [fn.LRFinder()]}, {}, "LRFinder needs Trainer.fit or fn.lr_find"),
         ({"batch_norm": True, "batch_size": 89}, {}, "batch_size must leave no batch of one row"),
         ({"class_weight": "balanced"}, {"y": None}, "requires y to be passed"),
         ({"class_weight": "balanced"}, {"y": np.where(FEW == 1, np.nan, FEW)}, "Input y contains NaN"),

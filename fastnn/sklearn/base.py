@@ -58,6 +58,8 @@ class Compiled:
         """Why scikit-learn's own code must do it; None: nothing stands in the way."""
         if sparse.issparse(x) and not dense:
             return "X is sparse"
+        if sparse.issparse(y):
+            return "y is sparse"
         if x.dtype not in ranges.REAL:
             return f"X is of {x.dtype}"
         if odd := ranges.odd_weights(weight, x.dtype):
@@ -74,6 +76,8 @@ class Compiled:
                 return f"{type(self).__name__} has its own {name}"
         if extras.unknown(self):  # which scikit-learn has not: there is nothing to be equal to
             return None
+        if isinstance(self.loss, str) and self.loss == "poisson" and not (y >= 0).all():
+            return "y has rates below 0, whose loss is NaN"
         if far := ranges.far("X", x, x.dtype, _LARGEST.get(self)):
             return far
         return ranges.far("alpha", np.array([self.alpha], float), x.dtype)
@@ -325,6 +329,7 @@ class Compiled:
     def _slow_pass(self: Any, X: Any, check_input: bool) -> Any:
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        _ = self.n_layers_  # what scikit-learn misses first, after a partial_fit that failed
         dtype = self.coefs_[0].dtype
         found = extras.unknown(self)
         if found:
@@ -333,7 +338,8 @@ class Compiled:
                 return np.concatenate([self._slow_pass(X[part].toarray(), False) for part in parts])
             X = np.asarray(X).astype(dtype, copy=False)
         fits = dtype in ranges.REAL and self not in _NUMPY_FITS
-        if fits and not sparse.issparse(X) and np.result_type(X.dtype, dtype) == dtype and len(X):
+        fits = fits and not sparse.issparse(X) and X.dtype.kind in "fiub"
+        if fits and np.result_type(X.dtype, dtype) == dtype and len(X):
             network = self._bound(dtype)
             if network is not None:
                 with extras.threads(self.n_threads):

@@ -67,12 +67,12 @@ def activations_of(estimator: Any, n_hidden: int) -> list[str]:
 
 def _dropout(estimator: Any, n_hidden: int) -> list[float]:
     given = estimator.dropout
-    rates = [float(given)] * n_hidden if isinstance(given, Real) else [float(one) for one in given]
-    if len(rates) != n_hidden or not all(0 <= one < 1 for one in rates):
+    rates: list[Any] = [given] * n_hidden if isinstance(given, Real) else list(given)
+    if len(rates) != n_hidden or not all(isinstance(one, Real) and 0 <= float(one) < 1 for one in rates):
         raise ValueError(
             f"dropout must be a rate from 0 to below 1, or {n_hidden}, one a hidden layer, got {given!r}"
         )
-    return rates if any(rates) else []
+    return [float(one) for one in rates] if any(rates) else []
 
 
 def layers(estimator: Any, hidden: list[int], n_out: int) -> list[Any]:

@@ -18,7 +18,9 @@ Array = NDArray[Any]
 
 
 def _is_plain(y: Any, n_rows: int | None) -> bool:
-    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iuU" and len(y) > 0 and len(y) == n_rows
+    if type(y) is not np.ndarray or y.ndim != 1 or not y.dtype.isnative:
+        return False
+    return y.dtype.kind in "iuU" and len(y) > 0 and len(y) == n_rows
 
 
 def _marked(numbers: Array, n_classes: int) -> Array:
