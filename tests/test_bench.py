@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,10 +138,28 @@ def test_wrong_choices_are_one_line(arguments, message, capsys):
 def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "_one_kind", None)
     (tmp_path / "file").write_text("")
-    assert cli.main(["bench", "train", "--out", str(tmp_path / "file" / "results")]) == 1
-    shown = capsys.readouterr().err
-    assert str(tmp_path / "file") in shown
-    assert shown.count("\n") == 1
+    (tmp_path / "training.md").mkdir()
+    folders = {tmp_path / "file" / "results": tmp_path / "file", tmp_path: tmp_path / "training.md"}
+    if sys.platform == "linux":
+        folders[Path("/proc/self")] = Path("/proc/self")  # there, and nobody may write in it
+    for folder, named in folders.items():
+        assert cli.main(["bench", "train", "--out", str(folder)]) == 1
+        shown = capsys.readouterr().err
+        assert str(named) in shown
+        assert shown.count("\n") == 1
+
+
+def test_a_report_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    found = {"title": "", "kind": "adam", "rows": [], "summary": {"missed": {}}, "left_out": {}}
+    (tmp_path / "adam.json").write_text("before")
+
+    def cut_off(found):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "markdown", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        report.save(found, tmp_path, "adam")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("adam.json", "before")]
 
 
 # ---------------------------------------------------------------- errors, worked by hand

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..replacing import replacing
 from .goals import best_peer, summary
 from .peers import PEERS
 
-__all__ = ["TITLES", "content", "line", "markdown", "save"]
+__all__ = ["TITLES", "content", "judge_folder", "line", "markdown", "save"]
 
 TITLES = {
     "train": "One training step beside the peers",
@@ -151,10 +155,33 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def save(found: dict[str, Any], folder: Path, name: str) -> list[Path]:
-    """Write <name>.json and <name>.md."""
+def _paths(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.json", folder / f"{name}.md"]
+
+
+def judge_folder(folder: Path, names: list[str]) -> None:
+    """Make the folder, and see that `save` can write these reports into it.
+
+    Raises
+    ------
+    OSError
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.json", folder / f"{name}.md"]
-    paths[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(found), encoding="utf-8")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+    for path in (path for name in names for path in _paths(folder, name)):
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def save(found: dict[str, Any], folder: Path, name: str) -> list[Path]:
+    """Write <name>.json and <name>.md, each whole or, where the run is cut off just then, not at all."""
+    paths = _paths(folder, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in zip(paths, (json.dumps(found, indent=1) + "\n", markdown(found)), strict=True):
+        with replacing(path) as file:
+            file.write(text.encode())
     return paths

@@ -17,7 +17,7 @@ from .goals import row_of, set_shares
 from .machine import alone, machine
 from .peers import PEERS, missing
 from .processes import PeerError, Worker
-from .report import content, line, save
+from .report import content, judge_folder, line, save
 from .turns import QUICK, Plan, about, measure, measure_adam
 
 __all__ = ["KINDS", "Choice", "main", "run"]
@@ -124,7 +124,7 @@ def run(choice: Choice) -> tuple[dict[str, dict[str, Any]], int]:
                 every = ", ".join(dict.fromkeys(cell.name for kind in choice.kinds for cell in KINDS[kind]))
                 raise ValueError(f"no cell is called {word!r}: there are {every}")
     if choice.out is not None:  # said now, not when the first cell has been measured
-        choice.out.mkdir(parents=True, exist_ok=True)
+        judge_folder(choice.out, [FILES[kind] for kind in choice.kinds])
     reports: dict[str, dict[str, Any]] = {}
     status = 0
     with alone(choice.lock) as ours:
