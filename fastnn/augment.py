@@ -71,7 +71,7 @@ def lowered(
     has_labels: whether the targets of a loss that takes labels are such, not probabilities.
     """
     if isinstance(augment, (str, Mixup, ColumnDropout, GaussianNoise)) or not hasattr(augment, "__iter__"):
-        raise TypeError(f"augment must be a list of augmentations, got {augment!r:.200}")
+        raise TypeError(f"augment must be a list of augmentations, got {errors.shown(augment)}")
     found: list[tuple[str, float]] = []
     codes = any(step.kind == "embedding" for step in lower(task.layers, n_in))
     for i, one in enumerate(augment):
@@ -80,7 +80,7 @@ def lowered(
         elif isinstance(one, (Mixup, GaussianNoise)):
             if codes:
                 raise ValueError(
-                    f"augment[{i}] must not change category codes of an Embedding, got {one!r}; "
+                    f"augment[{i}] must not change category codes of an Embedding, got {errors.shown(one)}; "
                     "ColumnDropout keeps them codes, and GaussianNoise may be a layer behind the Embedding"
                 )
             if isinstance(one, Mixup) and i > 0:
@@ -90,7 +90,8 @@ def lowered(
             found.append(("mixup", one.alpha) if isinstance(one, Mixup) else ("noise", one.std))
         else:
             raise TypeError(
-                f"augment[{i}] must be Mixup, ColumnDropout or GaussianNoise of fastnn, got {one!r:.200}"
+                f"augment[{i}] must be Mixup, ColumnDropout or GaussianNoise of fastnn, "
+                f"got {errors.shown(one)}"
             )
     if len(found) > MOST:
         raise ValueError(f"augment must be at most {MOST} augmentations, got {len(found)}")

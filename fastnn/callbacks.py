@@ -96,13 +96,13 @@ class Callback:
 def get_all(callbacks: object) -> tuple[Callback, ...]:
     """The callbacks of a list of them."""
     if isinstance(callbacks, (Callback, str)) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}")
+        raise TypeError(f"callbacks must be a list of callbacks, got {errors.shown(callbacks)}")
     found = tuple(callbacks)
     for i, one in enumerate(found):
         if isinstance(one, type) and issubclass(one, Callback):
             raise TypeError(f"callbacks[{i}] must be a callback, got the class; write {one.__name__}()")
         if not isinstance(one, Callback):
-            raise TypeError(f"callbacks[{i}] must be a fastnn.Callback, got {one!r}")
+            raise TypeError(f"callbacks[{i}] must be a fastnn.Callback, got {errors.shown(one)}")
     return found
 
 
@@ -210,7 +210,7 @@ class Monitor(Callback):
 
     def __init__(self, monitor: str, mode: str | None, min_delta: float) -> None:
         if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be a name, got {monitor!r}")
+            raise TypeError(f"monitor must be a name, got {errors.shown(monitor)}")
         if mode is not None:
             errors.choice("mode", mode, ["min", "max"])
         self.monitor = monitor

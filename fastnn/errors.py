@@ -23,6 +23,8 @@ from .exceptions import NotFittedError as NotFittedError
 
 Array = NDArray[Any]
 
+_LONGEST = 200  # letters of a value in a message
+
 # ---------------------------------------------------------------- names and numbers
 
 
@@ -30,7 +32,7 @@ def choice(argument: str, value: object, names: Iterable[str]) -> str:
     """The name, if it is one of `names`; the error proposes the nearest."""
     known = list(names)
     if not isinstance(value, str):
-        raise TypeError(f"{argument} must be a name ({', '.join(known)}), got {value!r}")
+        raise TypeError(f"{argument} must be a name ({', '.join(known)}), got {shown(value)}")
     if value not in known:
         unknown(argument, value, known)
     return value
@@ -42,17 +44,17 @@ def unknown(argument: str, value: str, known: list[str]) -> NoReturn:
 
     near = difflib.get_close_matches(value.lower(), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}{hint}")
+    raise ValueError(f"{argument} must be one of {', '.join(known)}, got {shown(value)}{hint}")
 
 
 def integer(argument: str, value: object, minimum: int = 1, maximum: int | None = None) -> int:
     """A whole number as int; bools and floats are none."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Integral, np.integer)):
-        raise TypeError(f"{argument} must be an integer, got {value!r}")
+        raise TypeError(f"{argument} must be an integer, got {shown(value)}")
     number = operator.index(value)
     if number < minimum or (maximum is not None and number > maximum):
         bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{argument} must be {bound}, got {_shown(number)}")
+        raise ValueError(f"{argument} must be {bound}, got {shown(number)}")
     return number
 
 
@@ -64,22 +66,28 @@ def seed(argument: str, value: object) -> int:
 def real(argument: str, value: object, minimum: float = 0.0, below: float = math.inf) -> float:
     """A finite number with minimum <= value < below as float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
-        raise TypeError(f"{argument} must be a number, got {value!r}")
+        raise TypeError(f"{argument} must be a number, got {shown(value)}")
     try:
         number = float(value)
     except OverflowError:  # an int of more than 308 digits
         number = math.inf
     if not minimum <= number < below:  # NaN compares false, so it ends here too
         limit = "finite" if below == math.inf else f"below {below:g}"
-        raise ValueError(f"{argument} must be at least {minimum:g} and {limit}, got {_shown(value)}")
+        raise ValueError(f"{argument} must be at least {minimum:g} and {limit}, got {shown(value)}")
     return number
 
 
-def _shown(value: object) -> str:
-    """A number for a message; Python refuses to print integers of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 1024:
+def shown(value: object) -> str:
+    """A value for a message, on one line that is not long; an array or a table by its shape."""
+    if isinstance(value, int) and value.bit_length() > 1024:  # Python refuses to print thousands of digits
         return f"an integer of {value.bit_length()} bits"
-    return repr(value)
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__} of shape {shape}"
+    text = repr(value)
+    if "\n" in text:
+        text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def listed(value: Any) -> Any:
@@ -92,7 +100,7 @@ def listed(value: Any) -> Any:
 def flag(argument: str, value: object) -> bool:
     """True or False; numbers and strings are none."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{argument} must be True or False, got {value!r}")
+        raise TypeError(f"{argument} must be True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -101,19 +109,19 @@ def real_dtype(argument: str, value: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(value)
     except TypeError:
-        raise TypeError(f"{argument} must be 'float32' or 'float64', got {value!r}") from None
+        raise TypeError(f"{argument} must be 'float32' or 'float64', got {shown(value)}") from None
     if value is None or dtype.name not in ("float32", "float64") or not dtype.isnative:
-        raise ValueError(f"{argument} must be 'float32' or 'float64', got {value!r}")
+        raise ValueError(f"{argument} must be 'float32' or 'float64', got {shown(value)}")
     return dtype
 
 
 def file_path(argument: str, value: object) -> str:
     """A path as str."""
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{argument} must be a path, got {value!r}")
+        raise TypeError(f"{argument} must be a path, got {shown(value)}")
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(f"{argument} must be a text that is not empty and has no NUL, got {text!r}")
+        raise ValueError(f"{argument} must be a text that is not empty and has no NUL, got {shown(text)}")
     return text
 
 

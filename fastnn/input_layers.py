@@ -55,12 +55,12 @@ class PiecewiseLinear(Layer):
     def __post_init__(self) -> None:
         bins = errors.listed(self.bins)
         if not isinstance(bins, (tuple, list)) or not bins:
-            raise TypeError(f"bins must be a tuple of edges for each column, got {self.bins!r}")
+            raise TypeError(f"bins must be a tuple of edges for each column, got {errors.shown(self.bins)}")
         judged = []
         for j, edges in enumerate(bins):
             edges = errors.listed(edges)
             if not isinstance(edges, (tuple, list)) or len(edges) < 2:
-                raise TypeError(f"bins[{j}] must be two edges or more, got {edges!r}")
+                raise TypeError(f"bins[{j}] must be two edges or more, got {errors.shown(edges)}")
             numbers = tuple(
                 errors.real(f"bins[{j}][{i}]", e, -sys.float_info.max) for i, e in enumerate(edges)
             )

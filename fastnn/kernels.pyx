@@ -252,6 +252,8 @@ def set_num_threads(n):
 
     Raises ValueError or TypeError for what is no such number.
     """
+    if getattr(n, "ndim", 0):
+        raise TypeError(f"n must be an integer, got {type(n).__name__} of shape {n.shape}")
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n must be an integer, got {n!r}")
     value = n.__index__()

@@ -228,12 +228,16 @@ class Embedding(Layer):
     def __post_init__(self) -> None:
         columns = errors.listed(self.columns)
         if not isinstance(columns, (tuple, list)) or not columns:
-            raise TypeError(f"columns must be a tuple of (column, n_categories, width), got {self.columns!r}")
+            raise TypeError(
+                f"columns must be a tuple of (column, n_categories, width), got {errors.shown(self.columns)}"
+            )
         judged = []
         for i, entry in enumerate(columns):
             entry = errors.listed(entry)
             if not isinstance(entry, (tuple, list)) or len(entry) != 3:
-                raise TypeError(f"columns[{i}] must be (column, n_categories, width), got {entry!r}")
+                raise TypeError(
+                    f"columns[{i}] must be (column, n_categories, width), got {errors.shown(entry)}"
+                )
             column = errors.integer(f"columns[{i}][0]", entry[0], 0)
             judged.append((column, *(errors.integer(f"columns[{i}][{j}]", entry[j]) for j in (1, 2))))
         names = [column for column, _, _ in judged]
@@ -261,10 +265,10 @@ class Embedding(Layer):
 def _inner(name: str, layers: object) -> tuple[AnyLayer, ...]:
     """The layers within a layer, judged."""
     if not isinstance(layers, (tuple, list)):
-        raise TypeError(f"{name} must be layers, got {layers!r}")
+        raise TypeError(f"{name} must be layers, got {errors.shown(layers)}")
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"{name}[{i}] must be a layer such as Dense, got {layer!r}")
+            raise TypeError(f"{name}[{i}] must be a layer such as Dense, got {errors.shown(layer)}")
     return tuple(layers)
 
 
@@ -373,7 +377,7 @@ class Concat(Layer):
         judged = []
         for i, branch in enumerate(branches):
             if not isinstance(branch, (tuple, list)) or not branch:
-                raise TypeError(f"branches[{i}] must be (columns, *layers), got {branch!r}")
+                raise TypeError(f"branches[{i}] must be (columns, *layers), got {errors.shown(branch)}")
             layers = _inner(f"branches[{i}]", tuple(branch[1:]))
             judged.append((_group(f"branches[{i}][0]", branch[0]), *layers))
         set_field(self, "branches", tuple(judged))
@@ -409,14 +413,16 @@ def _group(name: str, columns: object) -> Group:
         start = errors.integer(f"{name}.start", 0 if columns.start is None else columns.start, 0)
         step = errors.integer(f"{name}.step", 1 if columns.step is None else columns.step, 1)
         if columns.stop is None:
-            raise ValueError(f"{name} must say where it ends, as slice({start}, 10), got {columns!r}")
+            raise ValueError(
+                f"{name} must say where it ends, as slice({start}, 10), got {errors.shown(columns)}"
+            )
         stop = errors.integer(f"{name}.stop", columns.stop, start + 1)
         return ("slice", start, stop, step)
     columns = errors.listed(columns)
     if isinstance(columns, (tuple, list)) and len(columns) == 4 and columns[0] == "slice":
         return _group(name, slice(*columns[1:]))
     if not isinstance(columns, (tuple, list)):
-        raise TypeError(f"{name} must be column numbers, a slice or None, got {columns!r}")
+        raise TypeError(f"{name} must be column numbers, a slice or None, got {errors.shown(columns)}")
     if not columns:
         raise ValueError(f"{name} must name at least one column, got none")
     numbers = tuple(errors.integer(f"{name}[{i}]", column, 0) for i, column in enumerate(columns))
@@ -461,5 +467,5 @@ def lower(layers: tuple[AnyLayer, ...], n_in: int) -> tuple[Step, ...]:
         to.begin(i)
         layer.lower(to)
     if not to.steps:
-        raise ValueError(f"layers must have one that computes something, got {layers!r}")
+        raise ValueError(f"layers must have one that computes something, got {errors.shown(layers)}")
     return tuple(to.steps)

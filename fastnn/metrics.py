@@ -419,7 +419,7 @@ class Function(Metric):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"function must be callable, got {self.function!r}")
+            raise TypeError(f"function must be callable, got {errors.shown(self.function)}")
         name = self.name or getattr(self.function, "__name__", type(self.function).__name__)
         if not name.isidentifier():
             raise ValueError(f"a metric needs a name, got {name!r}; write metrics.Function(function, 'name')")
@@ -475,7 +475,7 @@ def get(metric: object, argument: str = "metric") -> Metric:
         return _CLASSES[metric]()
     if callable(metric):
         return Function(metric)
-    raise TypeError(f"{argument} must be a name, a description or a function, got {metric!r}")
+    raise TypeError(f"{argument} must be a name, a description or a function, got {errors.shown(metric)}")
 
 
 def _unknown(argument: str, name: str) -> NoReturn:
@@ -485,7 +485,9 @@ def _unknown(argument: str, name: str) -> NoReturn:
 def get_all(metrics: object, link: str | None) -> tuple[Metric, ...]:
     """The descriptions of a list of metrics, each fit for the link, no name twice."""
     if isinstance(metrics, (str, Metric)) or callable(metrics) or not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics must be a list of metrics, got {metrics!r}; write [...] around one")
+        raise TypeError(
+            f"metrics must be a list of metrics, got {errors.shown(metrics)}; write [...] around one"
+        )
     found = tuple(get(metric, f"metrics[{i}]") for i, metric in enumerate(metrics))
     names = [metric.name for metric in found]
     for i, (metric, name) in enumerate(zip(found, names, strict=True)):

@@ -112,7 +112,7 @@ class Sequential:
                     f"layer {i} must be a description, got the class; write {layer.__name__}(...)"
                 )
             if not isinstance(layer, Layer):
-                raise TypeError(f"layer {i} must be a layer such as Dense, got {layer!r}")
+                raise TypeError(f"layer {i} must be a layer such as Dense, got {errors.shown(layer)}")
         self.layers = layers
         self.dtype = errors.real_dtype("dtype", dtype)
         self.n_in: int | None = None
@@ -375,7 +375,9 @@ class Sequential:
         weights, last = self.weights, len(self.layers) - 1
         layer = self.layers[last]
         if not isinstance(layer, Dense) or layer.activation not in (None, "identity") or not layer.bias:
-            raise ValueError(f"the last layer must be a Dense with a bias and no activation, got {layer!r}")
+            raise ValueError(
+                f"the last layer must be a Dense with a bias and no activation, got {errors.shown(layer)}"
+            )
         w, b = weights[f"{last}.weight"], weights[f"{last}.bias"]
         w[...] = w.astype(np.float64) * scale
         b[...] = b.astype(np.float64) * scale + shift

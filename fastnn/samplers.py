@@ -242,7 +242,8 @@ def get(sampler: object) -> Sampler:
         return sampler
     if not callable(sampler):
         raise TypeError(
-            f"sampler must be one of fastnn.samplers, or a function of (rng, epoch), got {sampler!r:.200}"
+            "sampler must be one of fastnn.samplers, or a function of (rng, epoch), "
+            f"got {errors.shown(sampler)}"
         )
     return Own(sampler)
 

@@ -134,6 +134,7 @@ def cross_validate(
     ExceptionGroup
         All trainings failed.
     """
+    _judge_make(make)
     trainers, pairs = _folds([make], x, y, folds, seed)
     by, mode = _by(trainers[0], by)
     jobs = _run(trainers, pairs, x, y, fit_arguments, n_workers, progress)
@@ -188,6 +189,7 @@ def grid(
     >>> grid(make, {"lr": [1e-4, 0.1]}, x, 3 * x[:, 0], folds=3, epochs=20).best["lr"]
     0.1
     """
+    _judge_make(make)
     combinations = _combinations(parameters)
     given = dict(fit_arguments)
     of_fit = [name for name in combinations[0] if name in many.ARGUMENTS]
@@ -219,23 +221,32 @@ def grid(
     return Results(rows, [trainers[i * n : (i + 1) * n] for i in range(len(combinations))], by, mode)
 
 
+def _judge_make(make: object) -> None:
+    if not callable(make):
+        raise TypeError(f"make must be a function that gives a trainer, got {errors.shown(make)}")
+
+
 def _combinations(parameters: object) -> list[dict[str, Any]]:
     """Each combination by name."""
     if isinstance(parameters, Mapping):
         for name, values in parameters.items():
+            if not isinstance(name, str):
+                raise TypeError(f"parameters must have texts as names, got {errors.shown(name)}")
             if (
                 isinstance(values, (str, bytes))
                 or not isinstance(values, (Sequence, np.ndarray))
                 or not len(values)
             ):
                 raise TypeError(
-                    f"parameters[{name!r}] must be a list of values, one at least, got {values!r}"
+                    f"parameters[{name!r}] must be a list of values, one at least, got {errors.shown(values)}"
                 )
         return [
             dict(zip(parameters, values, strict=True)) for values in itertools.product(*parameters.values())
         ]
     if not isinstance(parameters, Sequence) or not all(isinstance(one, Mapping) for one in parameters):
-        raise TypeError(f"parameters must be a dict of lists or a list of dicts, got {parameters!r:.200}")
+        raise TypeError(
+            f"parameters must be a dict of lists or a list of dicts, got {errors.shown(parameters)}"
+        )
     found = [dict(one) for one in parameters]
     if not found:
         raise ValueError("parameters must be at least one combination, got none")
@@ -262,10 +273,12 @@ def _folds(
         classes = validation.classes_of(task.loss, sample.y, sample.ignored, task.n_out(table))
         pairs = fold_rows(n_rows, folds, stratify=classes, seed=seed)
     else:
+        if isinstance(folds, (str, bytes, float, bool)) or not hasattr(folds, "__iter__"):
+            raise TypeError(f"folds must be a number or pairs of row numbers, got {errors.shown(folds)}")
         pairs = []
         for i, pair in enumerate(folds):
-            if len(pair) != 2:
-                raise ValueError(f"folds[{i}] must be (rows, test rows), got {len(pair)} of them")
+            if not hasattr(pair, "__len__") or len(pair) != 2:
+                raise ValueError(f"folds[{i}] must be (rows, test rows), got {errors.shown(pair)}")
             train, test = (many.row_numbers(f"folds[{i}][{j}]", pair[j], n_rows) for j in (0, 1))
             pairs.append((train, test))
         if not pairs:

@@ -247,7 +247,7 @@ def class_weights(
     elif isinstance(value, Mapping):
         for label, weight in value.items():
             if isinstance(label, (bool, np.bool_)) or not isinstance(label, (int, np.integer)):
-                raise TypeError(f"class_weight must have labels as keys, got {label!r}")
+                raise TypeError(f"class_weight must have labels as keys, got {errors.shown(label)}")
             if label not in labels:
                 known = (
                     f"from 0 to {n_classes - 1}" if loss.levels is None else f"{labels[0]} and {labels[1]}"
@@ -257,12 +257,13 @@ def class_weights(
     elif isinstance(value, (Sequence, np.ndarray)):
         if np.shape(value) != (n_classes,):
             raise ValueError(
-                f"class_weight must have a weight for each of {n_classes} labels, got {value!r:.200}"
+                f"class_weight must have a weight for each of {n_classes} labels, got {errors.shown(value)}"
             )
         table[:n_classes] = [errors.real(f"class_weight[{i}]", one) for i, one in enumerate(value)]
     else:
         raise TypeError(
-            f"class_weight must be a dict or list of weights by label, or 'balanced', got {value!r}"
+            "class_weight must be a dict or list of weights by label, or 'balanced', "
+            f"got {errors.shown(value)}"
         )
     if classes is not None:
         return table[classes]

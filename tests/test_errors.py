@@ -233,6 +233,40 @@ def test_wrong_orders_are_named(order: Any, error: type[Exception], text: str) -
         errors.row_order("order", order, 3)
 
 
+# ---------------------------------------------------------------- what came, on one line
+
+
+LARGE = np.zeros((300, 6))
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: fn.Dense(LARGE), "units must be an integer, got ndarray of shape (300, 6)"),
+        (
+            lambda: fn.Sequential(LARGE),
+            "layer 0 must be a layer such as Dense, got ndarray of shape (300, 6)",
+        ),
+        (lambda: fn.Adam(LARGE), "lr must be a number, got ndarray of shape (300, 6)"),
+        (lambda: fn.set_num_threads(LARGE), "n must be an integer, got ndarray of shape (300, 6)"),
+        (lambda: fn.data.split(LARGE, test=LARGE), "test must be a number, got ndarray of shape (300, 6)"),
+        (lambda: fn.data.split([1]), "arrays must have two rows or more, got 1"),
+        (lambda: fn.data.split(LARGE, test=0), "test must be above 0 and below 1, got 0"),
+        (
+            lambda: fn.load("a" * 500 + "\0"),
+            f"path must be a text that is not empty and has no NUL, got '{'a' * 199}...",
+        ),
+        (lambda: fn.Dense([[1], "a\n"] * 90), "units must be an integer, got [[1], 'a\\n', [1], "),
+    ],
+)
+def test_large_values_are_told_on_one_line(call: Any, text: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert str(caught.value).startswith(text)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- exceptions
 
 

@@ -94,6 +94,10 @@ def test_one_that_fails_is_nan_and_never_the_best():
         ({"folds": [([0], [90])]}, ValueError, r"folds\[0\]\[1\] must hold row numbers from 0 to 89, got 90"),
         ({"by": "r2"}, ValueError, "by must be one of loss, accuracy"),
         ({"make": lambda **_: 3}, TypeError, "make must give a Trainer, got int"),
+        ({"make": X}, TypeError, "make must be a function that gives a trainer, got ndarray of shape"),
+        ({"parameters": {1: [2]}}, TypeError, "parameters must have texts as names, got 1"),
+        ({"folds": 2.5}, TypeError, "folds must be a number or pairs of row numbers, got 2.5"),
+        ({"folds": [3]}, ValueError, r"folds\[0\] must be \(rows, test rows\), got 3"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, message):

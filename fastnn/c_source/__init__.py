@@ -108,11 +108,11 @@ def generated(model: Sequential, name: Any, target: Any, header_name: str) -> Ex
 
 def _judge_name(name: Any) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"name must be a text, got {name!r}")
+        raise TypeError(f"name must be a text, got {errors.shown(name)}")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or len(name) > _LONGEST_NAME:
         raise ValueError(
             f"name must be a C identifier of at most {_LONGEST_NAME} letters, digits and _, "
-            f"a letter first, got {name!r}"
+            f"a letter first, got {errors.shown(name)}"
         )
     if name in _KEYWORDS.split():
-        raise ValueError(f"name must not be a word of C or C++ itself, got {name!r}")
+        raise ValueError(f"name must not be a word of C or C++ itself, got {errors.shown(name)}")

@@ -151,6 +151,8 @@ def unpacked(item: Any, place: str) -> tuple[Any, Any, Any]:
         return _array(item["x"]), _array(item["y"]), _array(item.get("sample_weight"))
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         got = f"{len(item)} of them" if isinstance(item, (tuple, list)) else type(item).__name__
+        if isinstance(item, Mapping):
+            got = f"a dict of {', '.join(map(repr, item))}"
         raise TypeError(f"{place} must be (x, y) or (x, y, sample_weight), got {got}")
     return _array(item[0]), _array(item[1]), _array(item[2]) if len(item) == 3 else None
 

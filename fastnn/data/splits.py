@@ -33,9 +33,7 @@ def split_rows(
         The same seed gives the same parts, on every machine.
     """
     n_rows, seed = errors.integer("n_rows", n_rows, 2), errors.seed("seed", seed)
-    fraction = errors.real("fraction", fraction, 0.0, 1.0)
-    if fraction == 0.0:
-        raise ValueError("fraction must be above 0 and below 1, got 0.0")
+    fraction = _share("fraction", fraction)
     wanted = min(max(round(n_rows * fraction), 1), n_rows - 1)
     order = np.asarray(kernels.shuffle(seed, _SPLIT, n_rows))
     if stratify is None:
@@ -63,6 +61,13 @@ def split_rows(
     is_second = np.zeros(n_rows, bool)
     is_second[second] = True
     return np.flatnonzero(~is_second), np.flatnonzero(is_second)
+
+
+def _share(argument: str, value: object) -> float:
+    found = errors.real(argument, value, 0.0, 1.0)
+    if found == 0.0:
+        raise ValueError(f"{argument} must be above 0 and below 1, got {value!r}")
+    return found
 
 
 def fold_rows(
@@ -119,7 +124,9 @@ def split(
     found = [np.asarray(a) for a in arrays]
     if any(a.ndim == 0 or len(a) != len(found[0]) for a in found):
         raise ValueError(f"arrays must have one number of rows, got shapes {[a.shape for a in found]}")
-    first, second = split_rows(len(found[0]), test, stratify=stratify, seed=seed)
+    if len(found[0]) < 2:
+        raise ValueError(f"arrays must have two rows or more, got {len(found[0])}")
+    first, second = split_rows(len(found[0]), _share("test", test), stratify=stratify, seed=seed)
     return tuple(part for a in found for part in (a[first], a[second]))
 
 

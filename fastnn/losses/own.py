@@ -54,10 +54,10 @@ class Custom(Loss):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"function must be callable, got {self.function!r}")
+            raise TypeError(f"function must be callable, got {errors.shown(self.function)}")
         name = self.name or getattr(self.function, "__name__", type(self.function).__name__)
         if not isinstance(name, str):
-            raise TypeError(f"name must be a text, got {name!r}")
+            raise TypeError(f"name must be a text, got {errors.shown(name)}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "takes_labels", errors.flag("takes_labels", self.takes_labels))
 

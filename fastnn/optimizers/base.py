@@ -93,7 +93,7 @@ class Group:
             names = self.weights if isinstance(self.weights, (tuple, list)) else (self.weights,)
             for name in names:
                 if not isinstance(name, str):
-                    raise TypeError(f"weights must be a name or names, got {self.weights!r}")
+                    raise TypeError(f"weights must be a name or names, got {errors.shown(self.weights)}")
             _set(self, "weights", tuple(names))
         for field in ("lr_factor", "weight_decay", "l1", "max_norm"):
             if getattr(self, field) is not None:
@@ -275,7 +275,7 @@ class Optimizer(_Own):
             _set(self, "ema", errors.real("ema", self.ema, 0.0, 1.0))
         groups = (self.groups,) if isinstance(self.groups, Group) else self.groups
         if not isinstance(groups, (tuple, list)) or not all(isinstance(one, Group) for one in groups):
-            raise TypeError(f"groups must be a tuple of fastnn.Group, got {self.groups!r}")
+            raise TypeError(f"groups must be a tuple of fastnn.Group, got {errors.shown(self.groups)}")
         _set(self, "groups", tuple(groups))
 
     def judge_betas(self) -> None:
@@ -283,7 +283,7 @@ class Optimizer(_Own):
         try:
             beta1, beta2 = self.betas  # type: ignore[attr-defined]
         except (TypeError, ValueError):
-            raise TypeError(f"betas must be two numbers, got {self.betas!r}") from None  # type: ignore[attr-defined]
+            raise TypeError(f"betas must be two numbers, got {errors.shown(self.betas)}") from None  # type: ignore[attr-defined]
         _set(
             self,
             "betas",

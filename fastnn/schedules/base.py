@@ -44,7 +44,7 @@ def milestones(given: Any) -> tuple[int, ...]:
     """Whole numbers that do not fall."""
     given = errors.listed(given)
     if not isinstance(given, (tuple, list)):
-        raise TypeError(f"milestones must be a tuple of integers, got {given!r}")
+        raise TypeError(f"milestones must be a tuple of integers, got {errors.shown(given)}")
     found = tuple(errors.integer("milestones", one, 0, 2**62) for one in given)
     if list(found) != sorted(found):
         raise ValueError(f"milestones must not fall, got {found}")

@@ -16,16 +16,18 @@ from .curves import Constant
 
 def _inner(name: str, given: Any) -> Schedule:
     if not isinstance(given, Schedule):
-        raise TypeError(f"{name} must be a schedule, got {given!r}")
+        raise TypeError(f"{name} must be a schedule, got {errors.shown(given)}")
     if given.cycles:
-        raise ValueError(f"{name} must have cycle_momentum=False within another schedule, got {given!r}")
+        raise ValueError(
+            f"{name} must have cycle_momentum=False within another schedule, got {errors.shown(given)}"
+        )
     return given
 
 
 def _together(given: Any) -> tuple[Schedule, ...]:
     """Schedules, at least one, that count the same."""
     if not isinstance(given, (tuple, list)) or not given:
-        raise TypeError(f"schedules must be a tuple of schedules, got {given!r}")
+        raise TypeError(f"schedules must be a tuple of schedules, got {errors.shown(given)}")
     found = tuple(_inner(f"schedules[{i}]", one) for i, one in enumerate(given))
     if len({one.by for one in found}) > 1:
         raise ValueError(f"schedules must all count steps or all epochs, got {[one.by for one in found]}")

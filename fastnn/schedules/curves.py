@@ -192,10 +192,10 @@ class Function(By):
     def __post_init__(self) -> None:
         self._judge()
         if not callable(self.function):
-            raise TypeError(f"function must be a function of the step, got {self.function!r}")
+            raise TypeError(f"function must be a function of the step, got {errors.shown(self.function)}")
         name = self.name or getattr(self.function, "__name__", type(self.function).__name__)
         if not isinstance(name, str):
-            raise TypeError(f"name must be a text, got {name!r}")
+            raise TypeError(f"name must be a text, got {errors.shown(name)}")
         object.__setattr__(self, "name", name)
 
     def at(self, t: Times) -> Rates:
