@@ -88,6 +88,8 @@ class Job:
 class _Watcher(Callback):
     """Counts epochs for the bar, and ends a training between two epochs."""
 
+    _looks_between = False
+
     def __init__(self, job: Job, reins: kernels.Reins) -> None:
         self.job, self.reins = job, reins
 
