@@ -71,6 +71,10 @@
 /* Steps of training are run in segments of about so long, at whose ends the number of threads is chosen anew and
  * signals are looked at. Shorter: times are noise, and starting the team shows; longer: a bad choice lasts. */
 #define SEGMENT_MICROSECONDS 1000
+/* Epochs that nobody looks at in between are run in one call until so long is over. Shorter: Python, and waits for the
+ * GIL where several train, come more often, 10 us and more each; longer: bars, turns of many trainings and `stop` come
+ * late. */
+#define EPOCHS_MICROSECONDS 5000
 
 /* The same for one to three predicted rows, whose columns are then split, and from which their GIL is released:
  * weights of 1.2 MB in float32, more than one core's L2 of 1 MB holds, while two have two. Below, a row takes 10 us

@@ -124,6 +124,15 @@ class Team:
         self._asked: list[tuple[Callback, float, float]] = []  # of those that want on_step: step and time
         self._saving: list[Callback] = []  # those whose on_step_checkpoint is to follow
 
+    @property
+    def looks_between(self) -> bool:
+        """Whether one of them may look at the training between two epochs.
+
+        Else they may learn of several at once: `on_epoch_begin` of the first, then `on_epoch_end` of each. A
+        class says so of itself alone, as what derives from it may look.
+        """
+        return any(vars(type(one)).get("_looks_between", True) for one in self._all)
+
     def begin(self, trainer: Any, states: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Begin a fit; with states, one for each that was given, it goes on with an interrupted one."""
         for one in self._all:

@@ -1,4 +1,5 @@
-"""The steps of one epoch: in one call of the program, or in as many as callbacks want to look in between.
+"""The steps of epochs: several epochs in one call of the program where nobody looks in between, else one, or
+a part of one where callbacks want to look inside.
 
 Nothing of a training depends on where it was cut: the sums of the loss go on from part to part, and all else
 goes by the number of the step.
@@ -13,24 +14,115 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
-from . import validation
+from . import devices, optimizers, validation
 from .callbacks import Callback, Team
+from .errors import DivergenceError
 from .late_dataclass import dataclass
 from .samples import Sample, Task, is_source
 from .stepping import batches, cut
 
 if TYPE_CHECKING:
-    from . import devices
+    from . import program as program_
     from .steps import Step
     from .streaming import Stream
 
-__all__ = ["Course", "Piece", "TimeLimit", "course_of", "judge_plan", "walk"]
+__all__ = ["Course", "Piece", "TimeLimit", "course_of", "epochs_of", "judge_plan", "walk"]
 
 Array = NDArray[Any]
 # Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
 Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
+
+
+# Of one call: their sums take 16 bytes each, and the smallest nets do about so many in the time of a call.
+_MOST_EPOCHS = 1024
+
+
+def epochs_of(
+    trainer: Any, program: devices.Program, course: Any, team: Team, is_measured: bool
+) -> Generator[list[tuple[float, float]], None, None]:
+    """The epochs of the running fit, until its last one or a stop, whenever some have been done.
+
+    What ends the fit inside an epoch is raised when those before it have been given.
+
+    Parameters
+    ----------
+    course : Course or StreamCourse
+    is_measured : bool
+        Whether more is wanted of each epoch than its loss: then they come one by one.
+
+    Yields
+    ------
+    list of (float, float)
+        The sums of weight * loss and of weights of each epoch done. Whoever takes it counts them in
+        `trainer.epoch`, and takes `trainer.epoch_step` back to 0.
+    """
+    # A schedule is asked in each epoch; a loss in Python may look at the trainer, as callbacks may.
+    varies = not isinstance(trainer.optimizer.lr, (int, float)) or hasattr(trainer.loss, "function")
+    looks = is_measured or varies or team.looks_between
+    while trainer.epoch < trainer.last_epoch and trainer.stop_reason is None:
+        if not trainer.epoch_step:
+            team.epoch_begin(trainer, trainer.epoch + 1)
+        if _is_whole(trainer, program, course, team) and devices.judges_rows(program):
+            most = 1 if looks else min(_MOST_EPOCHS, trainer.last_epoch - trainer.epoch)
+            yield from _run(trainer, program, course, most)
+            continue
+        with course.begun(trainer) as pieces:
+            is_done = walk(trainer, program, pieces, team, course.augment)
+        if not is_done:
+            return
+        yield [trainer._sums]
+
+
+def _is_whole(trainer: Any, program: devices.Program, course: Any, team: Team) -> bool:
+    """Whether the next epoch is one of rows in their order or shuffled, from its first to its last step."""
+    if not isinstance(course, Course) or course.draw is not None or trainer.epoch_step:
+        return False
+    return team.asked(trainer) == (math.inf, math.inf)
+
+
+def _run(
+    trainer: Any, program: program_.Program, course: Course, most: int
+) -> Generator[list[tuple[float, float]], None, None]:
+    """Up to so many epochs, in one call; see `epochs_of`."""
+    trained, n = course.trained, len(course.trained)
+    batch = min(course.batch_size or n, n)
+    n_steps = -(-n // batch)
+    at, optimizer = (program.step, trainer.epoch), trainer.optimizer
+    rates = optimizers.rates(optimizer, n_steps, trainer._rate_factor, *at, trainer.model.dtype)
+    sums = np.empty((most, 2))
+    try:
+        n_done = program.run_epochs(
+            trained.x,
+            trained.y,
+            rates,
+            sums,
+            n_rows=n,
+            batch=batch,
+            seed=trainer.seed,
+            epoch=trainer.epoch,
+            shuffle=course.shuffle and course.batch_size is not None,
+            rows=trained.rows,
+            sample_weight=course.weights,
+            momenta=optimizers.momenta(optimizer, n_steps, *at),
+            augment=course.augment,
+        )
+    except BaseException as error:
+        met = error
+    else:
+        yield sums[:n_done].tolist()
+        return
+    n_done = (program.step - at[0]) // n_steps
+    if n_done:
+        yield sums[:n_done].tolist()
+    if not isinstance(met, DivergenceError):
+        raise met
+    step = met.step_in_call
+    whole, rest = course.order(trainer)
+    order = whole[step] if step < len(whole) else rest[0]
+    raise trainer._told(met, trained.x, trained.y, order, step + 1) from None
 
 
 def walk(
@@ -153,19 +245,20 @@ class Course:
     def pieces(self, trainer: Any) -> Generator[Piece, None, None]:
         """What is left of the running epoch: whole batches, and the rest as a smaller one."""
         trained, done = self.trained, trainer.epoch_step
-        if self.draw is not None:
-            assert self.batch_size is not None
-            parts = cut(self.draw(trainer.seed, trainer.epoch), self.batch_size)
-        else:
-            n = len(trained)
-            shuffle = self.shuffle and self.batch_size is not None
-            parts = batches(trainer.seed, trainer.epoch, n, self.batch_size or n, shuffle)
-        whole, rest = parts
+        whole, rest = self.order(trainer)
         for order in (whole[done:], rest[max(0, done - len(whole)) :]):
             if order.size:
-                if trained.rows is not None and self.draw is None:
-                    order = trained.rows[order]
                 yield trained.x, trained.y, order, self.weights
+
+    def order(self, trainer: Any) -> tuple[Array, Array]:
+        """Row numbers of the running epoch: of its whole batches (steps, batch), and of the rest."""
+        if self.draw is not None:
+            assert self.batch_size is not None
+            return cut(self.draw(trainer.seed, trainer.epoch), self.batch_size)
+        n, rows = len(self.trained), self.trained.rows
+        shuffle = self.shuffle and self.batch_size is not None
+        whole, rest = batches(trainer.seed, trainer.epoch, n, self.batch_size or n, shuffle)
+        return (whole, rest) if rows is None else (rows[whole], rows[rest])
 
 
 def course_of(

@@ -59,6 +59,10 @@ class History(Mapping[str, list[float]]):
         self.add_names(measured)
         self._rows.append((epoch, measured))
 
+    def extend(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        """Add epochs, by number, whose quantities are there already; the rows are kept as they are."""
+        self._rows += rows
+
     def add_names(self, names: Mapping[str, Any] | Sequence[str]) -> None:
         """Let there be these quantities, even before an epoch has measured them."""
         self._names += [name for name in names if name not in self._names]

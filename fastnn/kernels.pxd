@@ -305,6 +305,8 @@ cdef int thread_limit() noexcept nogil
 cdef int threads_aside() noexcept nogil
 # Whether the thread that calls is a worker that was told to end its training; see Reins.
 cdef bint told_to_stop() noexcept nogil
+# A permutation of 0 .. n-1, a function of (seed, epoch, n) alone.
+cdef void shuffle_rows(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order) noexcept nogil
 # The numbers of an optimizer's step t, from 1.
 cdef void begin_update(fastnn_update *u, uint64_t t) noexcept nogil
 # What the kernels need of an optimizer's description; lr is that of each step.

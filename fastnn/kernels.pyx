@@ -292,6 +292,10 @@ def philox(counter, key):
     return out[0], out[1], out[2], out[3]
 
 
+cdef void shuffle_rows(uint64_t seed, uint64_t epoch, ptrdiff_t n, int64_t *order) noexcept nogil:
+    fastnn_shuffle(seed, epoch, n, order)
+
+
 def shuffle(uint64_t seed, uint64_t epoch, ptrdiff_t n):
     """A permutation of 0 .. n-1 (int64), a function of (seed, epoch, n) alone."""
     order = np.empty(n, np.int64)

@@ -51,6 +51,7 @@ cdef struct Run:
     double deadline            # seconds at which the run ends early, at a step; 0: never
     bint out_of_time           # it did
     ptrdiff_t done
+    ptrdiff_t before           # steps of its epoch before this run
     double loss_sum, weight_sum
     double *step_losses        # (n_steps,) what each adds to loss_sum, or NULL
     double batch_weight        # of the present batch, where batches are accumulated

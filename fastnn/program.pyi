@@ -44,6 +44,23 @@ class Program:
         seconds_left: float | None = None,
         augment: tuple[tuple[str, float], ...] = (),
     ) -> tuple[float, float]: ...
+    def run_epochs(
+        self,
+        x: Real,
+        y: Real | NDArray[np.int64],
+        rates: NDArray[np.float64],
+        sums: NDArray[np.float64],
+        *,
+        n_rows: int,
+        batch: int,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        rows: NDArray[np.int64] | None = None,
+        sample_weight: NDArray[np.float64] | None = None,
+        momenta: NDArray[np.float64] | None = None,
+        augment: tuple[tuple[str, float], ...] = (),
+    ) -> int: ...
     def learn(self, x: Real, y: Real | NDArray[np.int64], lr: float) -> float | None: ...
     def gradient(
         self,

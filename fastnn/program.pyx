@@ -16,8 +16,8 @@ from fastnn.inference cimport (
 )
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_MAX_THREADS, FASTNN_adam, FASTNN_cross_entropy, FASTNN_sgd, Array, Loss, begin_update,
-    describe_update, fastnn_ahead, fastnn_bounds, fastnn_small, fastnn_sum, fastnn_update, run_team, team_barrier,
-    thread_limit, threads_aside, told_to_stop,
+    describe_update, fastnn_ahead, fastnn_bounds, fastnn_small, fastnn_sum, fastnn_update, run_team, shuffle_rows,
+    team_barrier, thread_limit, threads_aside, told_to_stop,
 )
 from fastnn.phases cimport (
     CHANGED, GAUSSIAN, MIXUP, SWAP, Augment, Run, after_phase, batch_weight, describe_small, divided, next_rows,
@@ -39,6 +39,7 @@ cdef extern from *:
     const char *FASTNN_BUILD
 
 cdef extern from "tuning.h" nogil:
+    enum: EPOCHS_MICROSECONDS
     enum: GIL_FLOPS
     enum: LEAST_TEAM_FLOPS
     enum: SEGMENT_MICROSECONDS
@@ -200,6 +201,9 @@ cdef void advance(Run *r, Pace *p, double flops, fastnn_small *small) noexcept n
         if r.deadline != 0 and begin + taken >= r.deadline:
             r.out_of_time = True
             return
+
+
+include "program_epochs.pxi"
 
 
 cdef class Program:
@@ -364,15 +368,17 @@ cdef class Program:
     def step(self, uint64_t value):
         self.net.step = value
 
-    cdef int go(self, Run *r, x, y, sample_weight) except -1:
-        """Judge what would be unsafe, run, and turn the way it stopped into an exception."""
+    cdef int go(self, Run *r, x, y, sample_weight, Epochs *e=NULL) except -1:
+        """Judge what would be unsafe, run, and turn the way it stopped into an exception.
+
+        With e the run is of whole epochs, whose order holds the rows that they take.
+        """
         cdef Net *net = &self.net
         cdef Array x_ = Array(x, False, True, "x"), y_ = None
         cdef const int64_t[::1] labels
         cdef const double[::1] weight
-        cdef double flops
         cdef ptrdiff_t i
-        cdef fastnn_small small
+        cdef EpochPart whole, rest
         if self.loss_name is None:
             raise ValueError("a program without a loss only predicts")
         if x_.itemsize not in (1, net.size) or x_.buffer.ndim != 2 or x_.columns != net.n_in or (
@@ -401,13 +407,13 @@ cdef class Program:
             r.n_steps, r.batch = 1, x_.rows
         if r.batch == 0 or r.n_steps == 0:
             return 0
-        if net.coupled and r.batch == 1 and not r.loss_only:
+        i = r.n_steps * r.batch if e == NULL else e.n_rows
+        if net.coupled and (r.batch == 1 or i % r.batch == 1) and not r.loss_only:
             raise ValueError("a batch of one row has no variance: BatchNorm must have 2 rows or more to train")
-        if check_rows(r, x_.rows, net.n_out, self.ignored):
+        if check_rows(r, i, x_.rows, net.n_out, self.ignored):
             y, sample_weight = without_ignored(y, sample_weight, self.ignored)
             labels, weight = y, sample_weight
             r.labels, r.weight = &labels[0], &weight[0]
-        flops = r.batch * self.row_flops
         begin_watch(&r.watch)
         if told_to_stop():
             raise KeyboardInterrupt
@@ -420,21 +426,32 @@ cdef class Program:
             if r.rates != NULL:
                 r.first_step = net.step
                 r.gradient = net.gradient
-            if self.pace.batch != r.batch:
-                self.pace, self.other_pace = self.other_pace, self.pace
-            if self.pace.batch != r.batch or self.pace.limit != thread_limit():
-                memset(&self.pace, 0, sizeof(self.pace))
-                self.pace.batch, self.pace.limit = r.batch, thread_limit()
-            prepare_batch(net, r.batch, self.pace.limit if flops >= LEAST_TEAM_FLOPS else 1)
-            memset(&small, 0, sizeof(small))
-            self.small = describe_small(r, flops, &small)
-            if self.small:
-                prepare_small(net, net.table.small_bytes(&small))
-                small.work = net.small
+            memset(&rest, 0, sizeof(rest))
+            if e != NULL and e.n_rows % e.batch:
+                rest.first, rest.n_steps, rest.batch = r.n_steps, 1, e.n_rows % e.batch
+                self.set_pace(rest.batch)
+            whole.first, whole.n_steps, whole.batch = 0, r.n_steps, r.batch
+            self.set_pace(whole.batch)
+            self.prepare(&whole)  # before the rest, whose buffers they hold
+            if e != NULL:
+                self.prepare(&rest)
+                take_part(r, e, &rest)
+                rest.pace, rest.is_small = &self.other_pace, rest.n_steps and describe_small(r, rest.flops, &rest.small)
+                take_part(r, e, &whole)
+            whole.pace, whole.is_small = &self.pace, describe_small(r, whole.flops, &whole.small)
+            self.small = whole.is_small
+            if whole.is_small:
+                prepare_small(net, net.table.small_bytes(&whole.small))
+            if rest.is_small:
+                prepare_small(net, net.table.small_bytes(&rest.small))
+            whole.small.work = rest.small.work = net.small
             if r.mixed:
                 r.row_of_thread = allocate(net.gradient_threads * net.ld_x * net.size)
             with nogil:
-                advance(r, &self.pace, flops, &small if self.small else NULL)
+                if e != NULL:
+                    advance_epochs(r, e, &whole, &rest)
+                else:
+                    advance(r, whole.pace, whole.flops, &whole.small if whole.is_small else NULL)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
@@ -450,9 +467,24 @@ cdef class Program:
             raise RuntimeError("order or y was changed while the trainer was at work on it; steps before are done")
         if r.done < r.n_steps:
             i = first_not_finite(net, r.batch)
-            raise DivergenceError(step_in_call=r.done, loss_sum=r.loss_sum, weight_sum=r.weight_sum,
+            raise DivergenceError(step_in_call=r.before + r.done, loss_sum=r.loss_sum, weight_sum=r.weight_sum,
                                   layer=None if i == net.n_steps else -1 if i < 0 else self.steps[i].layer)
         return 0
+
+    cdef int set_pace(self, ptrdiff_t batch) except -1:
+        """Let `pace` be that of a size of batch, and `other_pace` what it was."""
+        if self.pace.batch != batch:
+            self.pace, self.other_pace = self.other_pace, self.pace
+        if self.pace.batch != batch or self.pace.limit != thread_limit():
+            memset(&self.pace, 0, sizeof(self.pace))
+            self.pace.batch, self.pace.limit = batch, thread_limit()
+        return 0
+
+    cdef int prepare(self, EpochPart *p) except -1:
+        """Buffers for the steps of a part."""
+        p.flops = p.batch * self.row_flops
+        memset(&p.small, 0, sizeof(p.small))
+        return prepare_batch(&self.net, p.batch, self.pace.limit if p.flops >= LEAST_TEAM_FLOPS else 1)
 
     def run(self, x, y, order, rates, sample_weight=None, momenta=None, step_losses=None, sums=(0.0, 0.0),
             seconds_left=None, augment=()):
@@ -498,6 +530,59 @@ cdef class Program:
                 r.step_losses = &told[0]
             self.go(&r, x, y, sample_weight)
         return r.loss_sum, r.weight_sum
+
+    def run_epochs(self, x, y, rates, sums, *, n_rows, batch, seed=0, epoch=0, shuffle=True, rows=None,
+                   sample_weight=None, momenta=None, augment=()):
+        """Epochs of n_rows rows each, without the GIL, the rest of each as a smaller batch: how many were done.
+
+        As many as sums has room for, but none is begun after 5 ms, or after one without weight. The bits are those
+        of `run` with the whole batches of `kernels.shuffle(seed, epoch, n_rows)`, then the rest, and so on.
+
+        x, y, sample_weight, augment : as for `run`
+        rates, momenta : float64 (steps of an epoch,), the same for each; momenta may be None
+        sums : float64 (epochs, 2), filled with (sum of w l, sum of w) of each that was done
+        n_rows, batch : at least 1
+        epoch : how many were done before
+        shuffle : whether each takes the rows in another order
+        rows : int64 (n_rows,) numbers of those that are taken, or None: the first n_rows of x
+        Raises what `run` does; `step` tells then how many epochs were done. step_in_call of a DivergenceError counts
+        within its epoch.
+        """
+        cdef const double[::1] rates_ = rates, momenta_ = momenta
+        cdef const int64_t[::1] rows_ = rows
+        cdef double[:, ::1] sums_ = sums
+        cdef int64_t[::1] order
+        cdef Run r
+        cdef Epochs e
+        cdef Augment augments[MOST_AUGMENTS]
+        cdef ptrdiff_t n_steps
+        memset(&r, 0, sizeof(r))
+        memset(&e, 0, sizeof(e))
+        if augment:
+            self.describe_augments(&r, augments, augment, y)
+        if self.optimizer is None:
+            raise ValueError("a program without an optimizer does not train")
+        e.n_epochs, e.n_rows, e.batch = sums_.shape[0], n_rows, batch
+        if e.n_rows < 1 or e.batch < 1 or e.n_epochs < 1 or sums_.shape[1] != 2:
+            raise ValueError(f"n_rows, batch and epochs must be at least 1, got {n_rows}, {batch} and {sums.shape}")
+        e.batch = min(e.batch, e.n_rows)
+        n_steps = (e.n_rows - 1) // e.batch + 1
+        if rates_.shape[0] != n_steps:
+            raise ValueError(f"rates must have {n_steps} elements, got {rates_.shape[0]}")
+        if momenta_ is not None and momenta_.shape[0] != n_steps:
+            raise ValueError(f"momenta must have {n_steps} elements, got {momenta_.shape[0]}")
+        if rows_ is not None and rows_.shape[0] != e.n_rows:
+            raise ValueError(f"rows must have {n_rows} elements, got {rows_.shape[0]}")
+        order = np.empty(n_rows, np.int64)
+        e.order, e.rates, e.sums = &order[0], &rates_[0], &sums_[0, 0]
+        e.rows = &rows_[0] if rows_ is not None else NULL
+        e.momenta = &momenta_[0] if momenta_ is not None else NULL
+        take_order(&e)  # as they lie: what is judged
+        e.seed, e.first, e.shuffles = seed, epoch, shuffle
+        r.training, r.order, r.rates, r.momenta = True, e.order, e.rates, e.momenta
+        r.n_steps, r.batch = e.n_rows // e.batch, e.batch
+        self.go(&r, x, y, sample_weight, &e)
+        return e.done
 
     def learn(self, x, y, double lr):
         """One step on all rows without the way through Python, or None: then nothing has happened, and `run` tells.
@@ -558,12 +643,12 @@ cdef int describe_rules(Net *net, optimizer, tuple steps) except -1:
     return 0
 
 
-cdef bint check_rows(const Run *r, ptrdiff_t n_rows, ptrdiff_t n_out, int64_t ignored) except -1:
-    """Row numbers, and the labels that they gather, before anything is touched. Whether some label is to be ignored."""
+cdef bint check_rows(const Run *r, ptrdiff_t n, ptrdiff_t n_rows, ptrdiff_t n_out, int64_t ignored) except -1:
+    """n row numbers, and the labels that they gather, before anything is touched. Whether some label is to be ignored."""
     cdef ptrdiff_t i, row, bad_row = -1, bad_label = -1
     cdef bint found = False
     with nogil:
-        for i in range(r.n_steps * r.batch):
+        for i in range(n):
             row = r.order[i] if r.order != NULL else i
             if row < 0 or row >= n_rows:
                 bad_row = i

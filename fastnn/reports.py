@@ -110,6 +110,8 @@ class ProgressBar(Callback):
     `fit` adds one by itself on a terminal; ``progress=False`` silences that one.
     """
 
+    _looks_between = False
+
     def __init__(self) -> None:
         self._bar: Any = None
         self._begun = 0.0

@@ -12,7 +12,7 @@ from . import callbacks as callbacks_
 from . import devices, errors, losses, optimizers
 from .callbacks import Callback
 from .engine import Engine
-from .epochs import TimeLimit, course_of, judge_plan, walk
+from .epochs import TimeLimit, course_of, epochs_of, judge_plan
 from .errors import DivergenceError
 from .history import History
 from .losses import Loss
@@ -267,26 +267,24 @@ class Trainer(Engine):
             devices.hold(program, not is_source(x))
             team.begin(self, self._resumed_states)
             self._interrupted, self._resumed_states = False, []
-            while self.epoch < self.last_epoch and self.stop_reason is None:
-                if not self.epoch_step:
-                    team.epoch_begin(self, self.epoch + 1)
-                with course.begun(self) as pieces:
-                    whole = walk(self, program, pieces, team, course.augment)
-                if not whole:
-                    break
-                if self._sums[1] == 0:
+            is_measured = measured is not None or bool(self.metrics)
+            for sums in epochs_of(self, program, course, team, is_measured):
+                if not all(weight for _, weight in sums):
                     raise ValueError(f"the sample weights of {course.name} must not be all zero in an epoch")
-                logs = {"loss": self._sums[0] / self._sums[1]}
-                self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, (0.0, 0.0)
+                losses_ = (loss / weight for loss, weight in sums)
+                done = [(epoch, {"loss": loss}) for epoch, loss in enumerate(losses_, self.epoch + 1)]
+                self.epoch, self.epoch_step, self._sums = self.epoch + len(done), 0, (0.0, 0.0)
+                logs = done[-1][1]
                 try:
                     if self.metrics:
                         logs |= self._measured(course.trained, with_loss=False)
                     if measured is not None:
                         logs |= self.validate()
-                finally:  # the steps are done, so the epoch counts, measured or not
+                finally:  # the steps are done, so the epochs count, measured or not
                     for kept in (history, self.history):
-                        kept.append(self.epoch, **logs)
-                team.epoch_end(self, self.epoch, logs)
+                        kept.extend(done)
+                for epoch, found in done:
+                    team.epoch_end(self, epoch, found)
         except BaseException as error:
             team.end(self, error)
             raise
@@ -369,13 +367,17 @@ class Trainer(Engine):
         except DivergenceError as error:
             diverged = error
         at = diverged.step_in_call
-        # What came through the gate has not been looked at: it may be the target.
+        if first_batch is not None:
+            raise self._told(diverged, x, y, order[at], first_batch + at + 1)
         self._task.targets("y", y, x, order[at : at + 1])
-        if first_batch is None:
-            raise self._explained(diverged, f"in row {at} of order")
-        epoch, batch = self.epoch + 1, first_batch + at + 1
-        where = f"in epoch {epoch}, batch {batch}"
-        raise self._explained(diverged, where, epoch=epoch, batch=batch)
+        raise self._explained(diverged, f"in row {at} of order")
+
+    def _told(self, error: DivergenceError, x: Array, y: Array, rows: Array, batch: int) -> DivergenceError:
+        """What ends a fit in a batch, from 1, of the running epoch; or the error of a target of its rows."""
+        # What came through the gate has not been looked at: it may be the target.
+        self._task.targets("y", y, x, rows.reshape(1, -1))
+        epoch = self.epoch + 1
+        return self._explained(error, f"in epoch {epoch}, batch {batch}", epoch=epoch, batch=batch)
 
     def run(
         self, x: ArrayLike, y: ArrayLike, order: ArrayLike, sample_weight: ArrayLike | None = None

@@ -1,18 +1,22 @@
-"""Trainings side by side: one Python thread each, which leaves Python for whole segments of steps.
+"""Trainings side by side: one Python thread each, which leaves Python for whole epochs of steps.
 
 A worker's program runs on its own thread alone, as a team would take the cores of the others; the last one
-that is left may use them. A signal reaches Python's main thread only, so that workers are held by reins
-(`kernels.Reins`).
+that is left may use them. The last trainings begin before there is a core for each, and take turns: one that
+began late would end alone, beside idle cores. A signal reaches Python's main thread only, so that workers are
+held by reins (`kernels.Reins`).
 """
 
 from __future__ import annotations
 
 import contextvars
 import itertools
+import os
 import queue
+import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +27,12 @@ from .reports import Board, on_terminal
 from .trainer import Trainer
 
 __all__ = ["Job", "run"]
+
+# Seconds that a training waits for another one to begin. Until its first epoch each holds the GIL most of the
+# time and gives it up for moments: two at once would take turns, with some 20 us of sleep at each.
+_BEGINNING = 0.002
+# Seconds of a turn at least: waking another thread takes up to 0.05 ms.
+_TURN = 0.004
 
 
 @dataclass
@@ -70,11 +80,12 @@ class Job:
         """How many it was asked for."""
         return int(self.arguments.get("epochs", 1))
 
-    def work(self, reins: kernels.Reins) -> None:
+    def work(self, reins: kernels.Reins, turns: _Turns) -> None:
         """Train and measure in this thread; what goes wrong is the outcome."""
-        trainer = self.trainer
-        trainer._rows, trainer._watchers = self.rows, (_Watcher(self, reins),)
+        trainer, watcher = self.trainer, _Watcher(self, reins, turns)
+        trainer._rows, trainer._watchers = self.rows, (watcher,)
         try:
+            watcher.begin()
             history = trainer.fit(self.x, self.y, progress=False, **self.arguments)
             if self.measure is not None:
                 self.measured = self.measure()
@@ -83,15 +94,93 @@ class Job:
             self.outcome = error
         finally:
             trainer._rows, trainer._watchers = None, ()
+            watcher.end()
+
+
+class _Turns:
+    """Lets n trainings compute at a time; who has waited longest is the next.
+
+    Pipes wake: Linux puts what waits for one onto the core of the thread that writes and then sleeps. What
+    waits for a lock may get the core of another one that computes, and stay there for milliseconds.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._free = n
+        self._waiting: deque[int] = deque()  # where to write for each
+        self._lock = threading.Lock()
+        self.beginning = threading.Lock()  # of that which begins
+
+    def take(self, reins: kernels.Reins) -> None:
+        """Wait for a turn. Raises KeyboardInterrupt where the worker was told to stop."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            read, write = os.pipe()
+            self._waiting.append(write)
+        poll = select.poll()
+        poll.register(read, select.POLLIN)
+        try:
+            while not poll.poll(1e3 * waiting.PAUSE):
+                with self._lock:
+                    if reins.stopped and write in self._waiting:
+                        self._waiting.remove(write)
+                        raise KeyboardInterrupt
+        finally:
+            os.close(read)
+            os.close(write)
+
+    def give(self) -> None:
+        """End a turn."""
+        with self._lock:
+            if self._waiting:
+                os.write(self._waiting.popleft(), b".")
+            else:
+                self._free += 1
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
 
 
 class _Watcher(Callback):
-    """Counts epochs for the bar, and ends a training between two epochs."""
+    """Counts epochs for the bar; between two epochs it ends a training, or its turn."""
 
-    def __init__(self, job: Job, reins: kernels.Reins) -> None:
-        self.job, self.reins = job, reins
+    _looks_between = False
+
+    def __init__(self, job: Job, reins: kernels.Reins, turns: _Turns) -> None:
+        self.job, self.reins, self.turns = job, reins, turns
+        self._has_turn = self._is_beginning = False
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """Wait for a turn, and a little for others that begin."""
+        self._take()
+        self._is_beginning = self.turns.beginning.acquire(timeout=_BEGINNING)
+
+    def _take(self) -> None:
+        self.turns.take(self.reins)
+        self._has_turn, self._since = True, time.monotonic()
+
+    def _has_begun(self) -> None:
+        if self._is_beginning:
+            self._is_beginning = False
+            self.turns.beginning.release()
+
+    def end(self) -> None:
+        """Leave all to the others."""
+        self._has_begun()
+        if self._has_turn:
+            self._has_turn = False
+            self.turns.give()
 
     def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
+        self._has_begun()
+        if self.turns.are_wanted and time.monotonic() >= self._since + _TURN:
+            self._has_turn = False
+            self.turns.give()
+            self._take()
         if self.reins.stopped:
             raise KeyboardInterrupt
 
@@ -108,20 +197,25 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
         Ctrl-C, or what a callback raised to end the process: after all have stopped, at the end of a step.
     """
     n_workers = min(n_workers, len(jobs))
-    reins = [kernels.Reins(1 if n_workers > 1 else 0) for _ in range(n_workers)]
+    n_late = min(n_workers - 1, len(jobs) - n_workers)
+    reins = [kernels.Reins(1 if n_workers > 1 else 0) for _ in range(n_workers + n_late)]
     ended: queue.SimpleQueue[tuple[int, Job | None]] = queue.SimpleQueue()
-    to_do: Iterator[Job] = iter(jobs)
-    taking = threading.Lock()
+    to_do = deque(jobs)
+    taking, turns, end_is_near = threading.Lock(), _Turns(n_workers), threading.Event()
 
     def work(number: int) -> None:
         try:
+            if number >= n_workers:
+                end_is_near.wait()
             with reins[number]:
                 while not reins[number].stopped:
                     with taking:
-                        job = next(to_do, None)
+                        job = to_do.popleft() if to_do else None
+                        if len(to_do) <= n_late:
+                            end_is_near.set()
                     if job is None:
                         break
-                    job.work(reins[number])
+                    job.work(reins[number], turns)
                     ended.put((number, job))
         finally:
             ended.put((number, None))
@@ -129,7 +223,7 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
     # Each with the settings of the caller, as NumPy's errstate.
     threads = [
         threading.Thread(target=contextvars.copy_context().run, args=(work, i), name=f"fastnn-fit-{i}")
-        for i in range(n_workers)
+        for i in range(len(reins))
     ]
     shown = progress if progress is not None else on_terminal()
     board = Board(sum(job.epochs for job in jobs), len(jobs)) if shown else None
@@ -143,6 +237,7 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
         # Whatever ended the wait, nobody trains on unseen; a second Ctrl-C gives up waiting.
         for one in reins:
             one.stop()
+        end_is_near.set()
         for thread in started:
             waiting.join(thread)
         if board is not None:

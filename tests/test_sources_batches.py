@@ -329,6 +329,12 @@ def test_an_error_of_a_step_ends_the_generator_and_its_thread() -> None:
     assert no_thread_is_left()
 
 
+def test_a_first_batch_that_is_none_is_of_the_wrong_type() -> None:
+    for given in ([None], lambda: iter([None])):
+        with pytest.raises(TypeError, match=r"batch 1 of the source must be \(x, y\) or .*, got NoneType"):
+            trained(Source.batches(given))
+
+
 def test_arguments_are_judged() -> None:
     for wrong, text in (
         (lambda: Source.batches(5), "batches must be an iterable of batches or a function"),

@@ -18,6 +18,7 @@ __all__ = ["BatchReader", "Feed", "IterableFeed", "unpacked"]
 
 Array = NDArray[Any]
 Batch = tuple[Array, Array, Array | None]
+NO_BATCH = object()  # a batch that is None is one, of the wrong type
 
 # Batches are handed over in lists of so many bytes, or what comes in so many seconds: handing over one
 # small batch at a time would cost as much as training on it.
@@ -51,10 +52,10 @@ class Feed:
         raise NotImplementedError
 
     def peek(self) -> Any:
-        """The first batch, which an epoch will still begin with."""
+        """The first batch, which an epoch will still begin with; NO_BATCH where there is none."""
         items, _ = self.start(0, 0, False, 0)
         try:
-            return next(items, None)
+            return next(items, NO_BATCH)
         finally:
             close = getattr(items, "close", None)
             if close is not None:
@@ -138,9 +139,9 @@ class IterableFeed(Feed):
         if not (not self._is_function and isinstance(self._given, Iterator)):
             return super().peek()
         if not self._peeked:
-            found = next(self._given, None)
-            if found is None:
-                return None
+            found = next(self._given, NO_BATCH)
+            if found is NO_BATCH:
+                return found
             self._peeked.append(found)
         return self._peeked[-1]
 
@@ -195,7 +196,7 @@ class BatchReader:
     def _first(self) -> tuple[tuple[int, ...], int]:
         if self._row is None:
             item = self.feed.peek()
-            if item is None:
+            if item is NO_BATCH:
                 raise ValueError(f"the source ({self.feed.kind}) must give at least one batch, got none")
             x, y, _ = unpacked(item, "batch 1 of the source")
             found = errors.array("x of batch 1", x)
