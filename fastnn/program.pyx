@@ -423,8 +423,7 @@ cdef class Program:
             if self.pace.batch != r.batch:
                 self.pace, self.other_pace = self.other_pace, self.pace
             if self.pace.batch != r.batch or self.pace.limit != thread_limit():
-                memset(&self.pace, 0, sizeof(self.pace))
-                self.pace.batch, self.pace.limit = r.batch, thread_limit()
+                begin_pace(&self.pace, flops, net.size, r.batch, thread_limit())
             prepare_batch(net, r.batch, self.pace.limit if flops >= LEAST_TEAM_FLOPS else 1)
             memset(&small, 0, sizeof(small))
             self.small = describe_small(r, flops, &small)
@@ -435,6 +434,8 @@ cdef class Program:
                 r.row_of_thread = allocate(net.gradient_threads * net.ld_x * net.size)
             with nogil:
                 advance(r, &self.pace, flops, &small if self.small else NULL)
+            if r.rates != NULL:
+                keep_pace(&self.pace, flops, net.size)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
