@@ -16,6 +16,7 @@
 #include "losses_template.h"
 #include "optimizers_template.h"
 #include "blocks_template.h"
+#include "following_template.h"
 #include "weights_template.h"
 #include "random_template.h"
 #include "inputs_template.h"

@@ -67,6 +67,20 @@ INLINE void FN(ask_while)(FN(tile_task) *t, FN(asked) *a, ptrdiff_t k, int sprea
     }                                                                                                        \
     b += ld_b;                                                                                               \
     UNROLL for (int i = 0; i < (MR + 2) / 3; i++) row[i] += a_col;
+/* Steps from p on, and between them what is asked for. */
+#define TILE_ASKS(STEP)                                                                                      \
+    if (t->ahead)                                                                                            \
+        for (const FN(rows_ahead) *r = t->ahead; r->n > 0; r++) {                                            \
+            const char *ahead = r->at + 63;                                                                  \
+            for (ptrdiff_t rows = r->n; rows > 0 && p < k; rows--, ahead += r->ld) {                         \
+                if (r->writes)                                                                               \
+                    UNROLL for (int v = 0; v < PANEL_BYTES; v += 64) prefetch_for_writing(ahead + v);        \
+                else                                                                                         \
+                    UNROLL for (int v = 0; v < PANEL_BYTES; v += 64) __builtin_prefetch(ahead + v, 0, 2);    \
+                const ptrdiff_t until = p + t->gap < k ? p + t->gap : k;                                     \
+                for (; p < until; p++) { STEP }                                                              \
+            }                                                                                                \
+        }
 #define DEFINE_TILE(MR, NV)                                                                                  \
     static void FN(tile_##MR##x##NV)(const FN(tile_task) *t, ptrdiff_t k, const REAL *a, const REAL *b,      \
                                      REAL *c, ptrdiff_t count)                                               \
@@ -85,19 +99,7 @@ INLINE void FN(ask_while)(FN(tile_task) *t, FN(asked) *a, ptrdiff_t k, int sprea
                                                          : vec_load_part(c + i * ld_c, count);               \
         }                                                                                                    \
         ptrdiff_t p = 0;                                                                                     \
-        if (t->ahead)                                                                                        \
-            for (const FN(rows_ahead) *r = t->ahead; r->n > 0; r++) {                                        \
-                const char *ahead = r->at + 63;                                                              \
-                for (ptrdiff_t rows = r->n; rows > 0 && p < k; rows--, ahead += r->ld) {                     \
-                    if (r->writes)                                                                           \
-                        UNROLL for (int v = 0; v < PANEL_BYTES; v += 64) prefetch_for_writing(ahead + v);    \
-                    else                                                                                     \
-                        UNROLL for (int v = 0; v < PANEL_BYTES; v += 64)                                     \
-                            __builtin_prefetch(ahead + v, 0, 2);                                             \
-                    const ptrdiff_t until = p + t->gap < k ? p + t->gap : k;                                 \
-                    for (; p < until; p++) { TILE_STEP(MR, NV) }                                             \
-                }                                                                                            \
-            }                                                                                                \
+        TILE_ASKS(TILE_STEP(MR, NV))                                                                         \
         for (; p < k; p++) { TILE_STEP(MR, NV) }                                                             \
         if (t->bias) {                                                                                       \
             vec bias[NV];                                                                                    \
@@ -151,5 +153,3 @@ static const FN(tile_function) FN(wide_tiles)[] = {NULL, FN(tile_1x8), FN(tile_2
 #endif
 static const int FN(wide_vectors)[] = {0, 8, 4, 4};
 #undef TILE_ENTRY
-#undef TILE_A
-#undef TILE_STEP

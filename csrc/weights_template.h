@@ -1,8 +1,9 @@
 /* The weights phase of a training step: gradient of rows of a weight matrix, and at once their update.
  *
  * The gradient of a tile is in registers when its sum is complete; from there it goes through a few lines of L1 into
- * the optimizer, so that neither is it written to memory nor are the weights read twice. They are asked for while
- * the tile is summed: with two threads their lines come from the other core's cache, at 7 ns each if waited for. */
+ * the optimizer, so that neither is it written to memory nor are the weights read twice. Plain SGD, Adam and AdamW do
+ * their step while the next tile is summed (following_template.h), the others at once, on weights that were asked for
+ * before. */
 
 /* Room for a tile's sums; rows up to a multiple of LANES, so that they can be transposed. */
 #define SUMS_ROWS ((TILE_ROWS + LANES - 1) / LANES * LANES)
@@ -125,7 +126,7 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
         FN(narrow_weights)(m, n, k, x, ld_x, dz, ld_dz, target, ahead);
         return;
     }
-    REAL sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
+    REAL buffers[2][TILE_ROWS * PANEL] __attribute__((aligned(64))), *sums = buffers[0];
     FN(tile_task) t = {.a_row = sizeof(REAL), .a_col = ld_x * (ptrdiff_t)sizeof(REAL), .ld_b = ld_dz,
                        .ld_c = PANEL, .first = 1};
     const ptrdiff_t dz_bytes = ld_dz * (ptrdiff_t)sizeof(REAL);
@@ -137,6 +138,8 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
     if (far_dz) /* so many rows of w, or columns of x */
         whole = WEIGHTS_BYTES_LARGE / ((n > k ? n : k) * (ptrdiff_t)sizeof(REAL));
     whole = (whole / TILE_ROWS + 1) * TILE_ROWS;
+    FN(following) f = {.ld = target->ld};
+    const FN(followed_function) *followed = FN(follow)(target, &f);
     FN(asking) asking = FN(begin_asking)(ahead, (m + TILE_ROWS - 1) / TILE_ROWS * ((n + PANEL - 1) / PANEL));
     for (ptrdiff_t first = 0; first < m; first += whole) {
         const ptrdiff_t rows = m - first < whole ? m - first : whole, n_tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -149,9 +152,10 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
                 const ptrdiff_t height = (rows - i) / (n_tiles - q), at = (first + i) * target->ld + j;
                 FN(asked) asked;
                 asked.total = asked.count = 0;
-                if (far_w && 3 * height * n_arrays <= k) /* the last of them have time to come */
+                const int follows = followed && count == PANEL;
+                if (far_w && (follows || 3 * height * n_arrays <= k)) /* the last of them have time to come */
                     FN(ask_in_tile)(&asked, target, at, height);
-                else
+                else if (!follows)
                     FN(ask_for_parameters)(target, at, height, count);
                 if (far_x && j == 0 && q + 1 < n_tiles)
                     FN(ask)(&asked, x + first + i + height, k, t.a_col, 0);
@@ -161,6 +165,14 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
                 }
                 if (far_w || far_x || far_dz)
                     FN(ask_while)(&t, &asked, k, 1);
+                if (follows) {
+                    followed[height](&t, k, x + first + i, dz + j, sums, &f);
+                    FN(ask_for_next_rows)(&asking);
+                    FN(leave)(&f, target, at, height, sums);
+                    sums = sums == buffers[0] ? buffers[1] : buffers[0];
+                    i += height;
+                    continue;
+                }
                 tiles[height](&t, k, x + first + i, dz + j, sums, width);
                 FN(ask_for_next_rows)(&asking);
                 FN(update_rows)(target, at, height, count, sums, PANEL);
@@ -168,4 +180,6 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
             }
         }
     }
+    if (f.rows > 0)
+        FN(update_rows)(target, f.w - (REAL *)target->w, f.rows, PANEL, f.g, PANEL);
 }

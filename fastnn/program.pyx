@@ -452,6 +452,10 @@ cdef class Program:
                     advance_epochs(r, e, &whole, &rest)
                 else:
                     advance(r, whole.pace, whole.flops, &whole.small if whole.is_small else NULL)
+            if r.rates != NULL:
+                keep_pace(whole.pace, whole.flops, net.size)
+                if rest.n_steps:
+                    keep_pace(rest.pace, rest.flops, net.size)
             if r.order == NULL and r.done and net.capacity > KEPT_ROWS:
                 free_batch(net)  # all rows of the data as one batch: not for keeps
         finally:
@@ -476,8 +480,7 @@ cdef class Program:
         if self.pace.batch != batch:
             self.pace, self.other_pace = self.other_pace, self.pace
         if self.pace.batch != batch or self.pace.limit != thread_limit():
-            memset(&self.pace, 0, sizeof(self.pace))
-            self.pace.batch, self.pace.limit = batch, thread_limit()
+            begin_pace(&self.pace, batch * self.row_flops, self.net.size, batch, thread_limit())
         return 0
 
     cdef int prepare(self, EpochPart *p) except -1:
