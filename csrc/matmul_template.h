@@ -27,6 +27,64 @@ INLINE void FN(transpose)(vec r[LANES])
         UNROLL for (int i = 0; i < LANES; i++) r[i] = s[i];
     }
 }
+
+/* LANES rows of from across the diagonal. Of a wide vector each 16 bytes are loaded for themselves, from rows so far
+ * apart that what is left to do is done within 16 bytes: half of the shuffles, and those that cross no lanes. Not
+ * for rows that were stored a moment ago as whole vectors: small_template.h's take longer so. */
+#if ISA_AVX512 || ISA_AVX2
+#undef PIECE
+#define PIECE (16 / (ptrdiff_t)sizeof(REAL))
+INLINE vec FN(load_pieces)(const REAL *p, ptrdiff_t apart)
+{
+#define AT_PIECE(q) _mm_loadu_ps((const float *)(p + (q) * apart))
+    const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(AT_PIECE(0)), AT_PIECE(1), 1);
+#if ISA_AVX512
+    const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(AT_PIECE(2)), AT_PIECE(3), 1);
+    return (vec)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#else
+    return (vec)low;
+#endif
+#undef AT_PIECE
+}
+
+#undef within_low
+#undef within_high
+#if LANES == 16
+#define within_low(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define within_high(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#elif REAL_IS_FLOAT
+#define within_low(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define within_high(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#elif LANES == 8
+#define within_low(a, b) __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
+#define within_high(a, b) __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+#else
+#define within_low(a, b) __builtin_shufflevector(a, b, 0, 4, 2, 6)
+#define within_high(a, b) __builtin_shufflevector(a, b, 1, 5, 3, 7)
+#endif
+
+INLINE void FN(load_across)(const REAL *from, ptrdiff_t ld, vec block[LANES])
+{
+    UNROLL for (int j = 0; j < LANES; j += PIECE) {
+        vec *r = block + j;
+        UNROLL for (int q = 0; q < PIECE; q++) r[q] = FN(load_pieces)(from + q * ld + j, PIECE * ld);
+        UNROLL for (int round = 1; round < PIECE; round *= 2) {
+            vec s[PIECE];
+            UNROLL for (int q = 0; q < PIECE / 2; q++) {
+                s[2 * q] = within_low(r[q], r[q + PIECE / 2]);
+                s[2 * q + 1] = within_high(r[q], r[q + PIECE / 2]);
+            }
+            UNROLL for (int q = 0; q < PIECE; q++) r[q] = s[q];
+        }
+    }
+}
+#else
+INLINE void FN(load_across)(const REAL *from, ptrdiff_t ld, vec block[LANES])
+{
+    UNROLL for (int q = 0; q < LANES; q++) block[q] = vec_load(from + q * ld);
+    FN(transpose)(block);
+}
+#endif
 #else
 #define TURNS_IN_REGISTERS 0
 #endif
@@ -44,8 +102,7 @@ static void FN(turn)(ptrdiff_t rows, ptrdiff_t columns, const REAL *from, ptrdif
         if (n_rows == LANES)
             for (; p + LANES <= columns; p += LANES) {
                 vec block[LANES];
-                UNROLL for (int q = 0; q < LANES; q++) block[q] = vec_load(row + q * ld_from + p);
-                FN(transpose)(block);
+                FN(load_across)(row + p, ld_from, block);
                 UNROLL for (int q = 0; q < LANES; q++) vec_store(to + (p + q) * ld_to + i, block[q]);
             }
         for (; p < columns && n_rows > 2; p += LANES) { /* the ragged edges */
@@ -254,6 +311,36 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
     }
 }
 
+/* The same where there is nothing to prepare: a few tiles over weights that L1 holds. What `product` weighs for each
+ * strip and tile took a tenth of 64-64-10 on 16 rows. 0: it has to do it. */
+INLINE int FN(product_lean)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, ptrdiff_t a_row, ptrdiff_t a_col,
+                            const REAL *b, ptrdiff_t ld_b, ptrdiff_t b_slack, REAL *c, ptrdiff_t ld_c,
+                            const fastnn_epilogue *e)
+{
+    const ptrdiff_t size = sizeof(REAL), rest = n % PANEL, reach = (LANES - n % LANES) % LANES;
+    if (m < 4 || m > LEAN_ROWS || k > K_BLOCK || k * n * size > LEAN_BYTES || b_slack < reach || (e && e->gate))
+        return 0;
+    const int relu = e && e->activation == FASTNN_relu;
+    if (e && e->activation != FASTNN_identity && !relu)
+        return 0;
+    FN(tile_task) t = {.a_row = a_row * size, .a_col = a_col * size, .ld_b = ld_b, .ld_c = ld_c, .first = 1, .relu = relu};
+    const REAL *bias = e ? e->bias : NULL;
+    /* As in a strip, heights differ by one row at most; the lower tiles come first. */
+    const ptrdiff_t n_tiles = (m + TILE_ROWS - 1) / TILE_ROWS, height = m / n_tiles, high = m - height * n_tiles;
+    for (ptrdiff_t j = 0; j < n;) {
+        const int is_wide = j < n - rest;
+        const ptrdiff_t count = is_wide ? PANEL : n - j < LANES ? n - j : LANES;
+        const FN(tile_function) *tiles = is_wide ? FN(tiles) : FN(narrow_tiles);
+        t.bias = bias ? bias + j : NULL;
+        for (ptrdiff_t q = 0, i = 0, rows; q < n_tiles; q++, i += rows) {
+            rows = height + (q >= n_tiles - high);
+            tiles[rows](&t, k, a + i * a_row, b + j, c + i * ld_c + j, count);
+        }
+        j += count;
+    }
+    return 1;
+}
+
 /* ---------------------------------------------------------------- paths */
 
 /* The product as c^T = b^T a^T, block by block into a buffer that is then turned into its place. Of b, element
@@ -336,6 +423,8 @@ static void FN(product_by_path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REA
         FN(product_turned)(m, n, k, a, a_row, a_col, b, b_turned ? 1 : ld_b, b_turned ? ld_b : 1, c, ld_c, e);
         return;
     case FASTNN_PATH_in_place:
+        if (!b_turned && FN(product_lean)(m, n, k, a, a_row, a_col, b, ld_b, b_slack, c, ld_c, e))
+            return;
         b_turned = 0;
     }
     FN(product)(m, n, k, a, a_row, a_col, b, ld_b, b_turned, b_slack, c, ld_c, e);

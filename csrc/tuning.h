@@ -45,6 +45,11 @@
 #define PACK_STRIDE_BYTES 4096
 #define PACK_MIN_ROWS 64
 
+/* Rows of a product, and bytes of b, up to which its tiles are called one after the other with nothing prepared, weighed
+ * or asked for: b is in L1 anyway. More rows: what that saves is less than a hundredth. */
+#define LEAN_ROWS 128
+#define LEAN_BYTES 32768
+
 /* A product computed as c^T passes through a buffer of so many numbers on the stack (32 or 64 KB), at most
  * TURN_COLUMNS columns of c at a time: fewer turn a more often, more leave no lanes for its rows. */
 #define TURN_ELEMENTS 8192

@@ -281,6 +281,11 @@ cdef int predict_rows(Net *net, const char *x, bint is_bytes, ptrdiff_t ld, ptrd
             predict_heavy_rows(net, x, ld, rows, out, scratch, scratch + bytes_few)
         return 0
     cdef Prediction p
+    if net.n_dense and flops < TEAM_FLOPS and not is_bytes and 2 * bytes_few <= ROW_STACK_BYTES and rows:
+        # One block on this thread, too short for a look at the clock: the divisions below took 20 ns.
+        p.net, p.watches = net, False
+        predict_straight(&p, 0, x, ld, rows, out, scratch, scratch + bytes_few)
+        return 0
     cdef int n_threads = team_for(flops, seconds()) if flops >= TEAM_FLOPS else 1
     p.watches = n_threads > 1 or flops >= GIL_FLOPS  # two looks at the clock are 3 % of 16 rows of 64-64-10
     if p.watches:

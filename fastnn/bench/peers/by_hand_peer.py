@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Predicted:
 
     def __init__(self, task: Task) -> None:
         made, x = network(task), task.x
-        self.predict = lambda: made.predict(x)
+        self.predict = partial(made.predict, x)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""

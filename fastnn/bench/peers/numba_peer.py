@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import numba
@@ -95,7 +96,7 @@ class PredictedByLoops:
             warnings.simplefilter("ignore", numba.NumbaPerformanceWarning)
             call(x, *arrays)  # compiles
         self._out = arrays[-1]
-        self.predict = lambda: call(x, *arrays)
+        self.predict = partial(call, x, *arrays)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""

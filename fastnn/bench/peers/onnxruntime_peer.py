@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,11 @@ class Run:
     def __init__(self, task: Task) -> None:
         session, feed = _session(task), {"x": task.x}
         names = [session.get_outputs()[0].name]
-        self.predict = lambda: session.run(names, feed)[0]
+        self.predict = partial(session.run, names, feed)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""
-        return np.asarray(result)
+        return np.asarray(result[0])
 
 
 class Bound:
@@ -49,7 +50,7 @@ class Bound:
         binding.bind_ortvalue_input("x", self._values[0])
         binding.bind_ortvalue_output(session.get_outputs()[0].name, self._values[1])
         call, arguments = session._sess.run_with_iobinding, (binding._iobinding, None)
-        self.predict = lambda: call(*arguments)
+        self.predict = partial(call, *arguments)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""

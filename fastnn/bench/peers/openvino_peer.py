@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Requested:
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         request.set_input_tensor(openvino.Tensor(task.x, shared_memory=True))
         self._request, self._kept = request, task.x  # it holds the address of x alone
-        self.predict = lambda: request.infer(share_inputs=True, share_outputs=True)
+        self.predict = partial(request.infer, share_inputs=True, share_outputs=True)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Handle:
     def __init__(self, task: Task) -> None:
         handle = _model(task).compile()
         x, out = task.x, np.empty((len(task.x), task.cell.sizes[-1]), np.float32)
-        self.predict = lambda: handle(x, out)
+        self.predict = partial(handle, x, out)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""
@@ -60,7 +61,7 @@ class Method:
 
     def __init__(self, task: Task) -> None:
         model, x = _model(task), task.x
-        self.predict = lambda: model.predict(x)
+        self.predict = partial(model.predict, x)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Predicted:
         regression = task.cell.loss == "mse"
         self.link = None if regression else "softmax"
         call, x = estimator.predict if regression else estimator.predict_proba, task.x
-        self.predict = lambda: call(x)
+        self.predict = partial(call, x)
 
     def outputs(self, result: Any) -> Array:
         """As an array."""
