@@ -54,9 +54,22 @@
  * TURN_COLUMNS columns of c at a time: fewer turn a more often, more leave no lanes for its rows. */
 #define TURN_ELEMENTS 8192
 #define TURN_COLUMNS 256
-/* Columns of w up to which x w has kernels of its own, which turn x in registers. More would be more code; in place,
- * the lanes of a vector that w does not fill are idle. */
+/* Columns of w up to which x w always has kernels of its own, which turn x in registers; up to NARROW_WIDEST where in
+ * place more than a quarter of the lanes would be idle (an eighth with float64), in passes of at most NARROW_PASS.
+ * Those need a register for each column and group: ten are the most in 32. Zen 4, AVX-512, k = 128, 256 rows: float32 of
+ * 5, 7, 10, 12 columns 9.4 us in place and 4.2, 5.0, 7.4, 8.6; float64 of 7, 9, 10, 14 columns 9.7, 19, 19, 19 and 8.7,
+ * 10.8, 11.9, 17.2. AVX2: 5 and 10 columns 6.8 and 13.7 us, 4.2 and 8.0; float64 14.5 and 16.9, 6.6 and 12.9. */
 #define NARROW_COLUMNS 4
+#if ISA_AVX512
+#define NARROW_PASS 10
+#define NARROW_WIDEST 14
+#elif ISA_AVX2
+#define NARROW_PASS 5
+#define NARROW_WIDEST 10
+#else
+#define NARROW_PASS NARROW_COLUMNS
+#define NARROW_WIDEST NARROW_COLUMNS
+#endif
 /* L1 as those kernels see it: of rows 2048 bytes apart it holds a line of 16 at a time, of rows 4096 apart 8, and no
  * more are read side by side. 256x512x1 in float32 with 32 rows 25 us, with 16 10 us, with 8 18 us; where strides are
  * odd more rows are faster (256x496x1: 7.2 and 9.1). Larger: CPUs with 32 KB read each line four times. */

@@ -14,6 +14,8 @@ REALS = [np.float32, np.float64]
 ROWS = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 40, 63, 65, 100)
 DEPTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64, 127, 300)
 COLUMNS = (1, 2, 3, 4, 5)
+# Taken in passes of at most five or ten, by pairs of groups; columns of which some go in place.
+MORE_COLUMNS = (6, 7, 8, 9, 10, 11, 12, 14, 15)
 
 
 @pytest.mark.parametrize("dtype", REALS)
@@ -29,6 +31,20 @@ def test_few_columns_have_the_bits_of_many(isa, rng, dtype):
         dense, w1 = np.ascontiguousarray(x), np.ascontiguousarray(w[:, :1])
         np.testing.assert_array_equal(ops.matmul(dense, w1), expected[:, :1])
         np.testing.assert_array_equal(ops.matmul(np.asfortranarray(dense), w1), expected[:, :1])
+
+
+@pytest.mark.parametrize("dtype", REALS)
+def test_more_columns_in_passes_have_the_bits_of_many(isa, rng, dtype):
+    whole, wide = rng.standard_normal((70, 80)).astype(dtype), rng.standard_normal((70, 40)).astype(dtype)
+    for k in (2, 4, 7, 9, 70):
+        x, w = whole[:, 3 : 3 + k], wide[:k]
+        expected = ops.matmul(x, w)
+        for m in (8, 15, 16, 30, 32, 47, 70):
+            for n in MORE_COLUMNS:
+                where = f"{m} x {k} x {n}"
+                np.testing.assert_array_equal(ops.matmul(x[:m], w[:, :n]), expected[:m, :n], err_msg=where)
+    if isa in ("avx2", "avx512"):
+        assert kernels.product_path(64, 10, 70, itemsize=x.itemsize) == "narrow"
 
 
 def test_all_instruction_sets_give_the_same_bits(rng, request):
@@ -62,7 +78,7 @@ def test_rows_that_share_sets_of_the_cache_are_summed_in_the_same_order(isa, rng
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("activation", list(kernels.ACTIVATIONS))
 def test_bias_and_activation_follow_the_sum(isa, rng, activation, dtype):
-    for m, n in [(8, 3), (33, 1), (41, 2), (70, 4)]:
+    for m, n in [(8, 3), (33, 1), (41, 2), (70, 4), (47, 10)]:
         x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, 29), (29, n), (n,)))
         z = ops.matmul(x, w) + b
         expected = getattr(ops, activation)(z)
@@ -100,8 +116,8 @@ class Guarded:
 @pytest.mark.parametrize("at_end", [False, True])
 def test_nothing_outside_is_touched(isa, rng, dtype, at_end):
     guarded = Guarded()
-    for m, k in [(8, 8), (9, 11), (17, 4), (33, 13), (37, 64), (65, 127)]:
-        for n in (1, 2, 3, 4):
+    for m, k in [(8, 8), (9, 11), (17, 4), (32, 11), (33, 13), (37, 64), (65, 127)]:
+        for n in (1, 2, 3, 4, 5, 9, 10):
             x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))
             expected = ops.linear(x, w, b)
             x, w, b, out = (guarded.copy(a, at_end) for a in (x, w, b, np.empty((m, n), dtype)))
