@@ -89,12 +89,14 @@ class Kernel:
                 found.append(value)
         return found
 
-    def __call__(self, grid: tuple[int, ...], n_threads: int, arguments: tuple[Any, ...]) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], n_threads: int, arguments: tuple[Any, ...], shared_bytes: int = 0
+    ) -> None:
         """Run all blocks."""
         held = [np.array([value]) for value in self.checked(arguments)]
         addresses = (ctypes.c_void_p * len(held))(*(one.ctypes.data for one in held))
         sizes = (*grid, 1)
-        self.function((ctypes.c_int * 2)(sizes[0], sizes[1]), n_threads, addresses)
+        self.function((ctypes.c_int * 3)(sizes[0], sizes[1], shared_bytes), n_threads, addresses)
 
 
 @cache

@@ -19,7 +19,7 @@
 #define TOGETHER extern "C" void
 #define __device__
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 
 struct shim_index { int x, y, z; };
 static shim_index blockIdx, blockDim, gridDim, threadIdx;
@@ -81,6 +81,19 @@ static void shim_fiber_main()
 
 static inline void __syncthreads() { shim_until(SHIM_BLOCK); }
 
+/* Shared memory that a launch asks for: not a number before each block, and so it must stay behind what was asked. */
+static const int SHIM_SHARED = 256 << 10;
+static long long shim_shared[SHIM_SHARED / 8];
+
+static void shim_judge_shared(int asked)
+{
+    for (int i = asked; i < SHIM_SHARED; i++)
+        if (((unsigned char *)shim_shared)[i] != 0xFF) {
+            fprintf(stderr, "cuda_shim: byte %d of shared memory was written, %d were asked for\n", i, asked);
+            abort();
+        }
+}
+
 /* Lets those go on that wait for nobody any more; false if there are none. */
 static bool shim_release(int first, int end, shim_wait wait)
 {
@@ -135,7 +148,11 @@ static void shim_run(const int *grid, int n, bool together, const std::function<
         for (int x = 0; x < grid[0]; x++) {
             blockIdx = {x, y, 0};
             if (together) {
+                if (grid[2])
+                    memset(shim_shared, 0xFF, SHIM_SHARED);
                 shim_block(n);
+                if (grid[2])
+                    shim_judge_shared(grid[2]);
                 continue;
             }
             for (int i = 0; i < n; i++) {
@@ -171,6 +188,15 @@ static inline float shim_float(unsigned bits)
 {
     float v;
     memcpy(&v, &bits, 4);
+    return v;
+}
+
+static inline float __uint_as_float(unsigned bits) { return shim_float(bits); }
+
+static inline double __longlong_as_double(long long bits)
+{
+    double v;
+    memcpy(&v, &bits, 8);
     return v;
 }
 

@@ -1,4 +1,4 @@
-"""kernels.cu as NVRTC compiles it for the cards of five generations: no error, no spilled register.
+"""The kernels as NVRTC compiles them for the cards of five generations: no error, no spilled register.
 
 Needs the extra `test-cuda` (NVIDIA's compiler as a wheel, no card and no driver): make test-cuda.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fastnn.devices.cuda_kernels import source
+from fastnn.devices import cuda_kernels, cuda_persistent
 
 pytestmark = pytest.mark.nvrtc
 
@@ -30,11 +30,11 @@ def nvrtc() -> Any:
     return ctypes.CDLL(str(found[-1]))
 
 
-def compiled(library: Any, architecture: str) -> tuple[int, str]:
+def compiled(library: Any, architecture: str, source: str) -> tuple[int, str]:
     """NVRTC's answer and its log."""
     program = ctypes.c_void_p()
-    text = source().encode()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", 0, None, None) == 0
+    text = source.encode()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"source.cu", 0, None, None) == 0
     options = [
         f"--gpu-architecture={architecture}",
         "--std=c++17",
@@ -53,12 +53,26 @@ def compiled(library: Any, architecture: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_kernels_compile_without_spilled_registers(architecture: str) -> None:
-    answer, log = compiled(nvrtc(), architecture)
+    # Those that round need sm_80.
+    judge(*compiled(nvrtc(), architecture, cuda_kernels.source()), 28 if architecture == "sm_75" else 34)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_kernel_of_small_nets_compiles_without_spilled_registers(architecture: str) -> None:
+    answer, log = compiled(nvrtc(), architecture, cuda_persistent.source())
+    judge(answer, log, 1)
+    # What it declares itself, of which cuda_persistent.py counts no more.
+    static = re.search(r"(\d+) bytes smem", log)
+    assert static is not None, log
+    assert int(static[1]) <= cuda_persistent._OWN_BYTES
+
+
+def judge(answer: int, log: str, n_expected: int) -> None:
+    """No error, no spill, and so many kernels."""
     assert answer == 0, log
     assert "error" not in log
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     n_kernels = len(set(re.findall(r"Compiling entry function '(\w+)'", log)))
-    # Those that round need sm_80.
-    assert n_kernels == (28 if architecture == "sm_75" else 34), log[:2000]
+    assert n_kernels == n_expected, log[:2000]
     assert len(spills) >= n_kernels
     assert all(stores == loads == "0" for stores, loads in spills), log

@@ -23,6 +23,7 @@ __all__ = [
     "Kernels",
     "number_of",
     "source",
+    "text",
 ]
 
 # Activations whose derivative needs z: there `slope` is given z, for all others f(z).
@@ -47,8 +48,12 @@ def source() -> str:
         "OPT": kernels.OPTIMIZERS,
     }
     lines = [f"#define {kind}_{name} {i}" for kind, names in lists.items() for i, name in enumerate(names)]
-    text = resources.files(__package__).joinpath("kernels.cu").read_text(encoding="utf-8")
-    return "\n".join([*lines, text])
+    return "\n".join([*lines, text("kernels.cu")])
+
+
+def text(name: str) -> str:
+    """A file of CUDA that is shipped beside this one."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def number_of(names: Any, name: str) -> np.int32:

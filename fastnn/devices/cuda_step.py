@@ -106,6 +106,8 @@ class CapturedStep:
         That steps are captured and replayed on; not the default one.
     """
 
+    each: float | None = None  # seconds of a step of the last launch, where `launch` waits for them
+
     def __init__(
         self,
         cp: Any,
@@ -160,9 +162,10 @@ class CapturedStep:
         if n_steps % STEPS_A_GRAPH:
             self._graph(batch, n_rows, n_targets, bytes_, 1)
 
-    def last_outputs(self) -> list[Any]:
-        """What the steps gave for the last batch."""
-        return next(reversed(self._batches.values())).outputs
+    def broken_step(self) -> int | None:
+        """The step of the network that was the first with an output not finite, in the last batch."""
+        outputs = next(reversed(self._batches.values())).outputs
+        return next((i for i, out in enumerate(outputs) if not bool(self._cp.isfinite(out).all())), None)
 
     def _batch(self, n_rows: int, n_targets: int) -> _Batch:
         """The buffers for a batch size; the two last used are kept (whole batches and the ragged rest)."""
