@@ -2,7 +2,7 @@
 
 A worker's program runs on its own thread alone, as a team would take the cores of the others; the last one
 that is left may use them. A signal reaches Python's main thread only, so that workers are held by reins
-(`kernels.Reins`).
+(`kernels.Reins`). Trainings on one card are a gang (`devices.gangs`), whose threads have the card in turn.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import kernels, waiting
 from .callbacks import Callback
+from .devices.gangs import Gang
 from .history import History
 from .reports import Board, on_terminal
 from .trainer import Trainer
@@ -99,8 +101,10 @@ class _Watcher(Callback):
         self.job.epochs_done += 1
 
 
-def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
+def run(jobs: Sequence[Job], n_workers: int, progress: bool | None, gang: Gang | None = None) -> None:
     """Work on all jobs; their outcomes tell how each ended.
+
+    gang: of workers that train on one card, each in its turn, and launch steps of small nets together.
 
     Raises
     ------
@@ -115,7 +119,7 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
 
     def work(number: int) -> None:
         try:
-            with reins[number]:
+            with reins[number], nullcontext() if gang is None else gang.member():
                 while not reins[number].stopped:
                     with taking:
                         job = next(to_do, None)
@@ -135,9 +139,10 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
     board = Board(sum(job.epochs for job in jobs), len(jobs)) if shown else None
     started: list[threading.Thread] = []
     try:
-        for thread in threads:
-            started.append(thread)
-            waiting.start(thread)
+        with nullcontext() if gang is None else gang.closed(n_workers):
+            for thread in threads:
+                started.append(thread)
+                waiting.start(thread)
         _wait(jobs, reins, ended, board)
     finally:
         # Whatever ended the wait, nobody trains on unseen; a second Ctrl-C gives up waiting.
