@@ -2,7 +2,8 @@
  *
  * Threads of SEPARATE kernels are a loop. Those of TOGETHER kernels are fibers: one that comes to a barrier, or gives
  * a register to its warp, lets the others run until all of them are there. Threads that wait for others that never
- * come end the process with a message, where a card would hang. */
+ * come end the process with a message, where a card would hang. Where two threads meet without a barrier between them,
+ * the result changes with who comes first: tests let the last one begin (shim_turn). */
 #ifndef CUDA_SHIM_H
 #define CUDA_SHIM_H
 
@@ -65,6 +66,8 @@ static std::vector<char> shim_stacks;
 static shim_context shim_scheduler;
 static std::function<void()> shim_body;
 static int shim_now;
+static int shim_is_backwards;
+extern "C" int shim_turn(int is_backwards) { return shim_is_backwards = is_backwards; }
 
 static void shim_until(shim_wait wait)
 {
@@ -121,12 +124,14 @@ static void shim_block(int n)
     }
     for (;;) {
         bool ran = false, left = false;
-        for (shim_now = 0; shim_now < n; shim_now++)
+        for (int i = 0; i < n; i++) {
+            shim_now = shim_is_backwards ? n - 1 - i : i;
             if (shim_fibers[shim_now].wait == SHIM_RUNS) {
                 threadIdx = {shim_now, 0, 0};
                 shim_swap(&shim_scheduler, &shim_fibers[shim_now].context);
                 ran = true;
             }
+        }
         for (int i = 0; i < n; i += SHIM_LANES) ran |= shim_release(i, i + SHIM_LANES < n ? i + SHIM_LANES : n, SHIM_WARP);
         ran |= shim_release(0, n, SHIM_BLOCK);
         for (int i = 0; i < n; i++) left |= shim_fibers[i].wait != SHIM_DONE;

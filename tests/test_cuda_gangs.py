@@ -86,7 +86,8 @@ def test_a_gang_launches_when_all_who_are_alive_have_come() -> None:
             assert len(inside) == 1
             for _ in range(i + 1):
                 inside.clear()
-                assert gang.submit(Task(i, 10, 0), launcher) == 0.05
+                each, n_together = gang.submit(Task(i, 10, 0), launcher)
+                assert (each, n_together) == (0.05, len(launched[-1]))
                 inside.append(i)
                 time.sleep(0.001)
                 assert inside == [i]  # nobody else was at work

@@ -185,6 +185,30 @@ def test_many_launches_have_the_bits_of_one(monkeypatch: pytest.MonkeyPatch, mac
     assert_same_bits(whole, trained(x=there.asarray(X)))
 
 
+def test_no_two_threads_meet_without_a_barrier(machine: Any) -> None:
+    given = (
+        fn.Scale(0.5, 0.1),
+        fn.Dense(35, activation="gelu"),
+        fn.Dropout(0.3),
+        fn.Activation("silu"),
+        fn.Dense(11, activation="softmax", bias=False),
+        fn.Scale(tuple(0.1 * j + 1 for j in range(11))),
+        fn.Activation("tanh"),
+        fn.Dense(5),
+    )
+    fit: Any = {
+        "optimizer": fn.AdamW(clip_norm=0.1, clip_value=0.02, ema=0.9),
+        "sample_weight": np.random.default_rng(6).uniform(0, 2, N),
+    }
+    theirs = trained(*given, **fit)
+    with cuda_on_cpu.backwards(cuda_persistent.source()):
+        assert_same_bits(theirs, trained(*given, **fit))
+    y = np.random.default_rng(2).standard_normal((N, 5)).astype(F32)
+    theirs = trained(*given, loss="mse", y=y)
+    with cuda_on_cpu.backwards(cuda_persistent.source()):
+        assert_same_bits(theirs, trained(*given, loss="mse", y=y))
+
+
 # ---------------------------------------------------------------- which way is taken
 
 

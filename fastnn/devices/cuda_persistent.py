@@ -123,6 +123,8 @@ class PersistentStep:
     ----------
     each : float or None
         Seconds of a step of the last launch, where that was one together with others.
+    n_together : int
+        Nets of the last launch.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class PersistentStep:
             if s.kind == "scale_columns"
         }
         self.each: float | None = None
+        self.n_together = 1
         self._tables: dict[tuple[int, int, bool], tuple[Any, int]] = {}
 
     def why_not(self, n_rows: int, n_targets: int) -> str | None:
@@ -179,9 +182,10 @@ class PersistentStep:
         gang = gangs.current()
         if gang is not None:
             self.stream.synchronize()  # what it sends is there: the launch has another stream
-            self.each = max(1e-7, gang.submit(task, self._together))
+            each, self.n_together = gang.submit(task, self._together)
+            self.each = max(1e-7, each)
             return
-        self.each = None
+        self.each, self.n_together = None, 1
         self._tasks.set(np.array([task.table, n_steps], np.uint64), stream=self.stream)
         function = _function(self._cp, self._number, self._limit)
         function((1,), (THREADS,), (self._tasks,), shared_mem=n_bytes)

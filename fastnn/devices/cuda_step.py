@@ -107,6 +107,7 @@ class CapturedStep:
     """
 
     each: float | None = None  # seconds of a step of the last launch, where `launch` waits for them
+    n_together = 1
 
     def __init__(
         self,

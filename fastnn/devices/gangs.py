@@ -35,7 +35,7 @@ class _Ticket:
     def __init__(self, task: Task, launcher: Launcher) -> None:
         self.task, self.launcher = task, launcher
         self.turn = _taken()
-        self.seconds = 0.0  # of a step
+        self.seconds, self.n_together = 0.0, 0
         self.error: BaseException | None = None
 
 
@@ -106,8 +106,8 @@ class Gang:
         finally:
             self._pass_on()
 
-    def submit(self, task: Task, launcher: Launcher) -> float:
-        """Do the steps together with those of all others; gives the seconds of a step of this launch."""
+    def submit(self, task: Task, launcher: Launcher) -> tuple[float, int]:
+        """Do the steps together with those of all others; gives the seconds of a step, and how many nets."""
         ticket = _Ticket(task, launcher)
         self._tickets.append(ticket)
         if not self._launch_if_all(ticket):
@@ -115,7 +115,7 @@ class Gang:
             ticket.turn.acquire()
         if ticket.error is not None:
             raise ticket.error
-        return ticket.seconds
+        return ticket.seconds, ticket.n_together
 
     def _take(self) -> None:
         with self._mutex:
@@ -143,7 +143,7 @@ class Gang:
             seconds = tickets[0].launcher([one.task for one in tickets])
             each = seconds / max(1, max(one.task.n_steps for one in tickets))
             for one in tickets:
-                one.seconds = each
+                one.seconds, one.n_together = each, len(tickets)
             self.n_launches += 1
             self.n_tasks += len(tickets)
         except BaseException as error:
