@@ -83,7 +83,7 @@ class CudaProgram:
         self._pace = _FIRST_STEPS
         if objective == Objective():  # the mean loss
             objective = None
-        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer, objective)
+        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer)
         training = self._loss is not None and optimizer is not None
         if precision != "float32" and self.not_captured and training:
             raise ValueError(
@@ -119,7 +119,15 @@ class CudaProgram:
                 inner = self._inner
                 blocks = inner._parameters, inner._gradient, inner.state
                 self._captured = CapturedStep(
-                    cp, run, steps, self._loss, optimizer, *blocks, seed=seed, stream=self._stream
+                    cp,
+                    run,
+                    steps,
+                    self._loss,
+                    optimizer,
+                    *blocks,
+                    seed=seed,
+                    stream=self._stream,
+                    objective=objective,
                 )
 
     def _judge_memory(self, n_bytes: int, optimizer: Optimizer | None) -> None:
@@ -237,14 +245,14 @@ class CudaProgram:
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         self._judge_card(x)
         y, weight = self._counted(y, sample_weight)
-        # Of cross-entropy the captured step has labels alone; it sums the losses of its steps up.
-        is_captured = not augment and step_losses is None
+        # Of cross-entropy the captured step has labels alone.
+        is_captured = not augment
         is_captured &= y.ndim == 1 or self._loss is None or not self._loss.takes_labels
         with self._at_work():
             self._send()
             try:
                 if self._captured is not None and is_captured:
-                    return self._run_captured(x, y, weight, order, rates, momenta, sums, deadline)
+                    return self._run_captured(x, y, weight, order, rates, momenta, sums, deadline, step_losses)
                 more = sums, deadline, augment, step_losses
                 return self._run_arrays(x, y, weight, order, rates, momenta, *more)
             finally:
@@ -306,6 +314,7 @@ class CudaProgram:
         momenta: NDArray[np.float64] | None,
         sums: tuple[float, float],
         deadline: float,
+        step_losses: NDArray[np.float64] | None,
     ) -> tuple[float, float]:
         """The steps as graphs; the loss is read once, at the end."""
         captured, cp, stream = self._captured, self._cp, self._stream
@@ -313,17 +322,18 @@ class CudaProgram:
         assert self._optimizer is not None
         table = cuda_constants.table(self._optimizer, captured.rules, rates, momenta, self.step)
         constants = cp.asarray(table)
+        losses_ = None if step_losses is None else cp.zeros(len(order), np.float64)
         captured.sums.set(np.array(sums, np.float64), stream=stream)
         captured.progress.set(np.array([0, self.step, 0, 0]), stream=stream)
         n_targets = 0 if y.ndim == 1 else y.shape[1]
         what = order.shape[1], n_targets, x.dtype == np.uint8
         windows = self._rows.windows(x, y, weight, order, lambda: self._pace)
         window = next(windows, None)
-        done = 0
+        done, first = 0, self.step
         try:
             while window is not None:
                 self._wait_for(window)
-                self._point(window, constants[done:])
+                self._point(window, constants[done:], None if losses_ is None else losses_[done:])
                 captured.prepare(window.n_steps, *what)
                 begun = time.monotonic()
                 captured.progress.set(np.array([0, self.step, 0, 0]), stream=stream)
@@ -344,14 +354,17 @@ class CudaProgram:
                 window = coming
         finally:  # Ctrl-C may have come while steps were queued: they are done
             stream.synchronize()
-            self.step = int(captured.progress.get(stream=stream)[1])
+            progress = captured.progress.get(stream=stream)
+            self.step = int(progress[1])
+            if step_losses is not None and losses_ is not None:
+                step_losses[: self.step - first] = losses_.get(stream=stream)[: self.step - first]
         loss_sum, weight_sum = captured.sums.get(stream=stream)
         return float(loss_sum), float(weight_sum)
 
-    def _point(self, window: Window, constants: Any) -> None:
+    def _point(self, window: Window, constants: Any, losses_: Any) -> None:
         """Tell the kernels where the data of a window lies."""
         assert self._captured is not None
-        arrays = window.x, window.y, window.weight, window.order, constants
+        arrays = window.x, window.y, window.weight, window.order, constants, losses_
         addresses = [0 if a is None else a.data.ptr for a in arrays]
         self._captured.sources.set(np.array(addresses, np.uint64), stream=self._stream)
 

@@ -35,7 +35,6 @@ def why_not(
     dtype: Any,
     loss: Loss | None,
     optimizer: Optimizer | None,
-    objective: Objective | None = None,
 ) -> str | None:
     """What of a training the captured step does not have; None where it has all of it."""
     if dtype != np.float32:
@@ -49,8 +48,6 @@ def why_not(
         return "a network without parameters"
     if loss is None or optimizer is None:
         return "no training"
-    if objective is not None:
-        return "an objective beyond the mean loss"
     if isinstance(loss, Custom) or loss.name not in _LOSSES:
         return f"loss {loss.name!r}"
     if loss.numbers(steps[-1].n_out).get("each") is not None:
@@ -118,15 +115,19 @@ class CapturedStep:
         state: Any,
         seed: int,
         stream: Any,
+        objective: Objective | None = None,
     ) -> None:
         self._cp, self._run, self._steps = cp, run, steps
+        self._objective = objective or Objective()
         self._loss, self._numbers, self._o = loss, loss.numbers(steps[-1].n_out), optimizer
         self._w, self._g, self._state, self._seed = parameters, gradient, state, np.uint64(seed)
         self.rules = tuple(r for r in cuda_constants.merged(optimizer.rules(steps)) if not r.frozen)
         self._frozen = tuple(r for r in cuda_constants.merged(optimizer.rules(steps)) if r.frozen)
         self.progress, self.sums = cp.zeros(4, np.int64), cp.zeros(2, np.float64)
-        self.sources = cp.zeros(5, np.uint64)
+        self.sources = cp.zeros(6, np.uint64)
         self._partial, self._factor = cp.zeros(NORM_BLOCKS, np.float64), cp.zeros(1, np.float32)
+        self._matrices = [s for s in steps if s.kind == "dense"] if self._objective.l2 else []
+        self._squares = cp.zeros(max(1, NORM_BLOCKS * len(self._matrices)), np.float64)
         self._columns = {
             i: (cp.asarray(s.factors, np.float32), cp.asarray(s.shifts, np.float32))
             for i, s in enumerate(steps)
@@ -210,8 +211,15 @@ class CapturedStep:
         self._forward(batch, m)
         at = 0  # which of the two buffers has the gradient
         self._record_loss(batch, m, batch.gradients[at])
-        run.blocks("loss_total", 1, batch.losses, batch.weight, rows, progress, self.sums)
+        self._record_squares()
+        l2 = self._objective.l2
+        squares = self._squares, np.int32(NORM_BLOCKS * len(self._matrices)), np.float64(l2 / 2)
+        places = self.sources, progress, self.sums
+        run.blocks("loss_total", 1, batch.losses, batch.weight, rows, *squares, *places)
         self._backward(batch, m, at)
+        for s in self._matrices:
+            w, g, size = self._weight(self._w, s), self._weight(self._g, s), s.n_in * s.n_out
+            run.over("penalty_slope", size, g, w, np.int64(size), batch.weight[m:], np.float64(l2))
         self._update()
         run.over("advance", 1, progress)
 
@@ -255,14 +263,23 @@ class CapturedStep:
 
     def _record_loss(self, batch: _Batch, m: int, dz: Any) -> None:
         z, rows, n = batch.outputs[-1], np.int32(m), np.int32(self._steps[-1].n_out)
-        name = self._loss.name
+        name, o = self._loss.name, self._objective
+        numbers = (o.told, o.floor, o.cap, o.limit)
+        objective = np.float32(o.factor), *map(np.float64, numbers)
         if name == "cross_entropy":
             smoothing = np.float32(self._numbers.get("smoothing", 0.0))
-            self._run.rows(name, m, z, batch.labels, batch.weight, rows, n, smoothing, dz, batch.losses)
+            arrays = z, batch.labels, batch.weight, rows, n, smoothing
+            self._run.rows(name, m, *arrays, *objective, dz, batch.losses)
         else:
             kind, number = number_of(kernels.LOSSES, name), np.float32(self._numbers.get("delta", 0.0))
-            arrays = z, batch.targets, batch.weight, rows, n, dz, batch.losses
-            self._run.rows("loss_of_values", m, kind, number, *arrays)
+            arrays = z, batch.targets, batch.weight, rows, n
+            self._run.rows("loss_of_values", m, kind, number, *arrays, *objective, dz, batch.losses)
+
+    def _record_squares(self) -> None:
+        """Sums of squares of what the penalty is of, some for each matrix."""
+        for i, s in enumerate(self._matrices):
+            w, part = self._weight(self._w, s), self._squares[i * NORM_BLOCKS : (i + 1) * NORM_BLOCKS]
+            self._run.blocks("sum_of_squares", NORM_BLOCKS, w, np.int64(w.size), np.float32(0.0), part)
 
     def _backward(self, batch: _Batch, m: int, at: int) -> None:
         """Fill the flat gradient; buffer number `at` has the gradient at the last output."""
