@@ -87,7 +87,7 @@ test-thinc: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-test-thinc
 test-packages: $(STAMPS)/built $(STAMPS)/extra-test
 	$(PY) -m pytest -q -m packages
 
-# The kernels of the device cuda through NVRTC: a wheel of 90 MB, no card.
+# The kernels of the device cuda through NVRTC: a wheel of 60 MB, no card.
 test-cuda: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-test-cuda
 	$(PY) -m pytest -q -m nvrtc
 
