@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import cuda_on_cpu
 import numpy as np
@@ -23,10 +24,14 @@ _streams: list[Stream] = []  # that are current, the innermost last
 class Stream:
     """A queue of work; nothing in it has been done yet."""
 
+    by_pointer: ClassVar[Any] = WeakValueDictionary()
+
     def __init__(self, non_blocking: bool = False) -> None:
         self.queue: deque[Callable[[], None]] = deque()
         self.n_done = self.n_queued = 0
         self.captured: list[Callable[[], None]] | None = None
+        self.ptr = id(self)  # what a library is given
+        self.by_pointer[self.ptr] = self
 
     def __enter__(self) -> Stream:
         _streams.append(self)

@@ -1,6 +1,6 @@
 """kernels.cu as NVRTC compiles it for the cards of five generations: no error, no spilled register.
 
-Needs the extra `test-cuda` (NVIDIA's compiler as a wheel, no card and no driver): make test-cuda, in .ci/run too.
+Needs the extra `test-cuda` (NVIDIA's compiler as a wheel, no card, no driver): make test-cuda, in .ci/run.
 """
 
 from __future__ import annotations

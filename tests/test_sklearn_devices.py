@@ -1,6 +1,6 @@
 """The scikit-learn adapter on other devices: the same weights there, and no engine but the one asked for.
 
-"numpy" is the array program; "cuda" the captured step, or else that program, with a stand-in for CuPy and a card.
+"numpy" is the array program; "cuda" the captured step, or else that program, with a stand-in for CuPy.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from .arrays import ArrayProgram
 from .cuda_cards import cards, check, number_of
 from .cuda_data import Rows, Window, on_card
 from .cuda_kernels import PRECISIONS, ROUNDED_FROM, Kernels
+from .cuda_products import Used
 from .cuda_step import STOP_INPUT, CapturedStep, why_not
 
 __all__ = ["PRECISIONS", "CudaProgram", "cards", "check", "make", "number_of"]
@@ -58,6 +59,8 @@ class CudaProgram:
     ----------
     not_captured : str or None
         Why no step of this training is a graph; None where they are.
+    products : Used
+        What computes the large products: a library, or why our own kernels do.
     """
 
     def __init__(
@@ -166,6 +169,11 @@ class CudaProgram:
         return self._inner.steps
 
     @property
+    def products(self) -> Used:
+        """What computes the large products of captured steps, as far as they have been made."""
+        return Used() if self._captured is None else self._captured.products
+
+    @property
     def step(self) -> int:
         """Optimizer steps done; may be set."""
         return self._inner.step
@@ -252,7 +260,9 @@ class CudaProgram:
             self._send()
             try:
                 if self._captured is not None and is_captured:
-                    return self._run_captured(x, y, weight, order, rates, momenta, sums, deadline, step_losses)
+                    return self._run_captured(
+                        x, y, weight, order, rates, momenta, sums, deadline, step_losses
+                    )
                 more = sums, deadline, augment, step_losses
                 return self._run_arrays(x, y, weight, order, rates, momenta, *more)
             finally:

@@ -861,11 +861,9 @@ SEPARATE fold_factors(const u64 *sources, const i64 *progress, int rule, int n_r
  * would be in the weights though alpha is 0. */
 SEPARATE still(const i64 *progress, float *a, i64 size_a, float *b, i64 size_b)
 {
-    const i64 i = thread_number();
     if (!progress[2])
         return;
-    if (i < size_a)
-        a[i] = 0;
-    if (i < size_b)
-        b[i] = 0;
+    const i64 step = (i64)gridDim.x * blockDim.x;
+    for (i64 i = thread_number(); i < size_a; i += step) a[i] = 0;
+    for (i64 i = thread_number(); i < size_b; i += step) b[i] = 0;
 }
