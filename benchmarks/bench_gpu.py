@@ -1,10 +1,11 @@
 """Training steps on a card: fastnn beside PyTorch and JAX, each as a share of what the card allows.
 
 Data lies on the card, and CUDA events stand around the work; with JAX, which shows no stream, the clock
-of the host around a wait. PyTorch eager, compiled with max-autotune, and with its whole step in a CUDA
-graph; JAX as one scan. Peers that are not installed are named and left out. The floor of a step is the
-larger of its operations over the rate, and its bytes over the bandwidth, that CuPy's own product
-(float32, whatever the precision of the step) and copy reach on the same card just before.
+of the host around a wait. fastnn as it is, and with its own kernels for all products. PyTorch eager,
+compiled with max-autotune, and with its whole step in a CUDA graph; JAX as one scan. Peers that are not
+installed are named and left out. The floor of a step is the larger of its operations over the rate, and its
+bytes over the bandwidth, that CuPy's own product (float32, whatever the precision of the step) and copy reach
+on the same card just before.
 
     python benchmarks/bench_gpu.py [--dry] [--quick] [--device cuda:1] [--out results/gpu.json]
 
@@ -14,15 +15,18 @@ larger of its operations over the rate, and its bytes over the bandwidth, that C
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import fastnn as fn
 from fastnn.devices import cuda
+from fastnn.devices.cuda_products import VARIABLE
 
 # Widths, and rows of a batch: from a net whose launches are all of its time to one that is all products.
 CELLS = [
@@ -34,6 +38,7 @@ CELLS = [
 ]
 LR, ROWS = 0.01, 16384
 PRECISIONS = ("float32", "tf32", "bf16")
+OWN = "fastnn own"  # kernels for all products
 PEERS = ("torch eager", "torch compiled", "torch graph", "jax scan")
 # A timing of one contender takes about so long; the median of so many is told.
 SECONDS, ROUNDS = 0.5, 5
@@ -86,10 +91,13 @@ def events(cp, work, n, stream=None):
 
 
 class Fastnn:
-    """The device "cuda"; x and labels are CuPy's."""
+    """The device "cuda"; x and labels are CuPy's. is_own: whether no library has a product."""
 
-    def __init__(self, device, widths, batch, precision):
+    def __init__(self, device, widths, batch, precision, is_own):
         cp = cuda.check(device)
+        os.environ.pop(VARIABLE, None)
+        if is_own:
+            os.environ[VARIABLE] = "own"
         x, y = data(widths)
         layers = [fn.Dense(n, activation="relu") for n in widths[1:-1]]
         model = fn.Sequential(*layers, fn.Dense(widths[-1]))
@@ -101,6 +109,11 @@ class Fastnn:
         self._trainer.run(self._x, y, orders(batch, 1))
         self._program = self._trainer._program
         self._program.hold(True)
+
+    @property
+    def products(self):
+        """What computes them."""
+        return self._program.products
 
     def seconds(self, n_steps):
         """Of a step; parameters go to the card and come back once in the call, as they do once an epoch."""
@@ -207,7 +220,9 @@ class Jax:
 def contender(name, device, widths, batch, precision):
     """Ready to be timed."""
     if name == "fastnn":
-        return Fastnn(device, widths, batch, precision)
+        return Fastnn(device, widths, batch, precision, False)
+    if name == OWN:
+        return Fastnn(device, widths, batch, precision, True)
     if name == "jax scan":
         return Jax(widths, batch, precision)
     return Torch(name.removeprefix("torch "), widths, batch, precision)
@@ -233,9 +248,8 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     arguments = parser.parse_args()
     cells = CELLS[-1:] if arguments.quick else CELLS
-    plan = [
-        (*cell, precision, name) for cell in cells for precision in PRECISIONS for name in ("fastnn", *PEERS)
-    ]
+    names = "fastnn", OWN, *PEERS
+    plan = [(*cell, precision, name) for cell in cells for precision in PRECISIONS for name in names]
     if arguments.dry:
         for widths, batch, precision, name in plan:
             text = f"{flops(widths, batch) / 1e6:10.1f} MFLOP {least_bytes(widths, batch) / 1e6:8.2f} MB"
@@ -274,6 +288,8 @@ def main():
             "of_floor": max(work) / seconds,
             "floor": "operations" if work[0] > work[1] else "bytes",
         }
+        if name == "fastnn":  # what became of its products
+            result["products"] = asdict(one.products)
         results.append(result)
         print(
             f"{result['net']:>22} b{batch:<6}{precision:<9}{name:<16}{seconds * 1e6:12.1f} us"
