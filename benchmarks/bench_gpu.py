@@ -1,12 +1,12 @@
 """Training steps on a card: fastnn beside PyTorch and JAX, each as a share of what the card allows.
 
 Data lies on the card, and CUDA events stand around the work; with JAX, which shows no stream, the clock
-of the host around a wait. PyTorch eager, compiled with max-autotune, and with its whole step in a CUDA
-graph; JAX as one scan. Small nets, which fastnn trains many steps in a launch, are there a second time
-as captured steps; and many of them, by `fit_many`, launched together and one after the other. Peers that
-are not installed are named and left out. The floor of a step is the larger of its operations over the
-rate, and its bytes over the bandwidth, that CuPy's own product (float32, whatever the precision of the
-step) and copy reach on the same card just before.
+of the host around a wait. fastnn as it is, and with its own kernels for all products. Small nets, which
+fastnn trains many steps in a launch, are there once more as captured steps; and many of them, by `fit_many`,
+launched together and one after the other. PyTorch eager, compiled with max-autotune, and with its whole step
+in a CUDA graph; JAX as one scan. Peers that are not installed are named and left out. The floor of a step
+is the larger of its operations over the rate, and its bytes over the bandwidth, that CuPy's own product
+(float32, whatever the precision of the step) and copy reach on the same card just before.
 
     python benchmarks/bench_gpu.py [--dry] [--quick] [--device cuda:1] [--out results/gpu.json]
 
@@ -16,15 +16,18 @@ step) and copy reach on the same card just before.
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import fastnn as fn
 from fastnn.devices import cuda, cuda_persistent
+from fastnn.devices.cuda_products import VARIABLE
 
 # Widths, and rows of a batch: from a net whose launches are all of its time to one that is all products.
 CELLS = [
@@ -38,7 +41,8 @@ LR, ROWS = 0.01, 16384
 # So many nets of the last cell at once.
 MANY = (1, 16, 64, 256)
 PRECISIONS = ("float32", "tf32", "bf16")
-CAPTURED = "fastnn captured"
+OWN = "fastnn own"  # kernels for all products
+CAPTURED = "fastnn captured"  # small nets as well
 PEERS = ("torch eager", "torch compiled", "torch graph", "jax scan")
 # A timing of one contender takes about so long; the median of so many is told.
 SECONDS, ROUNDS = 0.5, 5
@@ -91,11 +95,17 @@ def events(cp, work, n, stream=None):
 
 
 class Fastnn:
-    """The device "cuda"; x and labels are CuPy's. is_captured: small nets as well."""
+    """The device "cuda"; x and labels are CuPy's.
 
-    def __init__(self, device, widths, batch, precision, is_captured):
+    is_own: whether no library has a product; is_captured: whether small nets are captured, too.
+    """
+
+    def __init__(self, device, widths, batch, precision, is_own, is_captured):
         cuda_persistent.MOST_FLOPS = -1 if is_captured else MOST_FLOPS
         cp = cuda.check(device)
+        os.environ.pop(VARIABLE, None)
+        if is_own:
+            os.environ[VARIABLE] = "own"
         x, y = data(widths)
         layers = [fn.Dense(n, activation="relu") for n in widths[1:-1]]
         model = fn.Sequential(*layers, fn.Dense(widths[-1]))
@@ -107,6 +117,11 @@ class Fastnn:
         self._trainer.run(self._x, y, orders(batch, 1))
         self._program = self._trainer._program
         self._program.hold(True)
+
+    @property
+    def products(self):
+        """What computes them."""
+        return self._program.products
 
     def seconds(self, n_steps):
         """Of a step; parameters go to the card and come back once in the call, as they do once an epoch."""
@@ -253,8 +268,8 @@ def many(device, n, n_workers):
 
 def contender(name, device, widths, batch, precision):
     """Ready to be timed."""
-    if name in ("fastnn", CAPTURED):
-        return Fastnn(device, widths, batch, precision, name == CAPTURED)
+    if name in ("fastnn", OWN, CAPTURED):
+        return Fastnn(device, widths, batch, precision, name == OWN, name == CAPTURED)
     if name == "jax scan":
         return Jax(widths, batch, precision)
     return Torch(name.removeprefix("torch "), widths, batch, precision)
@@ -284,7 +299,7 @@ def main():
         (*cell, precision, name)
         for cell in cells
         for precision in PRECISIONS
-        for name in ("fastnn", *([CAPTURED] if is_small(*cell, precision) else []), *PEERS)
+        for name in ("fastnn", OWN, *([CAPTURED] if is_small(*cell, precision) else []), *PEERS)
     ]
     if arguments.dry:
         for widths, batch, precision, name in plan:
@@ -328,6 +343,8 @@ def main():
         }
         if isinstance(one, Fastnn):
             result["not_persistent"] = one._program.not_persistent
+        if name == "fastnn":  # what became of its products
+            result["products"] = asdict(one.products)
         results.append(result)
         print(
             f"{result['net']:>22} b{batch:<6}{precision:<9}{name:<16}{seconds * 1e6:12.1f} us"

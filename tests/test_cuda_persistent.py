@@ -14,9 +14,10 @@ from cuda_stand_in import StandIn, as_numpy
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import errors
+from fastnn import devices, errors
 from fastnn.devices import cuda_cards, cuda_data, cuda_persistent
 from fastnn.devices.array_activations import ACTIVATIONS
+from fastnn.steps import Objective
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
 
@@ -207,6 +208,27 @@ def test_no_two_threads_meet_without_a_barrier(machine: Any) -> None:
     theirs = trained(*given, loss="mse", y=y)
     with cuda_on_cpu.backwards(cuda_persistent.source()):
         assert_same_bits(theirs, trained(*given, loss="mse", y=y))
+
+
+def test_the_loss_of_each_step(machine: Any) -> None:
+    order, weight = np.arange(N - 1).reshape(10, 10), np.random.default_rng(2).uniform(0.5, 2, N)
+    found = []
+    for room in (0, ROOM):
+        machine(room)
+        model = fn.Sequential(*layers()).build(N_IN)
+        given: Any = {"loss": "cross_entropy", "optimizer": fn.Adam()}
+        program: Any = devices.make("cuda", model.steps, model._block, **given)
+        told = np.zeros(10)
+        sums = program.run(X, Y, order, np.full(10, 0.01), weight, step_losses=told)
+        assert sums[0] == pytest.approx(told.sum())
+        assert (program.not_persistent is None) == (room > 0)
+        found.append((*told, *sums))
+    assert found[0] == found[1]
+    objective = Objective(l2=1.0, told=0.5, cap=2.0)
+    program = devices.make("cuda", model.steps, model._block, **given, objective=objective)
+    program.run(X, Y, order, np.full(10, 0.01))
+    assert program.not_captured is None
+    assert program.not_persistent == "an objective beyond the mean loss"
 
 
 # ---------------------------------------------------------------- which way is taken

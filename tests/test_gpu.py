@@ -16,7 +16,7 @@ from loss_targets import targets_of
 from test_ops_cards import CASES, as_type, copied
 
 import fastnn as fn
-from fastnn.devices import cuda, cuda_data, cuda_persistent
+from fastnn.devices import cuda, cuda_data, cuda_persistent, cuda_products
 
 pytestmark = pytest.mark.gpu
 
@@ -118,6 +118,50 @@ def test_products_of_all_tiles(widths: tuple[int, ...]) -> None:
     both((*given, fn.Dense(widths[-1])), epochs=1, batch_size=1000, optimizer=fn.SGD(0.01))
 
 
+@pytest.mark.parametrize("optimizer", [fn.SGD(0.01, weight_decay=1e-3), fn.Adam(1e-4)], ids=["sgd", "adam"])
+def test_large_products_are_the_librarys(optimizer: Any) -> None:
+    given = [fn.Dense(1024, activation=name) for name in ("relu", "relu", "gelu")]
+    trainer = both((*given, fn.Dense(10)), epochs=2, batch_size=1000, optimizer=optimizer)
+    products = trainer._program.products
+    assert products.reason is None, products
+    assert "cublasLt" in products.library
+    # Of layers 1 and 2 the products forward, back and of the weights; what is fused depends on the card.
+    assert len(products.by_product) == 6
+    assert not any(text.startswith("own") for text in products.by_product.values()), products
+    again = trained("cuda", (*given, fn.Dense(10)), X, Y, "cross_entropy", optimizer, "float32", epochs=2)
+    twice = trained("cuda", (*given, fn.Dense(10)), X, Y, "cross_entropy", optimizer, "float32", epochs=2)
+    np.testing.assert_array_equal(again.model.parameters, twice.model.parameters)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_a_librarys_products_of_awkward_sizes(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_products, "LEAST_FLOPS", 0)
+    monkeypatch.setattr(cuda_products, "LEAST_SIDE", 2)
+    given = (fn.Dense(130, activation="relu"), fn.Dense(65, activation="tanh"), fn.Dense(10))
+    for optimizer in (fn.SGD(0.05), fn.Adam(1e-3)):
+        found = [
+            trained(device, given, X, Y, "cross_entropy", optimizer, name, batch_size=131)
+            for device, name in (("cpu", "float32"), ("cuda", precision))
+        ]
+        products = found[1]._program.products
+        assert products.reason is None, products
+        most = {"float32": 1e-4, "tf32": 5e-3, "bf16": 5e-2}[precision]
+        losses = [one.history["loss"] for one in found]
+        np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=most, err_msg=str(products))
+
+
+def test_a_library_changes_nothing_once_a_loss_is_not_finite() -> None:
+    given = [fn.Dense(1024, activation="relu") for _ in range(3)]
+    model = fn.Sequential(*given, fn.Dense(10))
+    trainer = fn.Trainer(model, "cross_entropy", fn.SGD(0.01), seed=3, device="cuda")
+    trainer.partial_fit(X[:1000], Y[:1000])
+    x, before = X.copy(), trainer.model.parameters.copy()
+    x[0, 3] = np.nan
+    with pytest.raises(fn.DivergenceError, match="x itself"):
+        trainer.run(x, Y, np.arange(2000).reshape(2, 1000))
+    np.testing.assert_array_equal(trainer.model.parameters, before)
+
+
 def test_the_same_run_twice_has_the_same_bits() -> None:
     given = (fn.Dense(130, activation="gelu"), fn.Dropout(0.3), fn.Dense(10))
     first, second = (trained("cuda", given, X, Y, "cross_entropy", fn.Adam(), "float32") for _ in range(2))
@@ -158,7 +202,7 @@ def test_data_of_cupy_stays_where_it_is(card: Any) -> None:
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 def test_an_estimator_of_scikit_learns_face(solver: str, early_stopping: bool) -> None:
-    from fastnn.sklearn import MLPClassifier
+    from fastnn.sklearn import MLPClassifier, base
 
     given = {"solver": solver, "early_stopping": early_stopping, "alpha": 0.01, "max_iter": 3}
     weight = np.random.default_rng(3).uniform(0.5, 2, N)
@@ -167,6 +211,8 @@ def test_an_estimator_of_scikit_learns_face(solver: str, early_stopping: bool) -
         for device in ("cpu", "cuda")
     )
     assert ours.fit_info_["device"] == "cuda"
+    if solver != "lbfgs":
+        assert base._NETWORKS[ours].program.not_captured is None
     for one, other in zip(theirs.coefs_, ours.coefs_, strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-3)

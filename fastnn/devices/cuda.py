@@ -27,6 +27,7 @@ from .cuda_cards import cards, check, number_of
 from .cuda_data import Rows, Window, on_card
 from .cuda_kernels import PRECISIONS, ROUNDED_FROM, Kernels
 from .cuda_persistent import PersistentStep
+from .cuda_products import Used
 from .cuda_step import STOP_INPUT, CapturedStep, why_not
 
 __all__ = ["PRECISIONS", "CudaProgram", "cards", "check", "make", "number_of"]
@@ -65,6 +66,8 @@ class CudaProgram:
     not_persistent : str or None
         Why the steps of the last call (before there was one: of a batch of one row) were not done many in a
         launch by the kernel for small nets; None where they were.
+    products : Used
+        What computes the large products: a library, or why our own kernels do.
     """
 
     def __init__(
@@ -90,8 +93,8 @@ class CudaProgram:
         self._pace = _FIRST_STEPS
         if objective == Objective():  # the mean loss
             objective = None
-        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer, objective)
-        self.not_persistent = self.not_captured
+        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer)
+        self.not_persistent, self._objective = self.not_captured, objective
         training = self._loss is not None and optimizer is not None
         if precision != "float32" and self.not_captured and training:
             raise ValueError(
@@ -159,7 +162,9 @@ class CudaProgram:
         """The captured step; its kernels are compiled when it is first asked for."""
         if self._captured is None:
             run = Kernels(self._cp, self._n_processors, self._precision)
-            self._captured = CapturedStep(self._cp, run, *self._training, self._stream)
+            self._captured = CapturedStep(
+                self._cp, run, *self._training, self._stream, objective=self._objective
+            )
         return self._captured
 
     def _step_for(self, n_rows: int, n_targets: int) -> CapturedStep | PersistentStep:
@@ -188,6 +193,11 @@ class CudaProgram:
     def steps(self) -> tuple[Step, ...]:
         """What was compiled."""
         return self._inner.steps
+
+    @property
+    def products(self) -> Used:
+        """What computes the large products of captured steps, as far as they have been made."""
+        return Used() if self._captured is None else self._captured.products
 
     @property
     def step(self) -> int:
@@ -269,14 +279,16 @@ class CudaProgram:
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         self._judge_card(x)
         y, weight = self._counted(y, sample_weight)
-        # Of cross-entropy the captured step has labels alone; it sums the losses of its steps up.
-        is_captured = not augment and step_losses is None
+        # Of cross-entropy the captured step has labels alone.
+        is_captured = not augment
         is_captured &= y.ndim == 1 or self._loss is None or not self._loss.takes_labels
         with self._at_work():
             self._send()
             try:
                 if self.not_captured is None and is_captured:
-                    return self._run_captured(x, y, weight, order, rates, momenta, sums, deadline)
+                    return self._run_captured(
+                        x, y, weight, order, rates, momenta, sums, deadline, step_losses
+                    )
                 more = sums, deadline, augment, step_losses
                 return self._run_arrays(x, y, weight, order, rates, momenta, *more)
             finally:
@@ -338,6 +350,7 @@ class CudaProgram:
         momenta: NDArray[np.float64] | None,
         sums: tuple[float, float],
         deadline: float,
+        step_losses: NDArray[np.float64] | None,
     ) -> tuple[float, float]:
         """The steps by kernels of our own; the loss is read once, at the end."""
         cp, stream, n_targets = self._cp, self._stream, 0 if y.ndim == 1 else y.shape[1]
@@ -345,16 +358,18 @@ class CudaProgram:
         assert self._optimizer is not None
         table = cuda_constants.table(self._optimizer, captured.rules, rates, momenta, self.step)
         constants = cp.asarray(table)
+        losses_ = None if step_losses is None else cp.zeros(len(order), np.float64)
         captured.sums.set(np.array(sums, np.float64), stream=stream)
         captured.progress.set(np.array([0, self.step, 0, 0]), stream=stream)
         what = order.shape[1], n_targets, x.dtype == np.uint8
         windows = self._rows.windows(x, y, weight, order, lambda: self._pace)
         window = next(windows, None)
-        done = 0
+        done, first = 0, self.step
         try:
             while window is not None:
                 self._wait_for(window)
-                self._point(captured, window, constants[done:])
+                rest = None if losses_ is None else losses_[done:]
+                self._point(captured, window, constants[done:], rest)
                 captured.prepare(window.n_steps, *what)
                 begun = time.monotonic()
                 captured.progress.set(np.array([0, self.step, 0, 0]), stream=stream)
@@ -376,13 +391,18 @@ class CudaProgram:
                 window = coming
         finally:  # Ctrl-C may have come while steps were queued: they are done
             stream.synchronize()
-            self.step = int(captured.progress.get(stream=stream)[1])
+            progress = captured.progress.get(stream=stream)
+            self.step = int(progress[1])
+            if step_losses is not None and losses_ is not None:
+                step_losses[: self.step - first] = losses_.get(stream=stream)[: self.step - first]
         loss_sum, weight_sum = captured.sums.get(stream=stream)
         return float(loss_sum), float(weight_sum)
 
-    def _point(self, captured: CapturedStep | PersistentStep, window: Window, constants: Any) -> None:
+    def _point(
+        self, captured: CapturedStep | PersistentStep, window: Window, constants: Any, losses_: Any
+    ) -> None:
         """Tell the kernels where the data of a window lies."""
-        arrays = window.x, window.y, window.weight, window.order, constants
+        arrays = window.x, window.y, window.weight, window.order, constants, losses_
         addresses = [0 if a is None else a.data.ptr for a in arrays]
         captured.sources.set(np.array(addresses, np.uint64), stream=self._stream)
 

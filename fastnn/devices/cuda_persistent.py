@@ -147,7 +147,7 @@ class PersistentStep:
         self._all_rules = cuda_constants.merged(optimizer.rules(steps))
         self.rules = tuple(r for r in self._all_rules if not r.frozen)
         self.progress, self.sums = cp.zeros(4, np.int64), cp.zeros(2, np.float64)
-        self.sources, self._tasks = cp.zeros(5, np.uint64), cp.zeros(2, np.uint64)
+        self.sources, self._tasks = cp.zeros(6, np.uint64), cp.zeros(2, np.uint64)
         self._columns = {
             i: (cp.asarray(s.factors, np.float32), cp.asarray(s.shifts, np.float32))
             for i, s in enumerate(steps)

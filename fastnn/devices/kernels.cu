@@ -8,7 +8,7 @@
  *
  * A step is a row of launches without a word of the host: what changes from step to step is read through
  *   progress[0] step within the call, [1] step of the training, [2] why it stopped (STOP_*), [3] x was not finite
- *   sources[SRC_*] addresses of the data of this call.
+ *   sources[SRC_*] addresses of the data of this call, 0 where there is none.
  * Once progress[2] is set the counters stand still and no kernel writes parameters, state or sums: the steps that are
  * queued behind go over the same batch again, so that its numbers are still there when the host looks.
  *
@@ -32,7 +32,7 @@ typedef unsigned char u8;
 #define WARP 32
 #define ALL_LANES 0xFFFFFFFFu
 
-enum { SRC_X, SRC_Y, SRC_WEIGHT, SRC_ORDER, SRC_CONSTANTS };
+enum { SRC_X, SRC_Y, SRC_WEIGHT, SRC_ORDER, SRC_CONSTANTS, SRC_LOSSES };
 enum { STOP_NONE, STOP_LOSS, STOP_INPUT };
 
 __device__ inline i64 thread_number() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
@@ -344,11 +344,19 @@ SEPARATE dropout(const float *x, float *out, int m, int n, u64 seed, const i64 *
 /* The share of a row in the weighted mean over the batch. */
 __device__ inline float share_of(double weight, double total) { return total > 0 ? (float)(weight / total) : 0.0f; }
 
+__device__ inline double within(double v, double floor, double cap) { return v < floor ? floor : v > cap ? cap : v; }
+
+/* What is told of a row's loss: NaN, which stops the training, where it is beyond the limit or no number. */
+__device__ inline double told_of(double loss, double cut, double told, double limit)
+{
+    return fabs(loss) <= limit ? told * cut : nan("");
+}
+
 /* Softmax cross-entropy of a row's label, by a warp. dz is that of the weighted mean over the batch, in which the row
- * has the share `factor`; the loss, lane 0's, is that of the row alone. The logarithm of a sum of exponentials is
- * taken apart so that nothing overflows. */
-__device__ inline void cross_entropy_of(const float *z, int label, float factor, int n, float smoothing, float *dz,
-                                        double *loss)
+ * has the share `factor`; the loss, lane 0's, is that of the row alone, within floor .. cap, times `told`. The logarithm
+ * of a sum of exponentials is taken apart so that nothing overflows. */
+__device__ inline void cross_entropy_of(const float *z, int label, float factor, int n, float smoothing, double told,
+                                        double floor, double cap, double limit, float *dz, double *loss)
 {
     const int lane = threadIdx.x % WARP;
     float most = z[0], total = 0, below = 0;
@@ -366,27 +374,29 @@ __device__ inline void cross_entropy_of(const float *z, int label, float factor,
         dz[j] = (expf(z[j] - most) / total - (j == label ? chosen : other)) * factor;
     if (lane == 0) {
         const float own = most - z[label];
-        *loss = logf(total) + (smoothing != 0 ? (1 - smoothing) * own + smoothing * below : own);
+        const double l = logf(total) + (smoothing != 0 ? (1 - smoothing) * own + smoothing * below : own);
+        *loss = told_of(l, within(l, floor, cap), told, limit);
     }
 }
 
 TOGETHER cross_entropy(const float *z, const i64 *labels, const double *weight, int m, int n, float smoothing,
-                       float *dz, double *loss)
+                       float scale, double told, double floor, double cap, double limit, float *dz, double *loss)
 {
     const i64 row = row_number();
     if (row < m)
-        cross_entropy_of(z + row * n, (int)labels[row], share_of(weight[row], weight[m]), n, smoothing, dz + row * n,
-                         loss + row);
+        cross_entropy_of(z + row * n, (int)labels[row], share_of(weight[row], weight[m]) * scale, n, smoothing, told,
+                         floor, cap, limit, dz + row * n, loss + row);
 }
 
 __device__ inline float log1p_exp(float z) { return (z > 0 ? z : 0.0f) + log1pf(expf(-fabsf(z))); }
 
-/* The loss of a row of values y (n,), the mean over its outputs, by a warp. number: Huber's delta. */
+/* The loss of a row of values y (n,), the mean over its outputs, by a warp. number: Huber's delta; the others as above,
+ * but that of binary_cross_entropy each output's share is within floor .. cap. */
 __device__ inline void loss_of_row(int kind, float number, const float *z, const float *y, float factor, int n,
-                                   float *dz, double *loss)
+                                   double told, double floor, double cap, double limit, float *dz, double *loss)
 {
-    const int lane = threadIdx.x % WARP;
-    float sum = 0;
+    const int lane = threadIdx.x % WARP, each = kind == LOSS_binary_cross_entropy;
+    float sum = 0, cut = 0;
     for (int j = lane; j < n; j += WARP) {
         const float v = z[j], t = y[j], d = v - t, size = fabsf(d);
         float l = 0, g = 0;
@@ -421,25 +431,29 @@ __device__ inline void loss_of_row(int kind, float number, const float *z, const
         }
         }
         sum += l;
+        cut += each ? (float)within(l, floor, cap) : l;
         dz[j] = g / n * factor;
     }
     sum = warp_sum(sum);
+    cut = warp_sum(cut);
     if (lane == 0)
-        *loss = sum / n;
+        *loss = told_of(sum / n, within(cut / n, floor, cap), told, limit);
 }
 
 TOGETHER loss_of_values(int kind, float number, const float *z, const float *y, const double *weight, int m, int n,
-                        float *dz, double *loss)
+                        float scale, double told, double floor, double cap, double limit, float *dz, double *loss)
 {
     const i64 row = row_number();
     if (row < m)
-        loss_of_row(kind, number, z + row * n, y + row * n, share_of(weight[row], weight[m]), n, dz + row * n,
-                    loss + row);
+        loss_of_row(kind, number, z + row * n, y + row * n, share_of(weight[row], weight[m]) * scale, n, told, floor,
+                    cap, limit, dz + row * n, loss + row);
 }
 
 /* Adds the batch to sums (weight * loss, weight), or stops the training before anything is updated: at x or a loss
- * that is not finite, be it of a row without weight. One block. */
-TOGETHER loss_total(const double *loss, const double *weight, int m, i64 *progress, double *sums)
+ * that is not finite, be it of a row without weight. half_l2 times the sum of `squares` joins the loss; the loss of the
+ * step is kept where the call wants it. One block. */
+TOGETHER loss_total(const double *loss, const double *weight, int m, const double *squares, int n_squares,
+                    double half_l2, const u64 *sources, i64 *progress, double *sums)
 {
     double sum = 0, broken = 0;
     for (int i = threadIdx.x; i < m; i += THREADS) {
@@ -454,10 +468,24 @@ TOGETHER loss_total(const double *loss, const double *weight, int m, i64 *progre
         progress[2] = STOP_INPUT;
     else if (broken != 0)
         progress[2] = STOP_LOSS;
-    else if (weight[m] > 0) {
+    else {
+        double penalty = 0;
+        for (int i = 0; i < n_squares; i++) penalty += squares[i];
+        sum = (weight[m] > 0 ? sum : 0.0) + half_l2 * penalty;
         sums[0] += sum;
         sums[1] += weight[m];
+        if (sources[SRC_LOSSES])
+            ((double *)sources[SRC_LOSSES])[progress[0]] = sum;
     }
+}
+
+/* g += l2 / total * w: the gradient of a penalty, l2 / 2 times the squares, that is divided by the weight of the batch
+ * as the loss is. */
+SEPARATE penalty_slope(float *g, const float *w, i64 size, const double *total, double l2)
+{
+    const i64 i = thread_number();
+    if (i < size && *total > 0)
+        g[i] = fmaf((float)(l2 / *total), w[i], g[i]);
 }
 
 /* The step is done. */
@@ -857,4 +885,40 @@ SEPARATE average(float *mean, const float *w, i64 size, const i64 *progress, flo
     const i64 i = thread_number();
     if (i < size && !progress[2])
         mean[i] = averaged(mean[i], w[i], progress[1], toward);
+}
+
+/* ---------------------------------------------------------------- around products of a library */
+
+/* Numbers in -1 .. 1 that look like chance: what products are tried on. */
+SEPARATE pattern(float *out, i64 size, u32 seed)
+{
+    const i64 i = thread_number();
+    if (i >= size)
+        return;
+    u32 h = ((u32)i + 1) * 0x9E3779B1u ^ seed; /* the finalizer of MurmurHash3 (Appleby, public domain) */
+    h = (h ^ h >> 16) * 0x85EBCA6Bu;
+    h = (h ^ h >> 13) * 0xC2B2AE35u;
+    out[i] = (float)((int)((h ^ h >> 16) >> 8) - (1 << 23)) / (1 << 23);
+}
+
+/* alpha and beta of w = beta w + alpha (x' dz), one step of plain SGD with decay; one thread. Nothing is changed once
+ * the training has stopped, if `still` has made zeros of x and dz. */
+SEPARATE fold_factors(const u64 *sources, const i64 *progress, int rule, int n_rules, float decay, float *factors)
+{
+    if (thread_number())
+        return;
+    const float *k = (const float *)sources[SRC_CONSTANTS] + (progress[0] * n_rules + rule) * K_COLUMNS;
+    factors[0] = progress[2] ? 0.0f : k[K_RATE];
+    factors[1] = progress[2] ? 1.0f : fmaf(k[K_RATE], decay, 1.0f);
+}
+
+/* Zeros for both factors of a product that updates weights, once the training has stopped: their infinities and NaN
+ * would be in the weights though alpha is 0. */
+SEPARATE still(const i64 *progress, float *a, i64 size_a, float *b, i64 size_b)
+{
+    if (!progress[2])
+        return;
+    const i64 step = (i64)gridDim.x * blockDim.x;
+    for (i64 i = thread_number(); i < size_a; i += step) a[i] = 0;
+    for (i64 i = thread_number(); i < size_b; i += step) b[i] = 0;
 }

@@ -32,6 +32,8 @@ enum { RULE_OFFSET, RULE_LENGTH, RULE_FROZEN, RULE_DECAY, RULE_L1, RULE_ROW, RUL
 enum { KIND_DENSE, KIND_ACTIVATION, KIND_SCALE, KIND_DROPOUT };
 enum { BY_ROW_SOFTMAX = 1, BY_ROW_LOGARITHM };
 
+#define LARGEST 1.7976931348623157e308
+
 /* Numbers of the table that are no whole ones. */
 __device__ inline float float_of(i64 bits) { return __uint_as_float((u32)bits); }
 __device__ inline double double_of(i64 bits) { return __longlong_as_double(bits); }
@@ -216,9 +218,10 @@ __device__ inline void losses_of_rows(const i64 *net, const i64 *last, float *f,
         float *dz = f + net[AT_GRADIENTS] + r * apart(n);
         double loss = 0;
         if (n_targets)
-            loss_of_row((int)net[NET_LOSS], number, z, f + net[AT_TARGETS] + r * apart(n), share, n, dz, &loss);
+            loss_of_row((int)net[NET_LOSS], number, z, f + net[AT_TARGETS] + r * apart(n), share, n, 1.0, -LARGEST,
+                        LARGEST, LARGEST, dz, &loss);
         else
-            cross_entropy_of(z, labels[r], share, n, number, dz, &loss);
+            cross_entropy_of(z, labels[r], share, n, number, 1.0, -LARGEST, LARGEST, LARGEST, dz, &loss);
         if (threadIdx.x % WARP == 0) {
             losses[r] = loss;
             if (loss - loss != 0)
@@ -390,10 +393,12 @@ PERSISTENT __launch_bounds__(THREADS, 1) train_nets(const u64 *tasks)
         double sum = 0;
         for (int i = tid; i < m; i += THREADS) sum += weights[i] * losses[i];
         sum = block_sum(sum);
-        if (weights[m] > 0) {
-            loss_sum += sum;
-            weight_sum += weights[m];
-        }
+        if (!(weights[m] > 0))
+            sum = 0;
+        loss_sum += sum;
+        weight_sum += weights[m];
+        if (tid == 0 && sources[SRC_LOSSES])
+            ((double *)sources[SRC_LOSSES])[t] = sum;
         backward(net, ops, f, g, step + t);
         apply(net, rules, w, g, state, (const float *)sources[SRC_CONSTANTS], t, step + t);
         __syncthreads();
