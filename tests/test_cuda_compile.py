@@ -30,11 +30,10 @@ def nvrtc() -> Any:
     return ctypes.CDLL(str(found[-1]))
 
 
-def compiled(library: Any, architecture: str, source: str) -> tuple[int, str]:
+def compiled(library: Any, architecture: str, text: str) -> tuple[int, str]:
     """NVRTC's answer and its log."""
     program = ctypes.c_void_p()
-    text = source.encode()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"source.cu", 0, None, None) == 0
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"source.cu", 0, None, None) == 0
     options = [
         f"--gpu-architecture={architecture}",
         "--std=c++17",
@@ -55,6 +54,26 @@ def kernels_of(text: str) -> tuple[int, int]:
     """How many kernels it has, and how many more from sm_80 on: those of rounded products."""
     rounded = re.findall(r"^MATMUL_ROUNDED\(", text, re.MULTILINE)
     return len(re.findall(r"^(?:SEPARATE \w+|TOGETHER \w+|MATMUL)\(", text, re.MULTILINE)), len(rounded)
+
+
+def spilled(log: str) -> list[tuple[str, str]]:
+    """Bytes that are stored and loaded for want of registers, of each function."""
+    return re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+
+
+def test_a_spilled_register_is_seen() -> None:
+    text = """extern "C" __global__ void __launch_bounds__(1024) crowded(float *x)
+    {
+        float kept[200];
+    #pragma unroll
+        for (int i = 0; i < 200; i++) kept[i] = x[i * 1024 + threadIdx.x];
+        __syncthreads();
+    #pragma unroll
+        for (int i = 0; i < 200; i++) x[i * 1024 + threadIdx.x] = kept[199 - i] * kept[i];
+    }"""
+    answer, log = compiled(nvrtc(), "sm_90", text)
+    assert answer == 0, log
+    assert any(int(stores) > 0 for stores, _ in spilled(log)), log
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -79,7 +98,7 @@ def judge(answer: int, log: str, n_expected: int) -> None:
     """No error, no spill, and so many kernels."""
     assert answer == 0, log
     assert "error" not in log
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    spills = spilled(log)
     n_kernels = len(set(re.findall(r"Compiling entry function '(\w+)'", log)))
     assert n_kernels == n_expected, log[:2000]
     assert len(spills) >= n_kernels

@@ -292,7 +292,7 @@ class Planned:
 
     def _ask(self, i: int, what: str, made: dict[int, Matmul], wishes: list[tuple[str, bool]]) -> None:
         """Take the first wish, of (epilogue, whether folded), that the library has and does as we do."""
-        name = f"layer {self._steps[i].layer} {what}, {self._m} rows"
+        name = f"layer {self._steps[i].prefix} {what}, {self._m} rows"
         report = self._products.used.by_product
         refused: list[str] = []
         for epilogue, is_folded in wishes:

@@ -1,6 +1,7 @@
 """One training step as a row of kernel launches, captured in a CUDA graph and replayed.
 
-CuPy refuses its own matrix products while a stream is captured, so the step is made of kernels.cu alone.
+CuPy refuses its own matrix products while a stream is captured, so the step is made of kernels.cu, and of
+what cuda_products.py has from cublasLt.
 All that changes from step to step (row numbers, rates, counts of steps) lies in arrays on the card; the host
 comes back only to look whether the training goes on.
 """
