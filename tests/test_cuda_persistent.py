@@ -210,6 +210,14 @@ def test_no_two_threads_meet_without_a_barrier(machine: Any) -> None:
     theirs = trained(*given, loss="mse", y=y)
     with cuda_on_cpu.backwards(cuda_persistent.source()):
         assert_same_bits(theirs, trained(*given, loss="mse", y=y))
+    theirs, x = trained(), X.copy()
+    x[40, 6] = np.nan
+    with cuda_on_cpu.backwards(cuda_persistent.source()):
+        assert_same_bits(theirs, trained())
+        with pytest.raises(fn.DivergenceError, match="x itself"):
+            trained(x=x)
+        with pytest.raises(fn.DivergenceError, match="layer 1"):
+            trained(optimizer=fn.SGD(1e30))
 
 
 def test_the_loss_of_each_step(machine: Any) -> None:
