@@ -87,20 +87,21 @@ test-thinc: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-test-thinc
 test-packages: $(STAMPS)/built $(STAMPS)/extra-test
 	$(PY) -m pytest -q -m packages
 
-# The kernels of the device cuda through NVRTC: a wheel of 90 MB, no card.
+# The kernels of the device cuda through NVRTC: a wheel of 60 MB, no card.
 test-cuda: $(STAMPS)/built $(STAMPS)/extra-test $(STAMPS)/extra-test-cuda
 	$(PY) -m pytest -q -m nvrtc
 
-# All that needs a card, in one command. CUDA: the newest that the driver has, as nvidia-smi prints it.
+# All that needs a card, in one command; what fails is named at the end. CUDA: the newest that the driver has, as nvidia-smi prints it.
 CUDA ?= $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)
 check-gpu: $(STAMPS)/built $(STAMPS)/extra-test
 	@case "$(CUDA)" in 12|13) ;; *) \
 		echo "check-gpu needs a card and its driver: nvidia-smi names CUDA '$(CUDA)'; CUDA=12 or 13 says which" >&2; exit 2;; \
 	esac
 	$(PIP) $$($(PY) -c '$(REQUIREMENTS)' cuda$(CUDA))
-	FASTNN_REQUIRE_GPU=1 $(PY) -m pytest -q -m gpu tests
-	$(PY) benchmarks/probe_cublaslt.py || true # tells what it found; nothing of the library depends on it yet
-	$(PY) benchmarks/bench_gpu.py
+	@failed=; FASTNN_REQUIRE_GPU=1 $(PY) -m pytest -q -m gpu tests || failed=tests; \
+	for one in probe_cublaslt bench_gpu; do \
+		echo "== benchmarks/$$one.py"; $(PY) benchmarks/$$one.py || failed="$$failed $$one"; \
+	done; test -z "$$failed" || { echo "failed: $$failed" >&2; exit 1; }
 
 # scikit-learn's shipped tests and checks on our classes, with each version that is promised.
 test-sklearn: $(STAMPS)/built $(STAMPS)/extra-test

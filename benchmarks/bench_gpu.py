@@ -1,9 +1,11 @@
 """Training steps on a card: fastnn beside PyTorch and JAX, each as a share of what the card allows.
 
 Data lies on the card, and CUDA events stand around the work; with JAX, which shows no stream, the clock
-of the host around a wait. PyTorch eager, compiled with max-autotune, and with its whole step in a CUDA
-graph; JAX as one scan. Peers that are not installed are named and left out. The floor of a step is the
-larger of its operations over the rate, and its bytes over the bandwidth, that CuPy's own product
+of the host around a wait. fastnn as it is, and with its own kernels for all products. Small nets, which
+fastnn trains many steps in a launch, are there once more as captured steps; and many of them, by `fit_many`,
+launched together and one after the other. PyTorch eager, compiled with max-autotune, and with its whole step
+in a CUDA graph; JAX as one scan. Peers that are not installed are named and left out. The floor of a step
+is the larger of its operations over the rate, and its bytes over the bandwidth, that CuPy's own product
 (float32, whatever the precision of the step) and copy reach on the same card just before.
 
     python benchmarks/bench_gpu.py [--dry] [--quick] [--device cuda:1] [--out results/gpu.json]
@@ -14,15 +16,18 @@ larger of its operations over the rate, and its bytes over the bandwidth, that C
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import fastnn as fn
-from fastnn.devices import cuda
+from fastnn.devices import cuda, cuda_persistent
+from fastnn.devices.cuda_products import VARIABLE
 
 # Widths, and rows of a batch: from a net whose launches are all of its time to one that is all products.
 CELLS = [
@@ -33,7 +38,11 @@ CELLS = [
     ((64, 64, 10), 32),
 ]
 LR, ROWS = 0.01, 16384
+# So many nets of the last cell at once.
+MANY = (1, 16, 64, 256)
 PRECISIONS = ("float32", "tf32", "bf16")
+OWN = "fastnn own"  # kernels for all products
+CAPTURED = "fastnn captured"  # small nets as well
 PEERS = ("torch eager", "torch compiled", "torch graph", "jax scan")
 # A timing of one contender takes about so long; the median of so many is told.
 SECONDS, ROUNDS = 0.5, 5
@@ -86,10 +95,17 @@ def events(cp, work, n, stream=None):
 
 
 class Fastnn:
-    """The device "cuda"; x and labels are CuPy's."""
+    """The device "cuda"; x and labels are CuPy's.
 
-    def __init__(self, device, widths, batch, precision):
+    is_own: whether no library has a product; is_captured: whether small nets are captured, too.
+    """
+
+    def __init__(self, device, widths, batch, precision, is_own, is_captured):
+        cuda_persistent.MOST_FLOPS = -1 if is_captured else MOST_FLOPS
         cp = cuda.check(device)
+        os.environ.pop(VARIABLE, None)
+        if is_own:
+            os.environ[VARIABLE] = "own"
         x, y = data(widths)
         layers = [fn.Dense(n, activation="relu") for n in widths[1:-1]]
         model = fn.Sequential(*layers, fn.Dense(widths[-1]))
@@ -101,6 +117,11 @@ class Fastnn:
         self._trainer.run(self._x, y, orders(batch, 1))
         self._program = self._trainer._program
         self._program.hold(True)
+
+    @property
+    def products(self):
+        """What computes them."""
+        return self._program.products
 
     def seconds(self, n_steps):
         """Of a step; parameters go to the card and come back once in the call, as they do once an epoch."""
@@ -204,10 +225,51 @@ class Jax:
         return (time.perf_counter() - begin) / n_steps
 
 
+MOST_FLOPS = cuda_persistent.MOST_FLOPS
+
+
+def is_small(widths, batch, precision):
+    """Whether it is likely to be trained many steps in a launch; the card has the last word."""
+    return precision == "float32" and flops(widths, batch) <= MOST_FLOPS
+
+
+def many(device, n, n_workers):
+    """Seconds of a step of each of n nets of the last cell, by `fit_many`; host and transfers included."""
+    cuda_persistent.MOST_FLOPS = MOST_FLOPS
+    widths, batch = CELLS[-1]
+    x, y = data(widths)
+    epochs = max(2, 64 // n)
+    best = float("inf")
+    for _ in range(3):
+        trainers = [
+            fn.Trainer(
+                fn.Sequential(fn.Dense(widths[1], activation="relu"), fn.Dense(widths[2])),
+                "cross_entropy",
+                fn.SGD(LR),
+                seed=i,
+                device=device,
+            )
+            for i in range(n)
+        ]
+        begin = time.perf_counter()
+        fn.fit_many(
+            trainers,
+            x,
+            y,
+            epochs=epochs,
+            batch_size=batch,
+            n_workers=n_workers,
+            on_error="raise",
+            progress=False,
+        )
+        best = min(best, time.perf_counter() - begin)
+    return best / (n * epochs * (ROWS // batch))
+
+
 def contender(name, device, widths, batch, precision):
     """Ready to be timed."""
-    if name == "fastnn":
-        return Fastnn(device, widths, batch, precision)
+    if name in ("fastnn", OWN, CAPTURED):
+        return Fastnn(device, widths, batch, precision, name == OWN, name == CAPTURED)
     if name == "jax scan":
         return Jax(widths, batch, precision)
     return Torch(name.removeprefix("torch "), widths, batch, precision)
@@ -234,12 +296,17 @@ def main():
     arguments = parser.parse_args()
     cells = CELLS[-1:] if arguments.quick else CELLS
     plan = [
-        (*cell, precision, name) for cell in cells for precision in PRECISIONS for name in ("fastnn", *PEERS)
+        (*cell, precision, name)
+        for cell in cells
+        for precision in PRECISIONS
+        for name in ("fastnn", OWN, *([CAPTURED] if is_small(*cell, precision) else []), *PEERS)
     ]
     if arguments.dry:
         for widths, batch, precision, name in plan:
             text = f"{flops(widths, batch) / 1e6:10.1f} MFLOP {least_bytes(widths, batch) / 1e6:8.2f} MB"
             print(f"{'-'.join(map(str, widths)):>22} b{batch:<6}{precision:<9}{name:<16}{text}")
+        for n in MANY:
+            print(f"{n} nets {'-'.join(map(str, CELLS[-1][0]))} b{CELLS[-1][1]} by fit_many")
         return 0
     try:
         cp = cuda.check(arguments.device)
@@ -274,6 +341,10 @@ def main():
             "of_floor": max(work) / seconds,
             "floor": "operations" if work[0] > work[1] else "bytes",
         }
+        if isinstance(one, Fastnn):
+            result["not_persistent"] = one._program.not_persistent
+        if name == "fastnn":  # what became of its products
+            result["products"] = asdict(one.products)
         results.append(result)
         print(
             f"{result['net']:>22} b{batch:<6}{precision:<9}{name:<16}{seconds * 1e6:12.1f} us"
@@ -282,12 +353,23 @@ def main():
         )
         del one
         cp.get_default_memory_pool().free_all_blocks()
+    of_many = []
+    for n in MANY[:2] if arguments.quick else MANY:
+        found = {
+            "nets": n,
+            "together": many(arguments.device, n, None),
+            "in turn": many(arguments.device, n, 1),
+        }
+        of_many.append(found)
+        text = ", ".join(f"{way} {seconds * 1e6:.2f}" for way, seconds in list(found.items())[1:])
+        print(f"{n:5} nets by fit_many, us a step and net: {text}", flush=True)
     written = {
         "card": card,
         "limits": reached,
         "cupy": cp.__version__,
         "missing": missing,
         "results": results,
+        "many": of_many,
     }
     arguments.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return 0

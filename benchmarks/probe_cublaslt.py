@@ -1,149 +1,239 @@
-"""May a product of cuBLASLt stand in a captured step? Tried on a card, stage by stage, each told.
+"""From which size on is a product of cublasLt quicker than ours within a captured step? Tried on a card.
 
-The captured step has products of its own, since CuPy refuses its cuBLAS calls while a stream is
-captured. Those of cuBLASLt, called by ctypes, know nothing of that check: this finds the library
-(cuda.pathfinder, which comes with CuPy), multiplies with bias and ReLU outside of a capture and within
-one, compares with float64, and times both products by replaying graphs. What it finds decides whether
-the library gets such a path. Without a card: exit code 2.
+For each size, form, precision and what may be fused to it: whether the library has it, how far it is from
+float64, and the time of both in a graph of 16, with what our kernels need beside the product for the same.
+The numbers settle LEAST_FLOPS and LEAST_SIDE of `fastnn/devices/cuda_products.py`. Exit code 1 if a product
+cannot be captured or is wrong, 2 without a card.
+
+    python benchmarks/probe_cublaslt.py
+    python benchmarks/probe_cublaslt.py --descriptors /path/to/libcublasLt.so.12
+
+--descriptors needs the library and no card: all attributes are set there and read back.
 """
 
+import argparse
 import ctypes
 import sys
-from functools import partial
 
 import numpy as np
 
 from fastnn import kernels
-from fastnn.devices import cuda
-from fastnn.devices.cuda_kernels import NO_ARRAY, Kernels
+from fastnn.devices import cuda, cuda_cublaslt
+from fastnn.devices.cuda_cublaslt import WORKSPACE, CublasError, Library, Matmul, NotSupported
+from fastnn.devices.cuda_kernels import NO_ARRAY, PRECISIONS, Kernels, number_of
+from fastnn.devices.cuda_products import TOLERANCE, is_large
 from fastnn.errors import DeviceError
 
-# cublasLt.h: enums are part of its ABI.
-COMPUTE_32F, COMPUTE_32F_FAST_TF32, R_32F = 68, 77, 0
-DESC_EPILOGUE, DESC_BIAS_POINTER, EPILOGUE_RELU_BIAS = 7, 8, 6
-WORKSPACE = 32 << 20
-SHAPES = [(128, 128, 784), (256, 512, 512), (1024, 4096, 4096)]  # m, n, k
+SHAPES = [  # m, n, k
+    (128, 128, 784),
+    (256, 512, 512),
+    (512, 512, 512),
+    (1024, 512, 512),
+    (1024, 1024, 1024),
+    (4096, 1000, 4096),
+    (4096, 4096, 4096),
+]
+FUSED = {"nn": "relu_aux_bias", "nt": "drelu_bgrad", "tn": "bgrada"}
+STEPS = 16
 
 
-class Product:
-    """c (m, n) = relu(a (m, k) b (k, n) + bias), rows first; to cuBLASLt the transposes of all three."""
+class Case:
+    """One product with its arrays on the card, in both ways."""
 
-    def __init__(self, library, handle, shape, compute, a, b, bias, c, workspace):
+    def __init__(self, cp, ours, library, form, shape, precision, epilogue):
         m, n, k = shape
-        self._library, self._handle, self._stored = library, handle, (a, b, bias, c, workspace)
-        self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
-        self._operation = ctypes.c_void_p()
-        self._call("cublasLtMatmulDescCreate", ctypes.byref(self._operation), compute, R_32F)
-        epilogue, pointer = ctypes.c_uint32(EPILOGUE_RELU_BIAS), ctypes.c_uint64(bias.data.ptr)
-        for attribute, value in ((DESC_EPILOGUE, epilogue), (DESC_BIAS_POINTER, pointer)):
-            size = ctypes.c_size_t(ctypes.sizeof(value))
-            self._call(
-                "cublasLtMatmulDescSetAttribute", self._operation, attribute, ctypes.byref(value), size
-            )
-        self._layouts = []
-        for rows, columns in ((n, k), (k, m), (n, m)):
-            layout = ctypes.c_void_p()
-            sizes = ctypes.c_uint64(rows), ctypes.c_uint64(columns), ctypes.c_int64(rows)
-            self._call("cublasLtMatrixLayoutCreate", ctypes.byref(layout), R_32F, *sizes)
-            self._layouts.append(layout)
+        shapes = (k, m) if form == "tn" else (m, k), (n, k) if form == "nt" else (k, n), (n,)
+        self.a, self.b, self.bias = (cp.empty(one, np.float32) for one in shapes)
+        for i, one in enumerate((self.a, self.b, self.bias)):
+            ours.over("pattern", one.size, one, np.int64(one.size), np.uint32(i))
+        self.c, self.own = (cp.zeros((m, n), np.float32) for _ in range(2))
+        self.workspace = cp.empty(WORKSPACE, np.uint8)
+        bits = -(-n // 128) * 128
+        self.mask = cp.full(m * bits // 8, 0xFF, np.uint8)
+        self.kept = cp.ones((m, n), np.float32)
+        self._ours, self._form, self._shape, self._epilogue = ours, form, shape, epilogue
+        bias = self.bias.data.ptr if epilogue != "default" else 0
+        mask = (self.mask.data.ptr, bits) if form != "tn" and epilogue != "default" else (0, 0)
+        self._matmul = Matmul(library, form, shape, precision, epilogue, bias, mask)
 
-    def _call(self, name, *arguments):
-        status = getattr(self._library, name)(*arguments)
-        if status:
-            raise RuntimeError(f"{name} gave status {status}")
+    def theirs(self, stream):
+        """Queue the library's."""
+        arrays = self.a, self.b, self.c, self.workspace
+        self._matmul(*(one.data.ptr for one in arrays), stream.ptr)
 
-    def __call__(self, stream):
-        """Queue it."""
-        a, b, _, c, workspace = (ctypes.c_void_p(one.data.ptr) for one in self._stored)
-        of_a, of_b, of_c = self._layouts
-        factors = ctypes.byref(self._one), ctypes.byref(self._zero)
-        operands = b, of_a, a, of_b, factors[1], c, of_c, c, of_c
-        room = ctypes.c_void_p(None), workspace, ctypes.c_size_t(WORKSPACE)
-        stream = ctypes.c_void_p(stream.ptr)
-        self._call("cublasLtMatmul", self._handle, self._operation, factors[0], *operands, *room, stream)
+    def mine(self, stream):
+        """Queue what our kernels need for the same."""
+        is_forward = self._epilogue == "relu_aux_bias"
+        bias, kind = (self.bias, "relu") if is_forward else (NO_ARRAY, "identity")
+        self._ours.product(self._form, self.a, self.b, self._shape, self.own, bias, kind)
+        m, n, k = self._shape
+        if self._epilogue == "drelu_bgrad":
+            self._sums(self.own, self.kept, "relu", m, n)
+        elif self._epilogue == "bgrada":
+            self._sums(self.b, NO_ARRAY, "identity", k, n)
+
+    def _sums(self, da, kept, kind, m, n):
+        number, room = number_of(kernels.ACTIVATIONS, kind), self.bias
+        self._ours.columns("slope_and_bias", n, da, kept, number, np.int32(m), np.int32(n), room)
+
+    def away(self, cp):
+        """How far the library's first rows are from float64, over the root of the length."""
+        rows = slice(0, 8)
+        a = cp.asnumpy(self.a[:, rows].T if self._form == "tn" else self.a[rows]).astype(float)
+        b = cp.asnumpy(self.b.T if self._form == "nt" else self.b).astype(float)
+        expected = a @ b
+        if self._epilogue == "relu_aux_bias":
+            expected = np.maximum(expected + cp.asnumpy(self.bias), 0)
+        return np.abs(cp.asnumpy(self.c[rows]) - expected).max() / self._shape[2] ** 0.5
 
 
-def captured(stream, work, n):
-    """A graph of n times the work."""
+def graph_of(stream, work):
+    """A graph of so many."""
+    work(stream)  # a kernel is loaded at its first launch
     stream.begin_capture()
     try:
-        for _ in range(n):
-            work()
+        for _ in range(STEPS):
+            work(stream)
     finally:
         graph = stream.end_capture()
     return graph
 
 
-def seconds(cp, stream, graph, n):
-    """Of one of the n pieces of a graph."""
-    begin, end = cp.cuda.Event(), cp.cuda.Event()
-    graph.launch(stream)
-    begin.record(stream)
-    for _ in range(10):
+def seconds(cp, stream, graph):
+    """Of one of the products of a graph: the least of three."""
+    found = []
+    for _ in range(3):
+        begin, end = cp.cuda.Event(), cp.cuda.Event()
         graph.launch(stream)
-    end.record(stream)
-    end.synchronize()
-    return cp.cuda.get_elapsed_time(begin, end) / 1e4 / n
+        begin.record(stream)
+        for _ in range(2):
+            graph.launch(stream)
+        end.record(stream)
+        end.synchronize()
+        found.append(cp.cuda.get_elapsed_time(begin, end) / 1e3 / 2 / STEPS)
+    return min(found)
 
 
 def probe(cp):
-    """Print what works; gives whether all did."""
-    from cuda.pathfinder import load_nvidia_dynamic_lib
-
-    found = load_nvidia_dynamic_lib("cublasLt")
-    print(f"library: {found.abs_path}")
-    library, handle = ctypes.CDLL(found.abs_path), ctypes.c_void_p()
-    status = library.cublasLtCreate(ctypes.byref(handle))
-    if status:
-        print(f"cublasLtCreate: FAILED, status {status}")
-        return False
-    random, works = np.random.default_rng(0), True
-    n_processors = cp.cuda.runtime.getDeviceProperties(0)["multiProcessorCount"]
-    ours = Kernels(cp, int(n_processors))
-    workspace, relu = cp.empty(WORKSPACE, np.uint8), "relu"
-    assert relu in kernels.ACTIVATIONS
-    for name, compute, tolerance in (("float32", COMPUTE_32F, 1e-4), ("tf32", COMPUTE_32F_FAST_TF32, 5e-2)):
-        for m, n, k in SHAPES:
-            a, b, bias = (random.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n), n))
-            there = [cp.asarray(one) for one in (a, b, bias)]
-            c, own = cp.empty((m, n), np.float32), cp.empty((m, n), np.float32)
-            expected = np.maximum(a[:8].astype(float) @ b.astype(float) + bias, 0)
-            stream = cp.cuda.Stream(non_blocking=True)
-            cp.cuda.Device().synchronize()
-            text = f"{name:<8} {m} x {n} x {k}:"
+    """Print what works and how fast; gives whether all that is supported is right and can be captured."""
+    properties = cp.cuda.runtime.getDeviceProperties(0)
+    newest = (int(properties["major"]), int(properties["minor"])) >= (8, 0)
+    path = cuda_cublaslt.find()
+    library = Library(path)
+    print(f"{library.name}: {path}")
+    works = True
+    stream = cp.cuda.Stream(non_blocking=True)
+    for precision in PRECISIONS if newest else PRECISIONS[:1]:
+        ours = Kernels(cp, int(properties["multiProcessorCount"]), precision)
+        cases = (
+            (shape, form, epilogue) for shape in SHAPES for form in FUSED for epilogue in ("default", "")
+        )
+        for shape, form, epilogue in cases:
+            name = epilogue or FUSED[form]
+            text = f"{precision:<8}{form} {' x '.join(map(str, shape)):<20}{name:<14}"
             with stream:
                 try:
-                    stage = "outside of a capture"
-                    product = Product(library, handle, (m, n, k), compute, *there, c, workspace)
-                    product(stream)
-                    away = np.abs(cp.asnumpy(c[:8]) - expected).max() / k**0.5
-                    assert away < tolerance, f"off by {away:g}"
-                    stage = "in a capture"
-                    graph = captured(stream, partial(product, stream), 16)
-                    c.fill(0)
+                    case = Case(cp, ours, library, form, shape, precision, name)
+                    graph = graph_of(stream, case.theirs)
                     graph.launch(stream)
-                    away = np.abs(cp.asnumpy(c[:8]) - expected).max() / k**0.5
-                    assert away < tolerance, f"off by {away:g}"
-                    theirs = seconds(cp, stream, graph, 16)
+                    away = case.away(cp)
+                    assert away < TOLERANCE[precision], f"off by {away:g}"
+                    theirs = seconds(cp, stream, graph)
+                except NotSupported:
+                    print(f"{text} not supported")
+                    continue
                 except Exception as error:
-                    print(f"{text} {stage} FAILED: {type(error).__name__}: {error}")
+                    print(f"{text} FAILED: {type(error).__name__}: {error}")
                     works = False
                     continue
-                call = lambda: ours.product("nn", *there[:2], (m, n, k), own, there[2], relu, NO_ARRAY)  # noqa: B023, E731
-                call()
-                mine = seconds(cp, stream, captured(stream, call, 16), 16)
-            print(f"{text} works captured, {theirs * 1e6:.1f} us; our float32 kernel {mine * 1e6:.1f} us")
+                mine = seconds(cp, stream, graph_of(stream, case.mine))
+            chosen = "library" if is_large(*shape) else "own"
+            print(
+                f"{text} off by {away:.1e}; {theirs * 1e6:9.1f} us, ours {mine * 1e6:9.1f} us, "
+                f"{mine / theirs:5.2f} times; the rule takes: {chosen}",
+                flush=True,
+            )
     return works
+
+
+class Descriptors(Library):
+    """The library without a handle, which needs a card."""
+
+    def call(self, name, *arguments):
+        """All but what needs one."""
+        if name not in ("Create", "MatmulAlgoGetHeuristic"):
+            super().call(name, *arguments)
+
+    def _ended_by(self, owner, name, value):
+        if name != "Destroy":
+            super()._ended_by(owner, name, value)
+
+
+class Described(Matmul):
+    """A product that is never computed."""
+
+    def _chosen(self, alignment):
+        with_handle = super()._chosen
+        try:
+            with_handle(alignment)
+        except NotSupported:  # nothing was found, as nobody looked
+            return
+        raise AssertionError("an algorithm without a card")
+
+    def read(self, attribute, kind):
+        """An attribute as the library has it."""
+        value, written = kind(), ctypes.c_size_t()
+        get = self._library._functions.cublasLtMatmulDescGetAttribute
+        place = ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)), ctypes.byref(written)
+        status = get(self._operation, attribute, *place)
+        assert status == 0, f"attribute {attribute} gave status {status}"
+        return value.value
+
+
+def descriptors(path):
+    """Set and read back what products are described by; gives whether all is as it was set."""
+    library, wrong = Descriptors(path), 0
+    for precision in PRECISIONS:
+        for form in FUSED:
+            for name, number in cuda_cublaslt.EPILOGUES.items():
+                given = {"bias": 4096, "mask": (8192, 256), "factors": 512}
+                one = Described(library, form, (130, 140, 150), precision, name, **given)
+                expected = {
+                    (0, ctypes.c_int32): cuda_cublaslt._COMPUTE[precision],
+                    (2, ctypes.c_int32): 1,
+                    (3, ctypes.c_int32): int(form == "nt"),
+                    (4, ctypes.c_int32): int(form == "tn"),
+                    (7, ctypes.c_uint32): number,
+                    (8, ctypes.c_uint64): 4096,
+                    (11, ctypes.c_uint64): 8192,
+                    (12, ctypes.c_int64): 256,
+                }
+                for (attribute, kind), value in expected.items():
+                    found = one.read(attribute, kind)
+                    if found != value:
+                        wrong += 1
+                        print(f"{precision} {form} {name}: attribute {attribute} is {found}, not {value}")
+    print(f"{library.name}: descriptors of {len(PRECISIONS) * 3 * len(cuda_cublaslt.EPILOGUES)} products")
+    return not wrong
 
 
 def main():
     """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--descriptors", metavar="LIBRARY")
+    arguments = parser.parse_args()
     try:
-        cp = cuda.check("cuda")
+        if arguments.descriptors:
+            return 0 if descriptors(arguments.descriptors) else 1
+        return 0 if probe(cuda.check("cuda")) else 1
     except DeviceError as error:
         print(f"probe_cublaslt: {error}", file=sys.stderr)
         return 2
-    return 0 if probe(cp) else 1
+    except CublasError as error:
+        print(f"probe_cublaslt: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

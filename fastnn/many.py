@@ -12,13 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import callbacks as callbacks_
 from . import devices, errors, kernels, workers
+from .devices.gangs import Gang
 from .history import History
 from .samples import is_source
 from .trainer import Trainer
 
-__all__ = ["ARGUMENTS", "fit_many", "jobs_of", "row_numbers", "shared", "tell_failures", "workers_of"]
+__all__ = ["ARGUMENTS", "fit_many", "jobs_of", "row_numbers", "run", "shared", "tell_failures"]
 
 Array = NDArray[Any]
+
+# Trainings at a time on a card, each with a Python thread: more blocks than most cards can run at once.
+_MOST_ON_A_CARD = 256
 
 # What fit takes by name, but the bar, of which there is one for all.
 ARGUMENTS = tuple(
@@ -53,7 +57,8 @@ def fit_many(
         may stand there several times, as in a bootstrap. The result is that of ``fit(x[rows], y[rows])``.
     n_workers : int, optional
         Trainings at a time, each on a thread of its own; None: as many as this process may use cores.
-        With 1 they come one after the other, each on all threads. Where a trainer is on a card it is 1.
+        With 1 they come one after the other, each on all threads. Where all trainers are on one card it is
+        how many of them may launch their steps together, None: all, 256 at most; where some are, it is 1.
     on_error : "return" or "raise"
         A trainer that fails never stops the others. "return": its exception stands in the list in place of a
         history, and a RuntimeWarning tells of it. "raise": an ExceptionGroup when all have ended.
@@ -90,8 +95,7 @@ def fit_many(
     """
     errors.choice("on_error", on_error, ["return", "raise"])
     jobs = jobs_of(trainers, x, y, rows, fit_arguments)
-    n = workers_of(n_workers, jobs)
-    workers.run(jobs, n, None if progress is None else errors.flag("progress", progress))
+    run(jobs, n_workers, None if progress is None else errors.flag("progress", progress))
     failed = [job.outcome for job in jobs if isinstance(job.outcome, Exception)]
     if failed and on_error == "raise":
         for i, job in enumerate(jobs):
@@ -113,18 +117,27 @@ def tell_failures(jobs: Sequence[workers.Job], what: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
-def workers_of(n_workers: int | None, jobs: Sequence[workers.Job]) -> int:
-    """How many trainings at a time: on a card one, which has all of it."""
-    card = next((job.trainer.device for job in jobs if _is_on_card(job.trainer)), None)
-    if n_workers is None:
-        return 1 if card is not None else kernels.get_num_threads()
-    found = errors.integer("n_workers", n_workers)
-    if card is not None and found > 1:
-        raise ValueError(
-            f"n_workers must be 1 where a trainer has device {card!r}, got {found}: trainings on a card come "
-            "one after the other"
-        )
-    return found
+def run(jobs: Sequence[workers.Job], n_workers: int | None, progress: bool | None) -> None:
+    """Work on all jobs, `n_workers` at a time as `fit_many` has it."""
+    cards = [job.trainer.device for job in jobs if _is_on_card(job.trainer)]
+    is_one_card = len(cards) == len(jobs) and len({_number(card) for card in cards}) == 1
+    n = None if n_workers is None else errors.integer("n_workers", n_workers)
+    if cards and not is_one_card:
+        if n is not None and n > 1:
+            raise ValueError(
+                f"n_workers must be 1 where a trainer has device {cards[0]!r} and not all have the same, got "
+                f"{n}: these trainings come one after the other"
+            )
+        n = 1
+    elif n is None:
+        n = min(len(jobs), _MOST_ON_A_CARD) if is_one_card else kernels.get_num_threads()
+    gang = Gang([job.x for job in jobs]) if is_one_card and n > 1 and len(jobs) > 1 else None
+    workers.run(jobs, n, progress, gang)
+
+
+def _number(card: str) -> int:
+    """Of a card, by its name: "cuda" is the first."""
+    return int(card.partition(":")[2] or 0)
 
 
 def _is_on_card(trainer: Trainer) -> bool:

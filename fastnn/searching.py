@@ -302,7 +302,7 @@ def _run(
     jobs = many.jobs_of(trainers, x, y, [train for train, _ in pairs], fit_arguments)
     for job, (_, test) in zip(jobs, pairs, strict=True):
         job.measure = _measurement(job, test)
-    workers.run(jobs, many.workers_of(n_workers, jobs), progress)
+    many.run(jobs, n_workers, progress)
     many.tell_failures(jobs, "trainings")
     failed = [job.outcome for job in jobs if isinstance(job.outcome, Exception)]
     if len(failed) == len(jobs):

@@ -3,7 +3,8 @@
 A worker's program runs on its own thread alone, as a team would take the cores of the others; the last one
 that is left may use them. The last trainings begin before there is a core for each, and take turns: one that
 began late would end alone, beside idle cores. A signal reaches Python's main thread only, so that workers are
-held by reins (`kernels.Reins`).
+held by reins (`kernels.Reins`). Trainings on one card are a gang (`devices.gangs`), whose threads have the card
+in turn.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import kernels, waiting
 from .callbacks import Callback
+from .devices.gangs import Gang
 from .history import History
 from .reports import Board, on_terminal
 from .trainer import Trainer
@@ -80,7 +83,7 @@ class Job:
         """How many it was asked for."""
         return int(self.arguments.get("epochs", 1))
 
-    def work(self, reins: kernels.Reins, turns: _Turns) -> None:
+    def work(self, reins: kernels.Reins, turns: _Turns | None) -> None:
         """Train and measure in this thread; what goes wrong is the outcome."""
         trainer, watcher = self.trainer, _Watcher(self, reins, turns)
         trainer._rows, trainer._watchers = self.rows, (watcher,)
@@ -149,38 +152,40 @@ class _Watcher(Callback):
 
     _looks_between = False
 
-    def __init__(self, job: Job, reins: kernels.Reins, turns: _Turns) -> None:
+    def __init__(self, job: Job, reins: kernels.Reins, turns: _Turns | None) -> None:
         self.job, self.reins, self.turns = job, reins, turns
         self._has_turn = self._is_beginning = False
         self._since = 0.0
 
     def begin(self) -> None:
         """Wait for a turn, and a little for others that begin."""
-        self._take()
-        self._is_beginning = self.turns.beginning.acquire(timeout=_BEGINNING)
+        if self.turns is not None:
+            self._take(self.turns)
+            self._is_beginning = self.turns.beginning.acquire(timeout=_BEGINNING)
 
-    def _take(self) -> None:
-        self.turns.take(self.reins)
+    def _take(self, turns: _Turns) -> None:
+        turns.take(self.reins)
         self._has_turn, self._since = True, time.monotonic()
 
     def _has_begun(self) -> None:
-        if self._is_beginning:
+        if self.turns is not None and self._is_beginning:
             self._is_beginning = False
             self.turns.beginning.release()
 
     def end(self) -> None:
         """Leave all to the others."""
         self._has_begun()
-        if self._has_turn:
+        if self.turns is not None and self._has_turn:
             self._has_turn = False
             self.turns.give()
 
     def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
         self._has_begun()
-        if self.turns.are_wanted and time.monotonic() >= self._since + _TURN:
+        turns = self.turns
+        if turns is not None and turns.are_wanted and time.monotonic() >= self._since + _TURN:
             self._has_turn = False
-            self.turns.give()
-            self._take()
+            turns.give()
+            self._take(turns)
         if self.reins.stopped:
             raise KeyboardInterrupt
 
@@ -188,8 +193,10 @@ class _Watcher(Callback):
         self.job.epochs_done += 1
 
 
-def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
+def run(jobs: Sequence[Job], n_workers: int, progress: bool | None, gang: Gang | None = None) -> None:
     """Work on all jobs; their outcomes tell how each ended.
+
+    gang: of workers that train on one card, each in its turn, and launch steps of small nets together.
 
     Raises
     ------
@@ -197,17 +204,18 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
         Ctrl-C, or what a callback raised to end the process: after all have stopped, at the end of a step.
     """
     n_workers = min(n_workers, len(jobs))
-    n_late = min(n_workers - 1, len(jobs) - n_workers)
+    n_late = min(n_workers - 1, len(jobs) - n_workers) if gang is None else 0
     reins = [kernels.Reins(1 if n_workers > 1 else 0) for _ in range(n_workers + n_late)]
     ended: queue.SimpleQueue[tuple[int, Job | None]] = queue.SimpleQueue()
     to_do = deque(jobs)
-    taking, turns, end_is_near = threading.Lock(), _Turns(n_workers), threading.Event()
+    taking, end_is_near = threading.Lock(), threading.Event()
+    turns = _Turns(n_workers) if gang is None else None  # a gang has turns of its own
 
     def work(number: int) -> None:
         try:
             if number >= n_workers:
                 end_is_near.wait()
-            with reins[number]:
+            with reins[number], nullcontext() if gang is None else gang.member():
                 while not reins[number].stopped:
                     with taking:
                         job = to_do.popleft() if to_do else None
@@ -229,9 +237,10 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None) -> None:
     board = Board(sum(job.epochs for job in jobs), len(jobs)) if shown else None
     started: list[threading.Thread] = []
     try:
-        for thread in threads:
-            started.append(thread)
-            waiting.start(thread)
+        with nullcontext() if gang is None else gang.closed(n_workers):
+            for thread in threads:
+                started.append(thread)
+                waiting.start(thread)
         _wait(jobs, reins, ended, board)
     finally:
         # Whatever ended the wait, nobody trains on unseen; a second Ctrl-C gives up waiting.

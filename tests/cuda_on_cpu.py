@@ -7,6 +7,8 @@ import hashlib
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ class Kernel:
         self.name, self.together = name, together
         self.types = [re.sub(r"\s*\w+$", "", one.strip()) for one in parameters.split(",")]
         self.function: Any = None
+        self.turn: Any = None
 
     @property
     def wrapper(self) -> str:
@@ -89,12 +92,25 @@ class Kernel:
                 found.append(value)
         return found
 
-    def __call__(self, grid: tuple[int, ...], n_threads: int, arguments: tuple[Any, ...]) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], n_threads: int, arguments: tuple[Any, ...], shared_bytes: int = 0
+    ) -> None:
         """Run all blocks."""
         held = [np.array([value]) for value in self.checked(arguments)]
         addresses = (ctypes.c_void_p * len(held))(*(one.ctypes.data for one in held))
         sizes = (*grid, 1)
-        self.function((ctypes.c_int * 2)(sizes[0], sizes[1]), n_threads, addresses)
+        self.function((ctypes.c_int * 3)(sizes[0], sizes[1], shared_bytes), n_threads, addresses)
+
+
+@contextmanager
+def backwards(text: str) -> Iterator[None]:
+    """Within it the last thread of a block begins: results change where a barrier is missing."""
+    turn = next(iter(compiled(text).values())).turn
+    turn(1)
+    try:
+        yield
+    finally:
+        turn(0)
 
 
 @cache
@@ -123,4 +139,5 @@ def compiled(text: str) -> dict[str, Kernel]:
     for kernel in kernels.values():
         kernel.function = getattr(loaded, f"run_{kernel.name}")
         kernel.function.restype = None
+        kernel.turn = loaded.shim_turn
     return kernels

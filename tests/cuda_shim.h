@@ -2,7 +2,8 @@
  *
  * Threads of SEPARATE kernels are a loop. Those of TOGETHER kernels are fibers: one that comes to a barrier, or gives
  * a register to its warp, lets the others run until all of them are there. Threads that wait for others that never
- * come end the process with a message, where a card would hang. */
+ * come end the process with a message, where a card would hang. Where two threads meet without a barrier between them,
+ * the result changes with who comes first: tests let the last one begin (shim_turn). */
 #ifndef CUDA_SHIM_H
 #define CUDA_SHIM_H
 
@@ -19,7 +20,7 @@
 #define TOGETHER extern "C" void
 #define __device__
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 
 struct shim_index { int x, y, z; };
 static shim_index blockIdx, blockDim, gridDim, threadIdx;
@@ -65,6 +66,8 @@ static std::vector<char> shim_stacks;
 static shim_context shim_scheduler;
 static std::function<void()> shim_body;
 static int shim_now;
+static int shim_is_backwards;
+extern "C" int shim_turn(int is_backwards) { return shim_is_backwards = is_backwards; }
 
 static void shim_until(shim_wait wait)
 {
@@ -80,6 +83,19 @@ static void shim_fiber_main()
 }
 
 static inline void __syncthreads() { shim_until(SHIM_BLOCK); }
+
+/* Shared memory that a launch asks for: not a number before each block, and so it must stay behind what was asked. */
+static const int SHIM_SHARED = 256 << 10;
+static long long shim_shared[SHIM_SHARED / 8];
+
+static void shim_judge_shared(int asked)
+{
+    for (int i = asked; i < SHIM_SHARED; i++)
+        if (((unsigned char *)shim_shared)[i] != 0xFF) {
+            fprintf(stderr, "cuda_shim: byte %d of shared memory was written, %d were asked for\n", i, asked);
+            abort();
+        }
+}
 
 /* Lets those go on that wait for nobody any more; false if there are none. */
 static bool shim_release(int first, int end, shim_wait wait)
@@ -108,12 +124,14 @@ static void shim_block(int n)
     }
     for (;;) {
         bool ran = false, left = false;
-        for (shim_now = 0; shim_now < n; shim_now++)
+        for (int i = 0; i < n; i++) {
+            shim_now = shim_is_backwards ? n - 1 - i : i;
             if (shim_fibers[shim_now].wait == SHIM_RUNS) {
                 threadIdx = {shim_now, 0, 0};
                 shim_swap(&shim_scheduler, &shim_fibers[shim_now].context);
                 ran = true;
             }
+        }
         for (int i = 0; i < n; i += SHIM_LANES) ran |= shim_release(i, i + SHIM_LANES < n ? i + SHIM_LANES : n, SHIM_WARP);
         ran |= shim_release(0, n, SHIM_BLOCK);
         for (int i = 0; i < n; i++) left |= shim_fibers[i].wait != SHIM_DONE;
@@ -135,7 +153,11 @@ static void shim_run(const int *grid, int n, bool together, const std::function<
         for (int x = 0; x < grid[0]; x++) {
             blockIdx = {x, y, 0};
             if (together) {
+                if (grid[2])
+                    memset(shim_shared, 0xFF, SHIM_SHARED);
                 shim_block(n);
+                if (grid[2])
+                    shim_judge_shared(grid[2]);
                 continue;
             }
             for (int i = 0; i < n; i++) {
@@ -171,6 +193,15 @@ static inline float shim_float(unsigned bits)
 {
     float v;
     memcpy(&v, &bits, 4);
+    return v;
+}
+
+static inline float __uint_as_float(unsigned bits) { return shim_float(bits); }
+
+static inline double __longlong_as_double(long long bits)
+{
+    double v;
+    memcpy(&v, &bits, 8);
     return v;
 }
 

@@ -7,33 +7,48 @@ stream runs when somebody waits for it, not before: what forgets to wait reads o
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import cuda_on_cpu
 import numpy as np
 
 from fastnn import foreign
 
-_streams: list[Stream] = []  # that are current, the innermost last
+
+class _Here(threading.local):
+    """What is current in a thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.devices = [0]
+
+
+_here = _Here()
 
 
 class Stream:
     """A queue of work; nothing in it has been done yet."""
 
+    by_pointer: ClassVar[Any] = WeakValueDictionary()
+
     def __init__(self, non_blocking: bool = False) -> None:
         self.queue: deque[Callable[[], None]] = deque()
         self.n_done = self.n_queued = 0
         self.captured: list[Callable[[], None]] | None = None
+        self.ptr = id(self)  # what a library is given
+        self.by_pointer[self.ptr] = self
 
     def __enter__(self) -> Stream:
-        _streams.append(self)
+        _here.streams.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        _streams.pop()
+        _here.streams.pop()
 
     def add(self, work: Callable[[], None], is_kernel: bool = False) -> None:
         """Queue it, or record it in the graph."""
@@ -87,7 +102,7 @@ _default = Stream()
 
 
 def _current() -> Stream:
-    return _streams[-1] if _streams else _default
+    return _here.streams[-1] if _here.streams else _default
 
 
 def _settle() -> None:
@@ -121,7 +136,7 @@ class ndarray(np.ndarray):
     __cuda_array_interface__: ClassVar[dict[str, int]] = {"version": 3}
 
     def __array_finalize__(self, other: Any) -> None:
-        self._number = getattr(other, "_number", _Device.current[-1])
+        self._number = getattr(other, "_number", _here.devices[-1])
 
     @property
     def device(self) -> _Device:
@@ -149,7 +164,7 @@ class ndarray(np.ndarray):
 
     def __getitem__(self, key: Any) -> Any:
         _refuse_host(key)
-        if not _streams or _current().captured is None:
+        if _current().captured is None:
             _settle()
         return super().__getitem__(_plain(key))
 
@@ -219,18 +234,16 @@ class _OutOfMemoryError(MemoryError):
 class _Device:
     """A card with a number."""
 
-    current: ClassVar[list[int]] = [0]  # the innermost last
-
     def __init__(self, number: int | None = None) -> None:
-        self.id = self.current[-1] if number is None else number
+        self.id = _here.devices[-1] if number is None else number
         self.mem_info = StandIn.free, 8 << 30
 
     def __enter__(self) -> _Device:
-        self.current.append(self.id)
+        _here.devices.append(self.id)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.current.pop()
+        _here.devices.pop()
 
 
 class _RawModule:
@@ -238,14 +251,24 @@ class _RawModule:
         self._kernels = cuda_on_cpu.compiled(code)
 
     def get_function(self, name: str) -> Any:
-        kernel = self._kernels[name]
+        return _Function(self._kernels[name])
 
-        def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-            plain = tuple(_plain(one) for one in arguments)
-            kernel.checked(plain)
-            _current().add(lambda: kernel(grid, block[0], plain), is_kernel=True)
 
-        return launch
+class _Function:
+    """A kernel, with the memory that its blocks may ask for."""
+
+    def __init__(self, kernel: cuda_on_cpu.Kernel) -> None:
+        self._kernel = kernel
+        self.max_dynamic_shared_size_bytes = 48 << 10
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int], arguments: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise _Error("invalid argument: more shared memory than the function may ask for")
+        plain = tuple(_plain(one) for one in arguments)
+        self._kernel.checked(plain)
+        _current().add(lambda: self._kernel(grid, block[0], plain, shared_mem), is_kernel=True)
 
 
 def as_numpy(argument: str, value: Any) -> np.ndarray:
@@ -256,14 +279,23 @@ def as_numpy(argument: str, value: Any) -> np.ndarray:
 
 
 class StandIn:
-    """The module; `n_cards`, `capability` and `free` are what its one machine has."""
+    """The module; `n_cards`, `capability`, `free` and `shared_bytes` are what its one machine has.
+
+    shared_bytes: of shared memory, for a block. With none no net is small, and all steps are captured ones.
+    """
 
     __version__ = "14.2.0"
     free = 6 << 30
     ndarray = ndarray
     RawModule = _RawModule
 
-    def __init__(self, n_cards: int = 1, capability: tuple[int, int] = (9, 0), error: str = "") -> None:
+    def __init__(
+        self,
+        n_cards: int = 1,
+        capability: tuple[int, int] = (9, 0),
+        error: str = "",
+        shared_bytes: int = 0,
+    ) -> None:
         def count() -> int:
             if error:
                 raise _Error(error)
@@ -274,6 +306,7 @@ class StandIn:
             "multiProcessorCount": 4,
             "major": capability[0],
             "minor": capability[1],
+            "sharedMemPerBlockOptin": shared_bytes,
         }
         self.cuda = SimpleNamespace(
             Device=_Device,

@@ -13,10 +13,11 @@ import fastnn as fn
 from fastnn import kernels
 from fastnn.devices import array_optimizers, cuda_constants
 from fastnn.devices.array_activations import ACTIVATIONS, SLOPES, with_gradient
-from fastnn.devices.array_losses import LOSSES
+from fastnn.devices.array_losses import LOSSES, told_rows
 from fastnn.devices.array_random import dropout_mask
 from fastnn.devices.cuda_kernels import NO_ARRAY, source
 from fastnn.devices.cuda_step import _LOSSES as CAPTURED_LOSSES
+from fastnn.steps import Objective
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
 
@@ -189,6 +190,11 @@ def weights(m: int, rng: Any) -> Any:
     return np.append(w, w.sum())
 
 
+def objective(given: Objective = Objective()) -> tuple[Any, ...]:  # noqa: B008
+    """What a loss is given of it."""
+    return F32(given.factor), *map(np.float64, (given.told, given.floor, given.cap, given.limit))
+
+
 @pytest.mark.parametrize("n", [2, 10, 37])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy(n: int, smoothing: float, rng: Any) -> None:
@@ -196,7 +202,8 @@ def test_cross_entropy(n: int, smoothing: float, rng: Any) -> None:
     z, y = 5 * rng.standard_normal((m, n)).astype(F32), rng.integers(0, n, m)
     w, dz, loss, expected = weights(m, rng), np.empty((m, n), F32), np.empty(m), np.empty((m, n), F32)
     rows = LOSSES["cross_entropy"](np, z, y, expected, smoothing=smoothing)
-    launch("cross_entropy", 2, z, y, w, np.int32(m), np.int32(n), F32(smoothing), dz, loss)
+    sizes = np.int32(m), np.int32(n)
+    launch("cross_entropy", 2, z, y, w, *sizes, F32(smoothing), *objective(), dz, loss)
     np.testing.assert_allclose(loss, rows, rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(dz, expected * (w[:-1] / w[-1])[:, None], rtol=1e-5, atol=1e-7)
 
@@ -209,9 +216,49 @@ def test_losses_of_values(name: str, rng: Any) -> None:
     w, dz, loss, expected = weights(m, rng), np.empty((m, n), F32), np.empty(m), np.empty((m, n), F32)
     rows = LOSSES[name](np, z, y, expected, **numbers)
     sizes = np.int32(m), np.int32(n)
-    launch("loss_of_values", 2, number(kernels.LOSSES, name), F32(0.7), z, y, w, *sizes, dz, loss)
+    arrays = z, y, w, *sizes
+    launch("loss_of_values", 2, number(kernels.LOSSES, name), F32(0.7), *arrays, *objective(), dz, loss)
     np.testing.assert_allclose(loss, rows, rtol=3e-6, atol=1e-6)
     np.testing.assert_allclose(dz, expected * (w[:-1] / w[-1])[:, None], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "mse"])
+def test_losses_are_told_and_cut_as_the_array_program_has_it(name: str, rng: Any) -> None:
+    m, n = 9, 5
+    cuts = {"floor": 0.3, "cap": 2.0} if name != "mse" else {}
+    given = Objective(factor=2.5, told=0.5, limit=18.0, **cuts)
+    z, w, expected = 3 * rng.standard_normal((m, n)).astype(F32), weights(m, rng), np.empty((m, n), F32)
+    y = targets_of(name, rng, m, n)
+    y = y if y.ndim == 1 else y.astype(F32)
+    rows = LOSSES[name](np, z, y, expected)
+    rows[4] = 10  # beyond the limit, as below
+    z[4] = [40, -40, 40, -40, 40] if name == "binary_cross_entropy" else 20
+    if y.ndim == 1:
+        z[4, y[4]] = 0
+    else:
+        y[4] = 0
+    dz, loss, sizes = np.empty((m, n), F32), np.empty(m), (np.int32(m), np.int32(n))
+    if name == "cross_entropy":
+        launch(name, 2, z, y, w, *sizes, F32(0), *objective(given), dz, loss)
+    else:
+        kind = number(kernels.LOSSES, name)
+        launch("loss_of_values", 2, kind, F32(0), z, y, w, *sizes, *objective(given), dz, loss)
+    assert np.isnan(loss[4])
+    told = given.told * told_rows(np, name, z, y, rows, given)
+    rest = np.arange(m) != 4
+    np.testing.assert_allclose(loss[rest], told[rest], rtol=3e-6)
+    scales = 2.5 * w[:-1] / w[-1]
+    np.testing.assert_allclose(dz[rest], (expected * scales[:, None])[rest], rtol=1e-5, atol=1e-7)
+
+
+def test_a_penalty_and_its_slope(rng: Any) -> None:
+    w, g = (rng.standard_normal(700).astype(F32) for _ in range(2))
+    expected = g + 0.3 / 2.5 * w
+    launch("penalty_slope", 3, g, w, np.int64(w.size), np.array([2.5]), np.float64(0.3))
+    np.testing.assert_allclose(g, expected, rtol=1e-6, atol=1e-6)
+    before = g.copy()
+    launch("penalty_slope", 3, g, w, np.int64(w.size), np.zeros(1), np.float64(0.3))
+    np.testing.assert_array_equal(g, before)
 
 
 @pytest.mark.parametrize(
@@ -222,9 +269,14 @@ def test_a_loss_or_input_that_is_not_finite_stops_before_the_update(bad: float, 
     loss, w = np.full(m, 2.0), np.append(np.full(m, 0.5), m * 0.5)
     loss[-1], w[m - 1] = bad, 0  # of a row without weight too
     progress, sums = np.array([3, 7, 0, flag]), np.array([1.0, 2.0])
-    launch("loss_total", 1, loss, w, np.int32(m), progress, sums)
+    squares, told = np.array([4.0, 6.0, 1e9]), np.full(5, -1.0)
+    sources = np.array([0, 0, 0, 0, 0, told.ctypes.data], np.uint64)
+    penalty = squares, np.int32(2), np.float64(0.05)
+    launch("loss_total", 1, loss, w, np.int32(m), *penalty, sources, progress, sums)
     assert progress[2] == STOPPED[why]
-    expected = [1.0 + 0.5 * 2.0 * (m - 1), 2.0 + w[-1]] if why == "none" else [1.0, 2.0]
+    batch = 0.5 * 2.0 * (m - 1) + 0.5
+    expected = [1.0 + batch, 2.0 + w[-1]] if why == "none" else [1.0, 2.0]
+    np.testing.assert_allclose(told, [-1, -1, -1, batch if why == "none" else -1, -1])
     np.testing.assert_allclose(sums, expected, rtol=1e-12)
     launch("advance", 1, progress)
     assert progress[:2].tolist() == ([4, 8] if why == "none" else [3, 7])

@@ -16,7 +16,7 @@ from loss_targets import targets_of
 from test_ops_cards import CASES, as_type, copied
 
 import fastnn as fn
-from fastnn.devices import cuda, cuda_data
+from fastnn.devices import cuda, cuda_data, cuda_persistent, cuda_products
 
 pytestmark = pytest.mark.gpu
 
@@ -118,6 +118,50 @@ def test_products_of_all_tiles(widths: tuple[int, ...]) -> None:
     both((*given, fn.Dense(widths[-1])), epochs=1, batch_size=1000, optimizer=fn.SGD(0.01))
 
 
+@pytest.mark.parametrize("optimizer", [fn.SGD(0.01, weight_decay=1e-3), fn.Adam(1e-4)], ids=["sgd", "adam"])
+def test_large_products_are_the_librarys(optimizer: Any) -> None:
+    given = [fn.Dense(1024, activation=name) for name in ("relu", "relu", "gelu")]
+    trainer = both((*given, fn.Dense(10)), epochs=2, batch_size=1000, optimizer=optimizer)
+    products = trainer._program.products
+    assert products.reason is None, products
+    assert "cublasLt" in products.library
+    # Of layers 1 and 2 the products forward, back and of the weights; what is fused depends on the card.
+    assert len(products.by_product) == 6
+    assert not any(text.startswith("own") for text in products.by_product.values()), products
+    again = trained("cuda", (*given, fn.Dense(10)), X, Y, "cross_entropy", optimizer, "float32", epochs=2)
+    twice = trained("cuda", (*given, fn.Dense(10)), X, Y, "cross_entropy", optimizer, "float32", epochs=2)
+    np.testing.assert_array_equal(again.model.parameters, twice.model.parameters)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_a_librarys_products_of_awkward_sizes(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_products, "LEAST_FLOPS", 0)
+    monkeypatch.setattr(cuda_products, "LEAST_SIDE", 2)
+    given = (fn.Dense(130, activation="relu"), fn.Dense(65, activation="tanh"), fn.Dense(10))
+    for optimizer in (fn.SGD(0.05), fn.Adam(1e-3)):
+        found = [
+            trained(device, given, X, Y, "cross_entropy", optimizer, name, batch_size=131)
+            for device, name in (("cpu", "float32"), ("cuda", precision))
+        ]
+        products = found[1]._program.products
+        assert products.reason is None, products
+        most = {"float32": 1e-4, "tf32": 5e-3, "bf16": 5e-2}[precision]
+        losses = [one.history["loss"] for one in found]
+        np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=most, err_msg=str(products))
+
+
+def test_a_library_changes_nothing_once_a_loss_is_not_finite() -> None:
+    given = [fn.Dense(1024, activation="relu") for _ in range(3)]
+    model = fn.Sequential(*given, fn.Dense(10))
+    trainer = fn.Trainer(model, "cross_entropy", fn.SGD(0.01), seed=3, device="cuda")
+    trainer.partial_fit(X[:1000], Y[:1000])
+    x, before = X.copy(), trainer.model.parameters.copy()
+    x[0, 3] = np.nan
+    with pytest.raises(fn.DivergenceError, match="x itself"):
+        trainer.run(x, Y, np.arange(2000).reshape(2, 1000))
+    np.testing.assert_array_equal(trainer.model.parameters, before)
+
+
 def test_the_same_run_twice_has_the_same_bits() -> None:
     given = (fn.Dense(130, activation="gelu"), fn.Dropout(0.3), fn.Dense(10))
     first, second = (trained("cuda", given, X, Y, "cross_entropy", fn.Adam(), "float32") for _ in range(2))
@@ -158,7 +202,7 @@ def test_data_of_cupy_stays_where_it_is(card: Any) -> None:
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 def test_an_estimator_of_scikit_learns_face(solver: str, early_stopping: bool) -> None:
-    from fastnn.sklearn import MLPClassifier
+    from fastnn.sklearn import MLPClassifier, base
 
     given = {"solver": solver, "early_stopping": early_stopping, "alpha": 0.01, "max_iter": 3}
     weight = np.random.default_rng(3).uniform(0.5, 2, N)
@@ -167,9 +211,113 @@ def test_an_estimator_of_scikit_learns_face(solver: str, early_stopping: bool) -
         for device in ("cpu", "cuda")
     )
     assert ours.fit_info_["device"] == "cuda"
+    if solver != "lbfgs":
+        assert base._NETWORKS[ours].program.not_captured is None
     for one, other in zip(theirs.coefs_, ours.coefs_, strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-3)
+
+
+SMALL = (fn.Dense(64, activation="gelu"), fn.Dropout(0.3), fn.Dense(10))
+
+
+@pytest.mark.parametrize("optimizer", [fn.SGD(2e-3, momentum=0.9, nesterov=True), fn.AdamW(clip_norm=1.0)])
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_small_nets_are_trained_many_steps_in_a_launch(
+    optimizer: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = X[:300, :33].copy(), Y[:300]
+    given = {"x": x, "y": y, "optimizer": optimizer, "batch_size": batch_size}
+    ours = both(SMALL, **given)
+    assert ours._program.not_persistent is None
+    np.testing.assert_array_equal(ours.model.parameters, both(SMALL, **given).model.parameters)
+    monkeypatch.setattr(cuda_persistent, "MOST_FLOPS", -1)
+    captured = both(SMALL, **given)
+    assert "operations" in captured._program.not_persistent
+    # The same functions in the same order; but a product and a sum may be fused in one and not in the other.
+    np.testing.assert_allclose(ours.model.parameters, captured.model.parameters, rtol=0, atol=1e-5)
+
+
+def test_a_small_net_without_room_for_gradient_and_states(card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: Any = {"x": X[:, :33].copy(), "optimizer": fn.Adam(), "batch_size": 32}
+    whole = both(SMALL, **given)
+    places = cuda_persistent.places
+
+    def small(*arguments: Any) -> Any:
+        return places(*arguments[:-1], 0)
+
+    monkeypatch.setattr(cuda_persistent, "places", small)
+    less = both(SMALL, **given)
+    assert less._program.not_persistent is None
+    np.testing.assert_array_equal(less.model.parameters, whole.model.parameters)
+
+
+def test_shared_memory_that_must_be_asked_for(card: Any) -> None:
+    most = card.cuda.runtime.getDeviceProperties(0)["sharedMemPerBlockOptin"]
+    found, units = None, 64
+    while True:  # the widest that has room
+        steps = fn.Sequential(fn.Dense(units), fn.Dense(10)).build(33).steps
+        if cuda_persistent.places(steps, 1, 0, 32, 0, 0).n_bytes > most - cuda_persistent._OWN_BYTES:
+            break
+        found, units = units, units + 1
+    assert found is not None
+    given: Any = {"x": X[:, :33].copy(), "batch_size": 32, "epochs": 1}
+    assert (
+        both((fn.Dense(found), fn.Dense(10)), optimizer=fn.SGD(0.01), **given)._program.not_persistent is None
+    )
+
+
+def several(n: int) -> list[Any]:
+    optimizers = [fn.Adam(0.01), fn.SGD(0.1, momentum=0.9), fn.AdamW(clip_norm=1.0)]
+    return [
+        fn.Trainer(
+            fn.Sequential(fn.Dense(16 + i % 5, activation="relu"), fn.Dense(10)),
+            "cross_entropy",
+            optimizers[i % 3],
+            seed=i,
+            device="cuda",
+        )
+        for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize("n", [3, 300])  # of more than 256 some begin when others have ended
+def test_many_small_nets_in_one_launch_have_the_bits_of_each_alone(n: int) -> None:
+    x, y = X[:200, :20].copy(), Y[:200]
+    ours = several(n)
+    given: Any = {"batch_size": 16, "progress": False, "validation_split": 0.2}
+    callbacks = [[fn.EarlyStopping(patience=1, min_delta=1.0)] if i % 2 else [] for i in range(n)]
+    fn.fit_many(ours, x, y, epochs=3, callbacks=callbacks, on_error="raise", **given)
+    for i in range(0, n, max(1, n // 7)):
+        alone = several(n)[i]
+        stops = [fn.EarlyStopping(patience=1, min_delta=1.0)] if i % 2 else []
+        alone.fit(x, y, epochs=3, callbacks=stops, **given)
+        np.testing.assert_array_equal(ours[i].model.parameters, alone.model.parameters)
+        assert ours[i].history["loss"] == alone.history["loss"]
+        assert ours[i]._program.not_persistent is None
+
+
+def test_small_and_large_nets_and_a_failing_one_together() -> None:
+    class Broken(fn.Callback):
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: Any) -> None:
+            raise RuntimeError("mine")
+
+    large = fn.Trainer(
+        fn.Sequential(fn.Dense(512, activation="relu"), fn.BatchNorm(), fn.Dense(10)),
+        "cross_entropy",
+        "adam",
+        seed=9,
+        device="cuda",
+    )
+    ours = [*several(4), large]
+    with pytest.warns(RuntimeWarning, match="1 of 5 trainers failed; trainer 2"):
+        found = fn.fit_many(
+            ours, X, Y, epochs=2, progress=False, callbacks=lambda i: [Broken()] if i == 2 else []
+        )
+    assert [type(one).__name__ for one in found] == ["History"] * 2 + ["RuntimeError"] + ["History"] * 2
+    alone = several(4)[3]
+    alone.fit(X, Y, epochs=2, progress=False)
+    np.testing.assert_array_equal(ours[3].model.parameters, alone.model.parameters)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:

@@ -1,6 +1,6 @@
 """The scikit-learn adapter on other devices: the same weights there, and no engine but the one asked for.
 
-"numpy" is the array program; "cuda" the same program with a stand-in for CuPy and a card.
+"numpy" is the array program; "cuda" the captured step, or else that program, with a stand-in for CuPy.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def test_a_card_gives_the_weights_of_the_cpu(card, solver, activation, early_sto
     network = base._NETWORKS[own]
     for program in (network.program, network._predicting):
         assert isinstance(program, cuda.CudaProgram)
-    assert network.program.not_captured == "an objective beyond the mean loss"
+    assert network.program.not_captured is None
+    assert network.program._captured._batches
     assert not network.program._rows._held  # what was sent for the fit
 
 

@@ -1,7 +1,8 @@
 """The device "cuda": the program of a network on one of the cards.
 
 Nothing of CUDA is loaded before the device is named. Of a training that `cuda_step.why_not` has nothing
-against, the steps are graphs of our own kernels; all else is the array program with CuPy in NumPy's place.
+against, the steps are graphs of our own kernels, or many of them one kernel where the net is small
+(`cuda_persistent`); all else is the array program with CuPy in NumPy's place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .arrays import ArrayProgram
 from .cuda_cards import cards, check, number_of
 from .cuda_data import Rows, Window, on_card
 from .cuda_kernels import PRECISIONS, ROUNDED_FROM, Kernels
+from .cuda_persistent import PersistentStep
+from .cuda_products import Used
 from .cuda_step import STOP_INPUT, CapturedStep, why_not
 
 __all__ = ["PRECISIONS", "CudaProgram", "cards", "check", "make", "number_of"]
@@ -35,6 +38,8 @@ Array = NDArray[Any]
 # that.
 _PACE_SECONDS = 0.04
 _FIRST_STEPS = 32
+# Nets that are launched together have longer windows: the host looks at one after the other, 0.2 ms for each.
+_NETS_A_PACE = 32
 
 
 class CudaProgram:
@@ -57,7 +62,12 @@ class CudaProgram:
     Attributes
     ----------
     not_captured : str or None
-        Why no step of this training is a graph; None where they are.
+        Why no step of this training is a graph; None where they are, or could be.
+    not_persistent : str or None
+        Why the steps of the last call (before there was one: of a batch of one row) were not done many in a
+        launch by the kernel for small nets; None where they were.
+    products : Used
+        What computes the large products: a library, or why our own kernels do.
     """
 
     def __init__(
@@ -83,7 +93,8 @@ class CudaProgram:
         self._pace = _FIRST_STEPS
         if objective == Objective():  # the mean loss
             objective = None
-        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer, objective)
+        self.not_captured = why_not(steps, parameters.dtype, self._loss, optimizer)
+        self.not_persistent, self._objective = self.not_captured, objective
         training = self._loss is not None and optimizer is not None
         if precision != "float32" and self.not_captured and training:
             raise ValueError(
@@ -91,6 +102,7 @@ class CudaProgram:
                 f"have, got {precision!r}"
             )
         self._captured: CapturedStep | None = None
+        self._persistent: PersistentStep | None = None
         with self._device:
             self._judge_memory(len(self._host) * self._host.itemsize, optimizer)
             self._stream = cp.cuda.Stream(non_blocking=True)
@@ -109,18 +121,25 @@ class CudaProgram:
             if self.not_captured is None:
                 assert self._loss is not None
                 assert optimizer is not None
-                n_processors, capability = self._properties(number)
+                self._n_processors, capability, shared_bytes = self._properties(number)
                 if precision != "float32" and capability < ROUNDED_FROM:
                     raise DeviceError(
                         f"precision {precision!r} needs a card of compute capability 8.0 or newer, got "
                         f"{capability[0]}.{capability[1]}"
                     )
-                run = Kernels(cp, n_processors, precision)
                 inner = self._inner
                 blocks = inner._parameters, inner._gradient, inner.state
-                self._captured = CapturedStep(
-                    cp, run, steps, self._loss, optimizer, *blocks, seed=seed, stream=self._stream
-                )
+                self._precision, self._training = precision, (steps, self._loss, optimizer, *blocks, seed)
+                if objective is not None:
+                    self.not_persistent = "an objective beyond the mean loss"
+                elif precision == "float32":
+                    self._persistent = PersistentStep(cp, number, shared_bytes, *self._training, self._stream)
+                    n_targets = 0 if self._loss.takes_labels else self._loss.n_targets(steps[-1].n_out)
+                    self.not_persistent = self._persistent.why_not(1, n_targets)
+                else:
+                    self.not_persistent = f"precision {precision!r}"
+                if self.not_persistent is not None:
+                    self._capture()
 
     def _judge_memory(self, n_bytes: int, optimizer: Optimizer | None) -> None:
         """Refuse blocks that the card has no room for: parameters, gradient and optimizer state."""
@@ -134,9 +153,27 @@ class CudaProgram:
                 f"blocks of {n_bytes:,} bytes are needed for parameters, gradient and optimizer state"
             )
 
-    def _properties(self, number: int) -> tuple[int, tuple[int, int]]:
+    def _properties(self, number: int) -> tuple[int, tuple[int, int], int]:
         found = self._cp.cuda.runtime.getDeviceProperties(number)
-        return int(found["multiProcessorCount"]), (int(found["major"]), int(found["minor"]))
+        capability = int(found["major"]), int(found["minor"])
+        return int(found["multiProcessorCount"]), capability, int(found["sharedMemPerBlockOptin"])
+
+    def _capture(self) -> CapturedStep:
+        """The captured step; its kernels are compiled when it is first asked for."""
+        if self._captured is None:
+            run = Kernels(self._cp, self._n_processors, self._precision)
+            self._captured = CapturedStep(
+                self._cp, run, *self._training, self._stream, objective=self._objective
+            )
+        return self._captured
+
+    def _step_for(self, n_rows: int, n_targets: int) -> CapturedStep | PersistentStep:
+        """What does the steps of a batch size."""
+        if self._persistent is not None:
+            self.not_persistent = self._persistent.why_not(n_rows, n_targets)
+            if self.not_persistent is None:
+                return self._persistent
+        return self._capture()
 
     @contextmanager
     def _at_work(self) -> Generator[None, None, None]:
@@ -156,6 +193,11 @@ class CudaProgram:
     def steps(self) -> tuple[Step, ...]:
         """What was compiled."""
         return self._inner.steps
+
+    @property
+    def products(self) -> Used:
+        """What computes the large products of captured steps, as far as they have been made."""
+        return Used() if self._captured is None else self._captured.products
 
     @property
     def step(self) -> int:
@@ -237,14 +279,16 @@ class CudaProgram:
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         self._judge_card(x)
         y, weight = self._counted(y, sample_weight)
-        # Of cross-entropy the captured step has labels alone; it sums the losses of its steps up.
-        is_captured = not augment and step_losses is None
+        # Of cross-entropy the captured step has labels alone.
+        is_captured = not augment
         is_captured &= y.ndim == 1 or self._loss is None or not self._loss.takes_labels
         with self._at_work():
             self._send()
             try:
-                if self._captured is not None and is_captured:
-                    return self._run_captured(x, y, weight, order, rates, momenta, sums, deadline)
+                if self.not_captured is None and is_captured:
+                    return self._run_captured(
+                        x, y, weight, order, rates, momenta, sums, deadline, step_losses
+                    )
                 more = sums, deadline, augment, step_losses
                 return self._run_arrays(x, y, weight, order, rates, momenta, *more)
             finally:
@@ -306,24 +350,26 @@ class CudaProgram:
         momenta: NDArray[np.float64] | None,
         sums: tuple[float, float],
         deadline: float,
+        step_losses: NDArray[np.float64] | None,
     ) -> tuple[float, float]:
-        """The steps as graphs; the loss is read once, at the end."""
-        captured, cp, stream = self._captured, self._cp, self._stream
-        assert captured is not None
+        """The steps by kernels of our own; the loss is read once, at the end."""
+        cp, stream, n_targets = self._cp, self._stream, 0 if y.ndim == 1 else y.shape[1]
+        captured = self._step_for(order.shape[1], n_targets)
         assert self._optimizer is not None
         table = cuda_constants.table(self._optimizer, captured.rules, rates, momenta, self.step)
         constants = cp.asarray(table)
+        losses_ = None if step_losses is None else cp.zeros(len(order), np.float64)
         captured.sums.set(np.array(sums, np.float64), stream=stream)
         captured.progress.set(np.array([0, self.step, 0, 0]), stream=stream)
-        n_targets = 0 if y.ndim == 1 else y.shape[1]
         what = order.shape[1], n_targets, x.dtype == np.uint8
         windows = self._rows.windows(x, y, weight, order, lambda: self._pace)
         window = next(windows, None)
-        done = 0
+        done, first = 0, self.step
         try:
             while window is not None:
                 self._wait_for(window)
-                self._point(window, constants[done:])
+                rest = None if losses_ is None else losses_[done:]
+                self._point(captured, window, constants[done:], rest)
                 captured.prepare(window.n_steps, *what)
                 begun = time.monotonic()
                 captured.progress.set(np.array([0, self.step, 0, 0]), stream=stream)
@@ -339,29 +385,33 @@ class CudaProgram:
                     raise KeyboardInterrupt
                 if now >= deadline:
                     break
-                each = max(1e-7, (now - begun) / window.n_steps)
-                self._pace = max(1, min(4 * self._pace, int(_PACE_SECONDS / each)))
+                each = captured.each or max(1e-7, (now - begun) / window.n_steps)
+                pace = _PACE_SECONDS * max(1.0, captured.n_together / _NETS_A_PACE)
+                self._pace = max(1, min(4 * self._pace, int(pace / each)))
                 window = coming
         finally:  # Ctrl-C may have come while steps were queued: they are done
             stream.synchronize()
-            self.step = int(captured.progress.get(stream=stream)[1])
+            progress = captured.progress.get(stream=stream)
+            self.step = int(progress[1])
+            if step_losses is not None and losses_ is not None:
+                step_losses[: self.step - first] = losses_.get(stream=stream)[: self.step - first]
         loss_sum, weight_sum = captured.sums.get(stream=stream)
         return float(loss_sum), float(weight_sum)
 
-    def _point(self, window: Window, constants: Any) -> None:
+    def _point(
+        self, captured: CapturedStep | PersistentStep, window: Window, constants: Any, losses_: Any
+    ) -> None:
         """Tell the kernels where the data of a window lies."""
-        assert self._captured is not None
-        arrays = window.x, window.y, window.weight, window.order, constants
+        arrays = window.x, window.y, window.weight, window.order, constants, losses_
         addresses = [0 if a is None else a.data.ptr for a in arrays]
-        self._captured.sources.set(np.array(addresses, np.uint64), stream=self._stream)
+        captured.sources.set(np.array(addresses, np.uint64), stream=self._stream)
 
-    def _stop(self, why: int, done: int, captured: CapturedStep) -> None:
+    def _stop(self, why: int, done: int, captured: CapturedStep | PersistentStep) -> None:
         """Raise what a batch met; its numbers are still there."""
         error = DivergenceError(layer=-1 if why == STOP_INPUT else None)
         if why != STOP_INPUT:
-            outputs = zip(self.steps, captured.last_outputs(), strict=True)
-            broken = (s.layer for s, out in outputs if not bool(self._cp.isfinite(out).all()))
-            error.layer = next(broken, None)
+            broken = captured.broken_step()
+            error.layer = None if broken is None else self.steps[broken].layer
         loss_sum, weight_sum = captured.sums.get(stream=self._stream)
         error.step_in_call, error.loss_sum, error.weight_sum = done, float(loss_sum), float(weight_sum)
         raise error

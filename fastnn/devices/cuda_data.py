@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import gangs
+
 __all__ = ["Rows", "Window", "on_card"]
 
 Array = NDArray[Any]
@@ -119,19 +121,25 @@ class Rows:
             return True
         if not self._is_holding:
             return False
-        away = sum(a.nbytes for a in (x, y, weight) if a is not None and id(a) not in self._held)
+        away = sum(a.nbytes for a in (x, y, weight) if a is not None and id(a) not in self._kept(a))
         free, _ = self._cp.cuda.Device().mem_info
         return bool(away <= HELD_SHARE * free)
 
     def _there(self, array: Any) -> Any:
         if on_card(array):
             return array
-        found = self._held.get(id(array))
+        kept = self._kept(array)
+        found = kept.get(id(array))
         if found is None:
             found = array, self._cp.asarray(np.ascontiguousarray(array))
             if self._is_holding:
-                self._held[id(array)] = found
+                kept[id(array)] = found
         return found[1]
+
+    def _kept(self, array: Any) -> dict[int, tuple[Any, Any]]:
+        """Where the copy of an array is kept: by all who train together, where they share it."""
+        gang = gangs.current()
+        return self._held if gang is None or not gang.shares(array) else gang.held
 
     def _sent(
         self, x: Array, y: Array, weight: Array | None, order: Array, pace: Callable[[], int]

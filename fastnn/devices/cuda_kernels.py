@@ -23,6 +23,7 @@ __all__ = [
     "Kernels",
     "number_of",
     "source",
+    "text",
 ]
 
 # Activations whose derivative needs z: there `slope` is given z, for all others f(z).
@@ -47,8 +48,12 @@ def source() -> str:
         "OPT": kernels.OPTIMIZERS,
     }
     lines = [f"#define {kind}_{name} {i}" for kind, names in lists.items() for i, name in enumerate(names)]
-    text = resources.files(__package__).joinpath("kernels.cu").read_text(encoding="utf-8")
-    return "\n".join([*lines, text])
+    return "\n".join([*lines, text("kernels.cu")])
+
+
+def text(name: str) -> str:
+    """A file of CUDA that is shipped beside this one."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def number_of(names: Any, name: str) -> np.int32:
@@ -85,7 +90,7 @@ class Kernels:
                 f"device 'cuda' could not compile its kernels: {type(error).__name__}: {error}; "
                 "the extras cuda12 and cuda13 bring the compiler that CuPy needs"
             ) from error
-        self._n_processors, self._precision = n_processors, precision
+        self._n_processors, self.precision = n_processors, precision
         self._functions: dict[str, Any] = {}
 
     def _launch(self, name: str, grid: tuple[int, ...], n_threads: int, arguments: tuple[Any, ...]) -> None:
@@ -132,12 +137,12 @@ class Kernels:
             Takes what f is of, where it is given.
         """
         m, n, k = shape
-        if self._precision == "float32":
+        if self.precision == "float32":
             side, n_threads = self.tile(m, n), THREADS
             name = f"matmul_{form}_{side}"
         else:
             side, n_threads = _MMA_TILE, _MMA_THREADS
-            name = f"matmul_{form}_{self._precision}"
+            name = f"matmul_{form}_{self.precision}"
         kind = number_of(kernels.ACTIVATIONS, activation)
         arguments = a, b, np.int32(m), np.int32(n), np.int32(k), out, bias, kind, z
         self._launch(name, (-(-n // side), -(-m // side)), n_threads, arguments)

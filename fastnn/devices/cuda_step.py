@@ -1,6 +1,7 @@
 """One training step as a row of kernel launches, captured in a CUDA graph and replayed.
 
-CuPy refuses its own matrix products while a stream is captured, so the step is made of kernels.cu alone.
+CuPy refuses its own matrix products while a stream is captured, so the step is made of kernels.cu, and of
+what cuda_products.py has from cublasLt.
 All that changes from step to step (row numbers, rates, counts of steps) lies in arrays on the card; the host
 comes back only to look whether the training goes on.
 """
@@ -8,6 +9,7 @@ comes back only to look whether the training goes on.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from ..steps import Objective, Step, sources_of
 from . import cuda_constants
 from .array_optimizers import is_decoupled
 from .cuda_kernels import FROM_INPUT, NO_ARRAY, NORM_BLOCKS, THREADS, Kernels, number_of
+from .cuda_products import Planned, Products, Used, folded_rules
 
 __all__ = ["STEPS_A_GRAPH", "CapturedStep", "batch_bytes", "why_not"]
 
@@ -35,7 +38,6 @@ def why_not(
     dtype: Any,
     loss: Loss | None,
     optimizer: Optimizer | None,
-    objective: Objective | None = None,
 ) -> str | None:
     """What of a training the captured step does not have; None where it has all of it."""
     if dtype != np.float32:
@@ -49,8 +51,6 @@ def why_not(
         return "a network without parameters"
     if loss is None or optimizer is None:
         return "no training"
-    if objective is not None:
-        return "an objective beyond the mean loss"
     if isinstance(loss, Custom) or loss.name not in _LOSSES:
         return f"loss {loss.name!r}"
     if loss.numbers(steps[-1].n_out).get("each") is not None:
@@ -86,6 +86,8 @@ class _Batch:
         self.weight = cp.empty(n_rows + 1, np.float64)
         self.losses = cp.empty(n_rows, np.float64)
         self.graphs: dict[tuple[bool, int], Any] = {}
+        self.planned: Planned  # what a library computes of it
+        self.bytes_ = False  # whether x of its last step was uint8
 
 
 class CapturedStep:
@@ -106,6 +108,9 @@ class CapturedStep:
         That steps are captured and replayed on; not the default one.
     """
 
+    each: float | None = None  # seconds of a step of the last launch, where `launch` waits for them
+    n_together = 1
+
     def __init__(
         self,
         cp: Any,
@@ -118,21 +123,29 @@ class CapturedStep:
         state: Any,
         seed: int,
         stream: Any,
+        objective: Objective | None = None,
     ) -> None:
         self._cp, self._run, self._steps = cp, run, steps
+        self._objective = objective or Objective()
         self._loss, self._numbers, self._o = loss, loss.numbers(steps[-1].n_out), optimizer
         self._w, self._g, self._state, self._seed = parameters, gradient, state, np.uint64(seed)
         self.rules = tuple(r for r in cuda_constants.merged(optimizer.rules(steps)) if not r.frozen)
         self._frozen = tuple(r for r in cuda_constants.merged(optimizer.rules(steps)) if r.frozen)
         self.progress, self.sums = cp.zeros(4, np.int64), cp.zeros(2, np.float64)
-        self.sources = cp.zeros(5, np.uint64)
+        self.sources = cp.zeros(6, np.uint64)
         self._partial, self._factor = cp.zeros(NORM_BLOCKS, np.float64), cp.zeros(1, np.float32)
+        self._matrices = [s for s in steps if s.kind == "dense"] if self._objective.l2 else []
+        self._squares = cp.zeros(max(1, NORM_BLOCKS * len(self._matrices)), np.float64)
         self._columns = {
             i: (cp.asarray(s.factors, np.float32), cp.asarray(s.shifts, np.float32))
             for i, s in enumerate(steps)
             if s.kind == "scale_columns"
         }
         self.stream = stream
+        # A penalty divides by the weight of the batch: no number of a call.
+        folded = {} if self._objective.l2 else folded_rules(optimizer, self.rules, steps)
+        blocks = parameters, gradient, run.precision, stream, folded, len(self.rules)
+        self._products = Products(cp, run, steps, *blocks, self.sources, self.progress)
         self._batches: dict[tuple[int, int], _Batch] = {}
 
     # ------------------------------------------------------------ graphs
@@ -143,6 +156,7 @@ class CapturedStep:
         n_targets: columns of targets that are values, 0 for labels; bytes_: whether x is uint8.
         """
         batch = self._batch(n_rows, n_targets)
+        batch.bytes_ = bytes_
         done = 0
         while done < n_steps:
             n = STEPS_A_GRAPH if n_steps - done >= STEPS_A_GRAPH else 1
@@ -160,9 +174,20 @@ class CapturedStep:
         if n_steps % STEPS_A_GRAPH:
             self._graph(batch, n_rows, n_targets, bytes_, 1)
 
-    def last_outputs(self) -> list[Any]:
-        """What the steps gave for the last batch."""
-        return next(reversed(self._batches.values())).outputs
+    @property
+    def products(self) -> Used:
+        """What computes the products."""
+        return self._products.used
+
+    def broken_step(self) -> int | None:
+        """The step of the network that was the first with an output not finite, in the last batch."""
+        (m, n_targets), batch = next(reversed(self._batches.items()))
+        if batch.planned.folded:  # which makes zeros of them once the training has stopped
+            with self.stream:
+                self._record_rows(batch, m, n_targets, batch.bytes_)
+                self._forward(batch, m)
+        outputs = batch.outputs
+        return next((i for i, out in enumerate(outputs) if not bool(self._cp.isfinite(out).all())), None)
 
     def _batch(self, n_rows: int, n_targets: int) -> _Batch:
         """The buffers for a batch size; the two last used are kept (whole batches and the ragged rest)."""
@@ -173,10 +198,33 @@ class CapturedStep:
                 self.stream.synchronize()  # its graphs may be running
                 del self._batches[next(iter(self._batches))]
             batch = _Batch(self._cp, self._steps, n_rows, n_targets)
+            with self.stream:
+                batch.planned = self._products.plan(batch, n_rows)
+            if self._products.used.reason is not None:
+                self._drop_products()
         self._batches[key] = batch
         return batch
 
+    def _drop_products(self) -> None:
+        """Make all batches anew with our own kernels, where one has a library's."""
+        for (m, _), batch in self._batches.items():
+            if batch.planned:
+                self.stream.synchronize()
+                batch.graphs.clear()
+                batch.planned = self._products.none(batch, m)
+
     def _graph(self, batch: _Batch, n_rows: int, n_targets: int, bytes_: bool, n_steps: int) -> Any:
+        """The graph of so many steps, with our own kernels where those of a library cannot be captured."""
+        try:
+            return self._captured(batch, n_rows, n_targets, bytes_, n_steps)
+        except Exception as error:
+            if not batch.planned:
+                raise
+            self._products.give_up(f"a step could not be captured: {type(error).__name__}: {error}")
+            self._drop_products()
+        return self._captured(batch, n_rows, n_targets, bytes_, n_steps)
+
+    def _captured(self, batch: _Batch, n_rows: int, n_targets: int, bytes_: bool, n_steps: int) -> Any:
         graph = batch.graphs.get((bytes_, n_steps))
         if graph is None:
             with self.stream:
@@ -189,15 +237,17 @@ class CapturedStep:
                     for _ in range(n_steps):
                         self._record(batch, n_rows, n_targets, bytes_)
                 except BaseException:
-                    self.stream.end_capture()
+                    # What broke a capture may be told once more by its end; the first is the one to know.
+                    with suppress(Exception):
+                        self.stream.end_capture()
                     raise
                 graph = batch.graphs[bytes_, n_steps] = self.stream.end_capture()
         return graph
 
     # ------------------------------------------------------------ one step
 
-    def _record(self, batch: _Batch, m: int, n_targets: int, bytes_: bool) -> None:
-        """Launch the kernels of one step."""
+    def _record_rows(self, batch: _Batch, m: int, n_targets: int, bytes_: bool) -> None:
+        """Gather the rows of the batch."""
         run, progress = self._run, self.progress
         rows = np.int32(m)
         n_in = self._steps[0].n_in
@@ -207,12 +257,25 @@ class CapturedStep:
             columns = np.int32(n_targets)
             run.over("gather_targets", m * n_targets, self.sources, progress, rows, columns, batch.targets)
         run.blocks("gather_weights", 1, self.sources, progress, rows, batch.weight, batch.labels)
+
+    def _record(self, batch: _Batch, m: int, n_targets: int, bytes_: bool) -> None:
+        """Launch the kernels of one step."""
+        run, progress = self._run, self.progress
+        rows = np.int32(m)
+        self._record_rows(batch, m, n_targets, bytes_)
         self._forward(batch, m)
         at = 0  # which of the two buffers has the gradient
         self._record_loss(batch, m, batch.gradients[at])
-        run.blocks("loss_total", 1, batch.losses, batch.weight, rows, progress, self.sums)
+        self._record_squares()
+        l2 = self._objective.l2
+        squares = self._squares, np.int32(NORM_BLOCKS * len(self._matrices)), np.float64(l2 / 2)
+        places = self.sources, progress, self.sums
+        run.blocks("loss_total", 1, batch.losses, batch.weight, rows, *squares, *places)
         self._backward(batch, m, at)
-        self._update()
+        for s in self._matrices:
+            w, g, size = self._weight(self._w, s), self._weight(self._g, s), s.n_in * s.n_out
+            run.over("penalty_slope", size, g, w, np.int64(size), batch.weight[m:], np.float64(l2))
+        self._update(batch.planned)
         run.over("advance", 1, progress)
 
     def _weight(self, block: Any, s: Step) -> Any:
@@ -229,7 +292,8 @@ class CapturedStep:
             kind = "identity" if by_row else s.activation
             if s.kind == "dense":
                 w, bias = self._weight(self._w, s), self._bias(self._w, s)
-                run.product("nn", x, w, (m, s.n_out, s.n_in), out, bias, kind, batch.inputs[i])
+                if not batch.planned.forward(i, x):
+                    run.product("nn", x, w, (m, s.n_out, s.n_in), out, bias, kind, batch.inputs[i])
                 x = out
             elif s.kind == "activation" and not by_row:
                 if s.activation in FROM_INPUT:
@@ -255,18 +319,28 @@ class CapturedStep:
 
     def _record_loss(self, batch: _Batch, m: int, dz: Any) -> None:
         z, rows, n = batch.outputs[-1], np.int32(m), np.int32(self._steps[-1].n_out)
-        name = self._loss.name
+        name, o = self._loss.name, self._objective
+        numbers = (o.told, o.floor, o.cap, o.limit)
+        objective = np.float32(o.factor), *map(np.float64, numbers)
         if name == "cross_entropy":
             smoothing = np.float32(self._numbers.get("smoothing", 0.0))
-            self._run.rows(name, m, z, batch.labels, batch.weight, rows, n, smoothing, dz, batch.losses)
+            given = z, batch.labels, batch.weight, rows, n, smoothing
+            self._run.rows(name, m, *given, *objective, dz, batch.losses)
         else:
             kind, number = number_of(kernels.LOSSES, name), np.float32(self._numbers.get("delta", 0.0))
-            arrays = z, batch.targets, batch.weight, rows, n, dz, batch.losses
-            self._run.rows("loss_of_values", m, kind, number, *arrays)
+            arrays = z, batch.targets, batch.weight, rows, n
+            self._run.rows("loss_of_values", m, kind, number, *arrays, *objective, dz, batch.losses)
+
+    def _record_squares(self) -> None:
+        """Sums of squares of what the penalty is of, some for each matrix."""
+        for i, s in enumerate(self._matrices):
+            w, part = self._weight(self._w, s), self._squares[i * NORM_BLOCKS : (i + 1) * NORM_BLOCKS]
+            self._run.blocks("sum_of_squares", NORM_BLOCKS, w, np.int64(w.size), np.float32(0.0), part)
 
     def _backward(self, batch: _Batch, m: int, at: int) -> None:
         """Fill the flat gradient; buffer number `at` has the gradient at the last output."""
         run, first = self._run, next(i for i, s in enumerate(self._steps) if s.n_parameters)
+        planned = batch.planned
         for i in range(len(self._steps) - 1, first - 1, -1):
             s, da = self._steps[i], batch.gradients[at]
             rows, n, size = np.int32(m), np.int32(s.n_out), m * s.n_out
@@ -284,18 +358,21 @@ class CapturedStep:
                 kept = batch.inputs[i] if s.activation in FROM_INPUT else batch.outputs[i]
                 kind = number_of(kernels.ACTIVATIONS, s.activation)
                 bias = self._bias(self._g, s) if s.kind == "dense" else NO_ARRAY
-                if bends or s.bias >= 0:
+                is_done = planned.has_slope(i) or (not bends and planned.has_bias(i))
+                if (bends or s.bias >= 0) and not is_done:
                     kept = kept if bends else NO_ARRAY
                     run.columns("slope_and_bias", s.n_out, da, kept, kind, rows, n, bias)
             if s.kind == "dense":
                 x = batch.outputs[i - 1] if i else batch.x
-                run.product("tn", x, da, (s.n_in, s.n_out, m), self._weight(self._g, s))
-                if i > first:
+                if i > first:  # before the weights, which a library's product may update
                     at = 1 - at
-                    w = self._weight(self._w, s)
-                    run.product("nt", da, w, (m, s.n_in, s.n_out), batch.gradients[at])
+                    w, below = self._weight(self._w, s), batch.gradients[at]
+                    if not planned.down(i, da, below):
+                        run.product("nt", da, w, (m, s.n_in, s.n_out), below)
+                if not planned.weights(i, x, da):
+                    run.product("tn", x, da, (s.n_in, s.n_out, m), self._weight(self._g, s))
 
-    def _update(self) -> None:
+    def _update(self, planned: Planned) -> None:
         o, run, progress = self._o, self._run, self.progress
         factor: Any = NO_ARRAY
         clip = np.float32(o.clip_value or 0.0)
@@ -310,8 +387,9 @@ class CapturedStep:
         kind, flags = number_of(kernels.OPTIMIZERS, o.name), cuda_constants.flags_of(o)
         n_rules, between = np.int32(len(self.rules)), np.int64(self._w.size)
         decoupled = is_decoupled(o)
-        for j, rule in enumerate(self.rules):
-            part = slice(rule.offset, rule.offset + rule.length)
+        parts = ((j, rule, part) for j, rule in enumerate(self.rules) for part in planned.rest_of(rule))
+        for j, rule, part in parts:
+            length = part.stop - part.start
             state = self._state[0, part] if o.n_states else NO_ARRAY
             decay = np.float32(0.0 if decoupled else rule.decay)
             arrays = (
@@ -319,12 +397,12 @@ class CapturedStep:
                 self._g[part],
                 state,
                 between,
-                np.int64(rule.length),
+                np.int64(length),
                 self.sources,
                 progress,
             )
             numbers = np.int32(j), n_rules, decay, np.float32(rule.l1), clip, factor
-            run.over("update", rule.length, kind, flags, *arrays, *numbers)
+            run.over("update", length, kind, flags, *arrays, *numbers)
         if o.ema is not None:
             toward = np.float32(1 - o.ema)
             run.over(

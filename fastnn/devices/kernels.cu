@@ -8,7 +8,7 @@
  *
  * A step is a row of launches without a word of the host: what changes from step to step is read through
  *   progress[0] step within the call, [1] step of the training, [2] why it stopped (STOP_*), [3] x was not finite
- *   sources[SRC_*] addresses of the data of this call.
+ *   sources[SRC_*] addresses of the data of this call, 0 where there is none.
  * Once progress[2] is set the counters stand still and no kernel writes parameters, state or sums: the steps that are
  * queued behind go over the same batch again, so that its numbers are still there when the host looks.
  *
@@ -19,7 +19,12 @@ typedef unsigned long long u64;
 typedef long long i64;
 typedef unsigned char u8;
 
-#ifndef FASTNN_SHIM
+#ifdef FASTNN_PARTS /* of persistent.cu, which follows: it calls the functions of this text and has none of its kernels */
+#undef SEPARATE
+#undef TOGETHER
+#define SEPARATE static __device__ __attribute__((unused)) void
+#define TOGETHER static __device__ __attribute__((unused)) void
+#elif !defined FASTNN_SHIM
 #define SEPARATE extern "C" __global__ void
 #define TOGETHER extern "C" __global__ void
 #endif
@@ -27,7 +32,7 @@ typedef unsigned char u8;
 #define WARP 32
 #define ALL_LANES 0xFFFFFFFFu
 
-enum { SRC_X, SRC_Y, SRC_WEIGHT, SRC_ORDER, SRC_CONSTANTS };
+enum { SRC_X, SRC_Y, SRC_WEIGHT, SRC_ORDER, SRC_CONSTANTS, SRC_LOSSES };
 enum { STOP_NONE, STOP_LOSS, STOP_INPUT };
 
 __device__ inline i64 thread_number() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
@@ -209,16 +214,18 @@ SEPARATE activation(const float *z, float *out, i64 size, int kind)
         out[i] = activate(kind, z[i]);
 }
 
-/* A block has 32 columns, and 8 rows of threads walk down them. da (m, n) becomes the gradient at z, and its columns
- * are summed into db (n,); kept: f(z) or z. Neither is looked at where NULL. */
-TOGETHER slope_and_bias(float *da, const float *kept, int kind, int m, int n, float *db)
+/* A block has 32 columns, the first of them being number `first`, and 8 rows of threads walk down them. da (m, n)
+ * becomes the gradient at z, and its columns are summed into db (n,); kept: f(z) or z. Neither is looked at where
+ * NULL. Rows of da and kept lie `apart` elements apart. */
+__device__ inline void slope_and_sums(float *da, const float *kept, int apart, int kind, int m, int n, float *db,
+                                      int first)
 {
     __shared__ float part[8][WARP];
-    const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP, j = blockIdx.x * WARP + lane;
+    const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP, j = first + lane;
     float sum = 0;
     if (j < n)
         for (int i = row; i < m; i += 8) {
-            const i64 at = (i64)i * n + j;
+            const i64 at = (i64)i * apart + j;
             float g = da[at];
             if (kept)
                 da[at] = g = g * slope(kind, kept[at]);
@@ -232,14 +239,15 @@ TOGETHER slope_and_bias(float *da, const float *kept, int kind, int m, int n, fl
     db[j] = sum;
 }
 
-/* Softmax of each row, or its logarithm; a warp has a row. out may be z. */
-TOGETHER softmax(const float *z, float *out, int m, int n, int logarithm)
+TOGETHER slope_and_bias(float *da, const float *kept, int kind, int m, int n, float *db)
 {
-    const int row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    if (row >= m)
-        return; /* a whole warp */
-    z += (i64)row * n;
-    out += (i64)row * n;
+    slope_and_sums(da, kept, n, kind, m, n, db, blockIdx.x * WARP);
+}
+
+/* Softmax of a row, or its logarithm, by a warp. out may be z. */
+__device__ inline void softmax_of(const float *z, float *out, int n, int logarithm)
+{
+    const int lane = threadIdx.x % WARP;
     float most = z[0], total = 0;
     for (int j = lane; j < n; j += WARP) most = fmaxf(most, z[j]);
     most = warp_max(most);
@@ -251,19 +259,35 @@ TOGETHER softmax(const float *z, float *out, int m, int n, int logarithm)
 }
 
 /* The gradient at z from that at a, in place. */
-TOGETHER softmax_slope(const float *a, float *da, int m, int n, int logarithm)
+__device__ inline void softmax_slope_of(const float *a, float *da, int n, int logarithm)
 {
-    const int row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    if (row >= m)
-        return;
-    a += (i64)row * n;
-    da += (i64)row * n;
+    const int lane = threadIdx.x % WARP;
     float sum = 0;
     for (int j = lane; j < n; j += WARP) sum += logarithm ? da[j] : da[j] * a[j];
     sum = warp_sum(sum);
     for (int j = lane; j < n; j += WARP)
         da[j] = logarithm ? da[j] - expf(a[j]) * sum : a[j] * (da[j] - sum);
 }
+
+/* The row of this warp. */
+__device__ inline int row_number() { return blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; }
+
+TOGETHER softmax(const float *z, float *out, int m, int n, int logarithm)
+{
+    const i64 row = row_number();
+    if (row < m) /* a whole warp */
+        softmax_of(z + row * n, out + row * n, n, logarithm);
+}
+
+TOGETHER softmax_slope(const float *a, float *da, int m, int n, int logarithm)
+{
+    const i64 row = row_number();
+    if (row < m)
+        softmax_slope_of(a + row * n, da + row * n, n, logarithm);
+}
+
+/* Two roundings, as the array program has them: no FMA. */
+__device__ inline float scaled(float x, float factor, float shift) { return __fadd_rn(__fmul_rn(x, factor), shift); }
 
 /* out = x * factor + shift, by columns where arrays (n,) are given. out may be x. */
 SEPARATE scale(const float *x, float *out, i64 size, int n, float factor, float shift, const float *factors,
@@ -273,8 +297,7 @@ SEPARATE scale(const float *x, float *out, i64 size, int n, float factor, float 
     if (i >= size)
         return;
     const int j = (int)(i % n);
-    /* Two roundings, as the array program has them: no FMA. */
-    out[i] = __fadd_rn(__fmul_rn(x[i], factors ? factors[j] : factor), shifts ? shifts[j] : shift);
+    out[i] = scaled(x[i], factors ? factors[j] : factor, shifts ? shifts[j] : shift);
 }
 
 /* ---------------------------------------------------------------- dropout */
@@ -294,8 +317,16 @@ __device__ inline void philox(u32 c[4], u64 seed)
     }
 }
 
-/* out = x times 0 or `kept`; a thread has 4 columns of a row. The mask is a function of (seed, step, layer, row,
- * column), made anew on the way back rather than stored. out may be x. */
+/* out = x times 0 or `kept`, of 4 columns of a row (n,) from column `first` on. The mask is a function of (seed, step,
+ * layer, row, column), made anew on the way back rather than stored. out may be x. */
+__device__ inline void drop_four(const float *x, float *out, int row, int first, int n, u64 seed, u64 step, u32 layer,
+                                 u32 threshold, float kept)
+{
+    u32 c[4] = {(u32)(first / 4), (u32)row, (u32)step, (u32)(step >> 32 & 0xFFF) << 16 | (layer & 0xFFFF)};
+    philox(c, seed);
+    for (int q = 0; q < 4 && first + q < n; q++) out[first + q] = x[first + q] * (c[q] >= threshold ? kept : 0.0f);
+}
+
 SEPARATE dropout(const float *x, float *out, int m, int n, u64 seed, const i64 *progress, u32 layer, u32 threshold,
                  float kept)
 {
@@ -303,31 +334,31 @@ SEPARATE dropout(const float *x, float *out, int m, int n, u64 seed, const i64 *
     const i64 i = thread_number();
     if (i >= (i64)m * blocks)
         return;
-    const int row = (int)(i / blocks), first = (int)(i % blocks) * 4;
-    const u64 step = (u64)progress[1];
-    u32 c[4] = {(u32)(first / 4), (u32)row, (u32)step, (u32)(step >> 32 & 0xFFF) << 16 | (layer & 0xFFFF)};
-    philox(c, seed);
-    for (int q = 0; q < 4 && first + q < n; q++) {
-        const i64 at = (i64)row * n + first + q;
-        out[at] = x[at] * (c[q] >= threshold ? kept : 0.0f);
-    }
+    const i64 row = i / blocks;
+    const int first = (int)(i % blocks) * 4;
+    drop_four(x + row * n, out + row * n, (int)row, first, n, seed, (u64)progress[1], layer, threshold, kept);
 }
 
 /* ---------------------------------------------------------------- losses */
 
-/* Softmax cross-entropy of labels; a warp has a row. dz is that of the weighted mean over the batch, whose sum of
- * weights is weight[m]; loss[i] is that of the row alone. The logarithm of a sum of exponentials is taken apart
- * so that nothing overflows. */
-TOGETHER cross_entropy(const float *z, const i64 *labels, const double *weight, int m, int n, float smoothing,
-                       float *dz, double *loss)
+/* The share of a row in the weighted mean over the batch. */
+__device__ inline float share_of(double weight, double total) { return total > 0 ? (float)(weight / total) : 0.0f; }
+
+__device__ inline double within(double v, double floor, double cap) { return v < floor ? floor : v > cap ? cap : v; }
+
+/* What is told of a row's loss: NaN, which stops the training, where it is beyond the limit or no number. */
+__device__ inline double told_of(double loss, double cut, double told, double limit)
 {
-    const int row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    if (row >= m)
-        return;
-    z += (i64)row * n;
-    dz += (i64)row * n;
-    const int label = (int)labels[row];
-    const float factor = weight[m] > 0 ? (float)(weight[row] / weight[m]) : 0.0f;
+    return fabs(loss) <= limit ? told * cut : nan("");
+}
+
+/* Softmax cross-entropy of a row's label, by a warp. dz is that of the weighted mean over the batch, in which the row
+ * has the share `factor`; the loss, lane 0's, is that of the row alone, within floor .. cap, times `told`. The logarithm
+ * of a sum of exponentials is taken apart so that nothing overflows. */
+__device__ inline void cross_entropy_of(const float *z, int label, float factor, int n, float smoothing, double told,
+                                        double floor, double cap, double limit, float *dz, double *loss)
+{
+    const int lane = threadIdx.x % WARP;
     float most = z[0], total = 0, below = 0;
     for (int j = lane; j < n; j += WARP) most = fmaxf(most, z[j]);
     most = warp_max(most);
@@ -343,24 +374,31 @@ TOGETHER cross_entropy(const float *z, const i64 *labels, const double *weight, 
         dz[j] = (expf(z[j] - most) / total - (j == label ? chosen : other)) * factor;
     if (lane == 0) {
         const float own = most - z[label];
-        loss[row] = logf(total) + (smoothing != 0 ? (1 - smoothing) * own + smoothing * below : own);
+        const double l = logf(total) + (smoothing != 0 ? (1 - smoothing) * own + smoothing * below : own);
+        *loss = told_of(l, within(l, floor, cap), told, limit);
     }
+}
+
+TOGETHER cross_entropy(const float *z, const i64 *labels, const double *weight, int m, int n, float smoothing,
+                       float scale, double told, double floor, double cap, double limit, float *dz, double *loss)
+{
+    const i64 row = row_number();
+    if (row < m)
+        cross_entropy_of(z + row * n, (int)labels[row], share_of(weight[row], weight[m]) * scale, n, smoothing, told,
+                         floor, cap, limit, dz + row * n, loss + row);
 }
 
 __device__ inline float log1p_exp(float z) { return (z > 0 ? z : 0.0f) + log1pf(expf(-fabsf(z))); }
 
-/* Losses of values y (m, n): the mean over the outputs of a row. number: Huber's delta. */
-TOGETHER loss_of_values(int kind, float number, const float *z, const float *y, const double *weight, int m, int n,
-                        float *dz, double *loss)
+/* The loss of a row of values y (n,), the mean over its outputs, by a warp. number: Huber's delta; the others as above,
+ * but that of binary_cross_entropy each output's share is within floor .. cap. */
+__device__ inline void loss_of_row(int kind, float number, const float *z, const float *y, float factor, int n,
+                                   double told, double floor, double cap, double limit, float *dz, double *loss)
 {
-    const int row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    if (row >= m)
-        return;
-    const i64 first = (i64)row * n;
-    const float factor = weight[m] > 0 ? (float)(weight[row] / weight[m]) : 0.0f;
-    float sum = 0;
+    const int lane = threadIdx.x % WARP, each = kind == LOSS_binary_cross_entropy;
+    float sum = 0, cut = 0;
     for (int j = lane; j < n; j += WARP) {
-        const float v = z[first + j], t = y[first + j], d = v - t, size = fabsf(d);
+        const float v = z[j], t = y[j], d = v - t, size = fabsf(d);
         float l = 0, g = 0;
         switch (kind) {
         case LOSS_mse:
@@ -393,16 +431,29 @@ TOGETHER loss_of_values(int kind, float number, const float *z, const float *y, 
         }
         }
         sum += l;
-        dz[first + j] = g / n * factor;
+        cut += each ? (float)within(l, floor, cap) : l;
+        dz[j] = g / n * factor;
     }
     sum = warp_sum(sum);
+    cut = warp_sum(cut);
     if (lane == 0)
-        loss[row] = sum / n;
+        *loss = told_of(sum / n, within(cut / n, floor, cap), told, limit);
+}
+
+TOGETHER loss_of_values(int kind, float number, const float *z, const float *y, const double *weight, int m, int n,
+                        float scale, double told, double floor, double cap, double limit, float *dz, double *loss)
+{
+    const i64 row = row_number();
+    if (row < m)
+        loss_of_row(kind, number, z + row * n, y + row * n, share_of(weight[row], weight[m]) * scale, n, told, floor,
+                    cap, limit, dz + row * n, loss + row);
 }
 
 /* Adds the batch to sums (weight * loss, weight), or stops the training before anything is updated: at x or a loss
- * that is not finite, be it of a row without weight. One block. */
-TOGETHER loss_total(const double *loss, const double *weight, int m, i64 *progress, double *sums)
+ * that is not finite, be it of a row without weight. half_l2 times the sum of `squares` joins the loss; the loss of the
+ * step is kept where the call wants it. One block. */
+TOGETHER loss_total(const double *loss, const double *weight, int m, const double *squares, int n_squares,
+                    double half_l2, const u64 *sources, i64 *progress, double *sums)
 {
     double sum = 0, broken = 0;
     for (int i = threadIdx.x; i < m; i += THREADS) {
@@ -417,10 +468,24 @@ TOGETHER loss_total(const double *loss, const double *weight, int m, i64 *progre
         progress[2] = STOP_INPUT;
     else if (broken != 0)
         progress[2] = STOP_LOSS;
-    else if (weight[m] > 0) {
+    else {
+        double penalty = 0;
+        for (int i = 0; i < n_squares; i++) penalty += squares[i];
+        sum = (weight[m] > 0 ? sum : 0.0) + half_l2 * penalty;
         sums[0] += sum;
         sums[1] += weight[m];
+        if (sources[SRC_LOSSES])
+            ((double *)sources[SRC_LOSSES])[progress[0]] = sum;
     }
+}
+
+/* g += l2 / total * w: the gradient of a penalty, l2 / 2 times the squares, that is divided by the weight of the batch
+ * as the loss is. */
+SEPARATE penalty_slope(float *g, const float *w, i64 size, const double *total, double l2)
+{
+    const i64 i = thread_number();
+    if (i < size && *total > 0)
+        g[i] = fmaf((float)(l2 / *total), w[i], g[i]);
 }
 
 /* The step is done. */
@@ -434,6 +499,7 @@ SEPARATE advance(i64 *progress)
 
 /* ---------------------------------------------------------------- products */
 
+#ifndef FASTNN_PARTS /* whose products are of one block */
 /* c (m, n) = a b, then bias (n,) and f; z: what f was of. Each element is one chain of FMAs over k, in order, from
  * zero: the bits of the products of the CPU. A thread has RM x RN sums that lie apart by the threads of the
  * tile, so that a warp reads shared memory without conflicts and stores whole lines. While a panel is multiplied the
@@ -671,6 +737,7 @@ MATMUL_ROUNDED(matmul_nn_bf16, 1, 0, 0)
 MATMUL_ROUNDED(matmul_nt_bf16, 1, 0, 1)
 MATMUL_ROUNDED(matmul_tn_bf16, 1, 1, 0)
 #endif
+#endif /* FASTNN_PARTS */
 
 /* ---------------------------------------------------------------- the update */
 
@@ -692,6 +759,13 @@ TOGETHER sum_of_squares(float *g, i64 size, float clip, double *partial)
         partial[blockIdx.x] = sum;
 }
 
+/* What brings a gradient with that sum of squares down to the norm `most`. */
+__device__ inline float factor_of_norm(double sum, double most)
+{
+    const double f = most / (sqrt(sum) + 1e-6);
+    return f < 1 || f != f ? (float)f : 1.0f;
+}
+
 /* What brings a gradient of n_partial such sums down to the norm `most`; one thread. */
 SEPARATE norm_factor(const double *partial, int n_partial, double most, float *factor)
 {
@@ -699,24 +773,19 @@ SEPARATE norm_factor(const double *partial, int n_partial, double most, float *f
         return;
     double sum = 0;
     for (int i = 0; i < n_partial; i++) sum += partial[i];
-    const double f = most / (sqrt(sum) + 1e-6);
-    *factor = f < 1 || f != f ? (float)f : 1.0f;
+    *factor = factor_of_norm(sum, most);
 }
 
 /* Numbers of a step that the host has worked out in double: columns of a row of the table of constants. */
 enum { K_RATE, K_SHRINK, K_0, K_1, K_2, K_3, K_4, K_5, K_COLUMNS };
 enum { UPDATE_NESTEROV = 1, UPDATE_MOMENTUM = 2, UPDATE_CENTERED = 4, UPDATE_AMSGRAD = 8 };
 
-/* One step of the optimizer on `size` parameters w that have one rule. s: the first state of the first of them, the
- * others follow `between` elements apart. The order is PyTorch's: the gradient is clipped, then decay * w and
- * l1 * sign(w) join it, then the step; K_RATE is minus the learning rate. */
-SEPARATE update(int kind, int flags, float *w, const float *g, float *s, i64 between, i64 size, const u64 *sources,
-                const i64 *progress, int rule, int n_rules, float decay, float l1, float clip, const float *factor)
+/* One step of the optimizer on element i of parameters w that have one rule, whose constants are k. s: the first state
+ * of the first of them, the others follow `between` elements apart. The order is PyTorch's: the gradient is clipped,
+ * then decay * w and l1 * sign(w) join it, then the step; K_RATE is minus the learning rate. */
+__device__ inline void update_of(int kind, int flags, float *w, const float *g, float *s, i64 between, i64 i,
+                                 const float *k, float decay, float l1, float clip, const float *factor)
 {
-    const i64 i = thread_number();
-    if (i >= size || progress[2])
-        return;
-    const float *k = (const float *)sources[SRC_CONSTANTS] + (progress[0] * n_rules + rule) * K_COLUMNS;
     const float rate = k[K_RATE], shrink = k[K_SHRINK];
     float v = w[i], d = g[i];
     if (factor)
@@ -788,6 +857,16 @@ SEPARATE update(int kind, int flags, float *w, const float *g, float *s, i64 bet
     w[i] = v;
 }
 
+SEPARATE update(int kind, int flags, float *w, const float *g, float *s, i64 between, i64 size, const u64 *sources,
+                const i64 *progress, int rule, int n_rules, float decay, float l1, float clip, const float *factor)
+{
+    const i64 i = thread_number();
+    if (i >= size || progress[2])
+        return;
+    const float *k = (const float *)sources[SRC_CONSTANTS] + (progress[0] * n_rules + rule) * K_COLUMNS;
+    update_of(kind, flags, w, g, s, between, i, k, decay, l1, clip, factor);
+}
+
 SEPARATE fill(float *out, i64 size, float value)
 {
     const i64 i = thread_number();
@@ -796,9 +875,50 @@ SEPARATE fill(float *out, i64 size, float value)
 }
 
 /* The moving average of the weights, which begins as what the first update gives; toward: 1 less its decay. */
+__device__ inline float averaged(float mean, float w, i64 step, float toward)
+{
+    return step == 0 ? w : mean + toward * (w - mean);
+}
+
 SEPARATE average(float *mean, const float *w, i64 size, const i64 *progress, float toward)
 {
     const i64 i = thread_number();
     if (i < size && !progress[2])
-        mean[i] = progress[1] == 0 ? w[i] : mean[i] + toward * (w[i] - mean[i]);
+        mean[i] = averaged(mean[i], w[i], progress[1], toward);
+}
+
+/* ---------------------------------------------------------------- around products of a library */
+
+/* Numbers in -1 .. 1 that look like chance: what products are tried on. */
+SEPARATE pattern(float *out, i64 size, u32 seed)
+{
+    const i64 i = thread_number();
+    if (i >= size)
+        return;
+    u32 h = ((u32)i + 1) * 0x9E3779B1u ^ seed; /* the finalizer of MurmurHash3 (Appleby, public domain) */
+    h = (h ^ h >> 16) * 0x85EBCA6Bu;
+    h = (h ^ h >> 13) * 0xC2B2AE35u;
+    out[i] = (float)((int)((h ^ h >> 16) >> 8) - (1 << 23)) / (1 << 23);
+}
+
+/* alpha and beta of w = beta w + alpha (x' dz), one step of plain SGD with decay; one thread. Nothing is changed once
+ * the training has stopped, if `still` has made zeros of x and dz. */
+SEPARATE fold_factors(const u64 *sources, const i64 *progress, int rule, int n_rules, float decay, float *factors)
+{
+    if (thread_number())
+        return;
+    const float *k = (const float *)sources[SRC_CONSTANTS] + (progress[0] * n_rules + rule) * K_COLUMNS;
+    factors[0] = progress[2] ? 0.0f : k[K_RATE];
+    factors[1] = progress[2] ? 1.0f : fmaf(k[K_RATE], decay, 1.0f);
+}
+
+/* Zeros for both factors of a product that updates weights, once the training has stopped: their infinities and NaN
+ * would be in the weights though alpha is 0. */
+SEPARATE still(const i64 *progress, float *a, i64 size_a, float *b, i64 size_b)
+{
+    if (!progress[2])
+        return;
+    const i64 step = (i64)gridDim.x * blockDim.x;
+    for (i64 i = thread_number(); i < size_a; i += step) a[i] = 0;
+    for (i64 i = thread_number(); i < size_b; i += step) b[i] = 0;
 }
