@@ -103,34 +103,30 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-class Enough(Exception):
-    """The time is over."""
+class Clock(fn.Callback):
+    """Counts the steps of some seconds after a warm-up, and ends the training then."""
+
+    def __init__(self) -> None:
+        self.times, self.steps = [time.monotonic() + SECONDS / 4], [0]
+
+    def next_time(self, trainer: fn.Trainer) -> float:
+        return self.times[-1] if len(self.times) == 1 else self.times[0] + SECONDS
+
+    def on_step(self, trainer: fn.Trainer, epoch: int) -> None:
+        now = time.monotonic()
+        if len(self.times) == 1 and now >= self.times[0]:
+            self.times, self.steps = [now, now], [trainer.step, trainer.step]
+        elif len(self.times) == 2 and now >= self.times[0] + SECONDS:
+            self.times[1], self.steps[1] = now, trainer.step
+            trainer.stop("measured", now=True)
 
 
 def measured_rate(one: fn.Trainer, data: tuple[Any, ...]) -> tuple[float, int]:
     """Steps in a second of epochs that follow a short warm-up, and how many were done."""
-    inner: Any = one._steps
-    at = {"begun": time.perf_counter(), "from": 0.0, "step": 0}
-
-    def steps(program: Any, x: Any, y: Any, order: Any, *more: Any) -> Any:
-        """As the trainer's, some at a time, with a look at the clock between them."""
-        sums = np.zeros(2)
-        for first in range(0, len(order), 1000):
-            sums += inner(program, x, y, order[first : first + 1000], *more)
-            now = time.perf_counter()
-            if not at["from"] and now - at["begun"] > SECONDS / 4:
-                at["from"], at["step"] = now, one.step
-            if at["from"] and now - at["from"] > SECONDS:
-                raise Enough
-        return tuple(sums)
-
-    one._steps = steps  # type: ignore[method-assign]
-    try:
-        while True:
-            one.fit(*data, batch_size=128, progress=False)
-    except Enough:
-        done = one.step - int(at["step"])
-        return done / (time.perf_counter() - at["from"]), done
+    clock = Clock()
+    one.fit(*data, epochs=10**6, batch_size=128, callbacks=[clock], progress=False)
+    done = clock.steps[1] - clock.steps[0]
+    return done / (clock.times[1] - clock.times[0]), done
 
 
 def child(how: str, x: str, y: str, widths: tuple[int, ...], n_rows: int, out: str) -> None:
