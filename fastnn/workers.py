@@ -3,7 +3,8 @@
 A worker's program runs on its own thread alone, as a team would take the cores of the others; the last one
 that is left may use them. The last trainings begin before there is a core for each, and take turns: one that
 began late would end alone, beside idle cores. A signal reaches Python's main thread only, so that workers are
-held by reins (`kernels.Reins`). Threads that train on one card are a gang and have it in turn (`devices.gangs`).
+held by reins (`kernels.Reins`). Threads that train on one card are a gang: they have it in turn
+(`devices.gangs`).
 """
 
 from __future__ import annotations
