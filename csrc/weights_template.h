@@ -139,7 +139,8 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
         whole = WEIGHTS_BYTES_LARGE / ((n > k ? n : k) * (ptrdiff_t)sizeof(REAL));
     whole = (whole / TILE_ROWS + 1) * TILE_ROWS;
     FN(following) f = {.ld = target->ld};
-    const FN(followed_function) *followed = FN(follow)(target, &f);
+    const int in_memory = n_arrays > 1 && m * n * n_arrays * (ptrdiff_t)sizeof(REAL) >= FOLLOW_BYTES;
+    const FN(followed_function) *followed = in_memory ? NULL : FN(follow)(target, &f);
     FN(asking) asking = FN(begin_asking)(ahead, (m + TILE_ROWS - 1) / TILE_ROWS * ((n + PANEL - 1) / PANEL));
     for (ptrdiff_t first = 0; first < m; first += whole) {
         const ptrdiff_t rows = m - first < whole ? m - first : whole, n_tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
