@@ -181,6 +181,7 @@ def main() -> None:
     if folder is not None:
         peaks_by_name = {f"{dtype}, {n} threads": rate for (dtype, n), rate in PEAKS.items()}
         saved = {"machine": machine(), "peaks": peaks_by_name, "rows": ROWS}
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "sklearn.json").write_text(json.dumps(saved, indent=1) + "\n")
         (folder / "sklearn.md").write_text("# scikit-learn\n\n" + "\n".join(LINES) + "\n")
 
