@@ -110,3 +110,12 @@ def test_who_waits_for_a_turn_hears_that_it_is_to_stop() -> None:
     assert not turns.are_wanted
     turns.give()
     turns.take(kernels.Reins())  # nobody else has it
+
+
+def test_a_turn_is_waited_for_where_no_file_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(workers.os, "pipe", refused)
+    test_the_last_of_three_begins_before_one_of_the_others_has_ended()
+    test_who_waits_for_a_turn_hears_that_it_is_to_stop()
