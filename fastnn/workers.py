@@ -225,7 +225,9 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None, gang: Gang |
         Ctrl-C, or what a callback raised to end the process: after all have stopped, at the end of a step.
     """
     n_workers = min(n_workers, len(jobs))
-    n_late = min(n_workers - 1, len(jobs) - n_workers) if gang is None else 0
+    # A time limit would run on while its training waits for a turn.
+    takes_turns = gang is None and all(job.arguments.get("time_limit") is None for job in jobs)
+    n_late = min(n_workers - 1, len(jobs) - n_workers) if takes_turns else 0
     reins = [kernels.Reins(1 if n_workers > 1 else 0) for _ in range(n_workers + n_late)]
     ended: queue.SimpleQueue[tuple[int, Job | None]] = queue.SimpleQueue()
     to_do = deque(jobs)
