@@ -97,9 +97,7 @@ def _is_whole(trainer: Any, program: devices.Program, course: Any, team: Team) -
     return team.asked(trainer) == (math.inf, math.inf)
 
 
-def _run(
-    trainer: Any, program: program_.Program, course: Course, most: int
-) -> Generator[Sums, None, None]:
+def _run(trainer: Any, program: program_.Program, course: Course, most: int) -> Generator[Sums, None, None]:
     """Up to so many epochs, in one call; see `epochs_of`."""
     trained, n = course.trained, len(course.trained)
     batch = min(course.batch_size or n, n)

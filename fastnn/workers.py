@@ -141,7 +141,7 @@ class _Turns:
             sign: _Pipe | threading.Event
             try:
                 sign = _Pipe()
-            except OSError:  # the process may open no more files: slower, but no reason for a training to fail
+            except OSError:  # no more open files for this process: slower, but no reason to fail
                 sign = threading.Event()
             self._waiting.append(sign)
         try:
