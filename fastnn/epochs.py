@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from .steps import Step
     from .streaming import Stream
 
-__all__ = ["Course", "Piece", "TimeLimit", "course_of", "epochs_of", "judge_plan", "walk"]
+__all__ = ["Course", "Piece", "TimeLimit", "course_of", "epochs_of", "judge_plan", "rows_of", "walk"]
 
 Array = NDArray[Any]
 # Arrays as programs take them, and steps (steps, batch) on their rows: x, y, order, weights.
 Piece: TypeAlias = tuple[Array, Array, Array, "Array | None"]
+# Of weight * loss and of weights, of each epoch.
+Sums: TypeAlias = "list[tuple[float, float]] | NDArray[np.float64]"
 
 
 # Of one call: their sums take 16 bytes each, and the smallest nets do about so many in the time of a call.
@@ -42,7 +44,7 @@ _MOST_EPOCHS = 1024
 
 def epochs_of(
     trainer: Any, program: devices.Program, course: Any, team: Team, is_measured: bool
-) -> Generator[list[tuple[float, float]], None, None]:
+) -> Generator[Sums, None, None]:
     """The epochs of the running fit, until its last one or a stop, whenever some have been done.
 
     What ends the fit inside an epoch is raised when those before it have been given.
@@ -55,7 +57,7 @@ def epochs_of(
 
     Yields
     ------
-    list of (float, float)
+    list of (float, float), or ndarray (n, 2)
         The sums of weight * loss and of weights of each epoch done. Whoever takes it counts them in
         `trainer.epoch`, and takes `trainer.epoch_step` back to 0.
     """
@@ -76,6 +78,18 @@ def epochs_of(
         yield [trainer._sums]
 
 
+def rows_of(sums: Sums, epochs_done: int, name: str) -> list[tuple[int, dict[str, float]]]:
+    """What the history has of epochs by their sums: number and loss of each.
+
+    name: of the rows, for a message where they have no weight.
+    """
+    pairs = sums if isinstance(sums, list) else sums.tolist()
+    if not all(weight for _, weight in pairs):
+        raise ValueError(f"the sample weights of {name} must not be all zero in an epoch")
+    losses = (loss / weight for loss, weight in pairs)
+    return [(epoch, {"loss": loss}) for epoch, loss in enumerate(losses, epochs_done + 1)]
+
+
 def _is_whole(trainer: Any, program: devices.Program, course: Any, team: Team) -> bool:
     """Whether the next epoch is one of rows in their order or shuffled, from its first to its last step."""
     if not isinstance(course, Course) or course.draw is not None or trainer.epoch_step:
@@ -83,9 +97,7 @@ def _is_whole(trainer: Any, program: devices.Program, course: Any, team: Team) -
     return team.asked(trainer) == (math.inf, math.inf)
 
 
-def _run(
-    trainer: Any, program: program_.Program, course: Course, most: int
-) -> Generator[list[tuple[float, float]], None, None]:
+def _run(trainer: Any, program: program_.Program, course: Course, most: int) -> Generator[Sums, None, None]:
     """Up to so many epochs, in one call; see `epochs_of`."""
     trained, n = course.trained, len(course.trained)
     batch = min(course.batch_size or n, n)
@@ -112,11 +124,11 @@ def _run(
     except BaseException as error:
         met = error
     else:
-        yield sums[:n_done].tolist()
+        yield sums[:n_done]
         return
     n_done = (program.step - at[0]) // n_steps
     if n_done:
-        yield sums[:n_done].tolist()
+        yield sums[:n_done]
     if not isinstance(met, DivergenceError):
         raise met
     step = met.step_in_call

@@ -27,7 +27,7 @@ class History(Mapping[str, list[float]]):
 
     def __init__(self, names: Sequence[str] = ("loss",)) -> None:
         self._names = list(names)
-        # A row an epoch, added by one append: Ctrl-C can not leave series of different lengths.
+        # A row an epoch, which `fit` adds itself: Ctrl-C can not leave series of different lengths.
         self._rows: list[tuple[int, dict[str, float]]] = []
 
     @property
@@ -58,10 +58,6 @@ class History(Mapping[str, list[float]]):
         """Add what was measured in an epoch."""
         self.add_names(measured)
         self._rows.append((epoch, measured))
-
-    def extend(self, rows: list[tuple[int, dict[str, float]]]) -> None:
-        """Add epochs, by number, whose quantities are there already; the rows are kept as they are."""
-        self._rows += rows
 
     def add_names(self, names: Mapping[str, Any] | Sequence[str]) -> None:
         """Let there be these quantities, even before an epoch has measured them."""

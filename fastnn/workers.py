@@ -100,16 +100,35 @@ class Job:
             watcher.end()
 
 
-class _Turns:
-    """Lets n trainings compute at a time; who has waited longest is the next.
+class _Pipe:
+    """A sign that one thread waits for and another one gives, with the face of `threading.Event`.
 
-    Pipes wake: Linux puts what waits for one onto the core of the thread that writes and then sleeps. What
-    waits for a lock may get the core of another one that computes, and stay there for milliseconds.
+    Linux puts what waits for a pipe onto the core of the thread that writes and then sleeps. What waits for a
+    lock may get the core of another one that computes, and stay there for milliseconds.
     """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._read, select.POLLIN)
+
+    def set(self) -> None:
+        os.write(self._write, b".")
+
+    def wait(self, seconds: float) -> bool:
+        return bool(self._poll.poll(1e3 * seconds))
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+class _Turns:
+    """Lets n trainings compute at a time; who has waited longest is the next."""
 
     def __init__(self, n: int) -> None:
         self._free = n
-        self._waiting: deque[int] = deque()  # where to write for each
+        self._waiting: deque[_Pipe | threading.Event] = deque()
         self._lock = threading.Lock()
         self.beginning = threading.Lock()  # of that which begins
 
@@ -119,25 +138,27 @@ class _Turns:
             if self._free:
                 self._free -= 1
                 return
-            read, write = os.pipe()
-            self._waiting.append(write)
-        poll = select.poll()
-        poll.register(read, select.POLLIN)
+            sign: _Pipe | threading.Event
+            try:
+                sign = _Pipe()
+            except OSError:  # no more open files for this process: slower, but no reason to fail
+                sign = threading.Event()
+            self._waiting.append(sign)
         try:
-            while not poll.poll(1e3 * waiting.PAUSE):
+            while not sign.wait(waiting.PAUSE):
                 with self._lock:
-                    if reins.stopped and write in self._waiting:
-                        self._waiting.remove(write)
+                    if reins.stopped and sign in self._waiting:
+                        self._waiting.remove(sign)
                         raise KeyboardInterrupt
         finally:
-            os.close(read)
-            os.close(write)
+            if isinstance(sign, _Pipe):
+                sign.close()
 
     def give(self) -> None:
         """End a turn."""
         with self._lock:
             if self._waiting:
-                os.write(self._waiting.popleft(), b".")
+                self._waiting.popleft().set()
             else:
                 self._free += 1
 
@@ -204,7 +225,9 @@ def run(jobs: Sequence[Job], n_workers: int, progress: bool | None, gang: Gang |
         Ctrl-C, or what a callback raised to end the process: after all have stopped, at the end of a step.
     """
     n_workers = min(n_workers, len(jobs))
-    n_late = min(n_workers - 1, len(jobs) - n_workers) if gang is None else 0
+    # A time limit would run on while its training waits for a turn.
+    takes_turns = gang is None and all(job.arguments.get("time_limit") is None for job in jobs)
+    n_late = min(n_workers - 1, len(jobs) - n_workers) if takes_turns else 0
     reins = [kernels.Reins(1 if n_workers > 1 else 0) for _ in range(n_workers + n_late)]
     ended: queue.SimpleQueue[tuple[int, Job | None]] = queue.SimpleQueue()
     to_do = deque(jobs)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastnn as fn
+from fastnn import epochs
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(71, 5)).astype(np.float32)
@@ -175,6 +176,37 @@ def test_ctrl_c_in_the_midst_of_many_epochs_keeps_those_that_were_done() -> None
     assert trainer.history["loss"] == reference.history["loss"]
     trainer.fit(X, Y, epochs=2, batch_size=16)
     assert trainer.epoch == n + 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer of this kind")
+def test_ctrl_c_at_any_moment_loses_no_epoch_that_was_done() -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for i in range(40):
+            trainer = plain()
+            trainer.fit(X, Y, epochs=0)
+            signal.setitimer(signal.ITIMER_REAL, 0.006 + 0.0001 * i)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.fit(X, Y, epochs=10**7, batch_size=None)
+            assert trainer.epoch == trainer.step
+            assert trainer.history.epoch == list(range(1, trainer.epoch + 1))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_ctrl_c_while_many_epochs_are_counted_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_of, trainer = epochs.rows_of, plain()
+
+    def interrupted(*given: Any) -> Any:
+        monkeypatch.setattr("fastnn.trainer.rows_of", rows_of)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastnn.trainer.rows_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(X, Y, epochs=10**7, batch_size=16)
+    assert trainer.epoch >= 1
+    assert trainer.step == 5 * trainer.epoch
+    assert trainer.history.epoch == list(range(1, trainer.epoch + 1))
 
 
 def test_callbacks_are_called_at_each_epoch_and_may_stop_there() -> None:

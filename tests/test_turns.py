@@ -110,3 +110,23 @@ def test_who_waits_for_a_turn_hears_that_it_is_to_stop() -> None:
     assert not turns.are_wanted
     turns.give()
     turns.take(kernels.Reins())  # nobody else has it
+
+
+def test_a_time_limit_is_not_spent_on_waiting_for_turns() -> None:
+    found, times = trainers(3), [Times() for _ in range(3)]
+    given: Any = [[one] for one in times]
+    fn.fit_many(
+        found, X, Y, epochs=10**6, n_workers=2, time_limit=0.1, callbacks=given, progress=False, batch_size=64
+    )
+    assert all(one.stop_reason is not None for one in found)
+    ended = sorted(one.ended for one in times)
+    assert max(one.begun for one in times) >= ended[0]  # the third one began when another had ended
+
+
+def test_a_turn_is_waited_for_where_no_file_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(workers.os, "pipe", refused)
+    test_the_last_of_three_begins_before_one_of_the_others_has_ended()
+    test_who_waits_for_a_turn_hears_that_it_is_to_stop()
