@@ -33,9 +33,7 @@ def unfolded(optimizer, parameters, gradient, state, step):
     """The optimizer's own kernel on the whole block."""
     if optimizer.name in ("adam", "adamw"):
         update = ops.adam_update if optimizer.name == "adam" else ops.adamw_update
-        update(
-            parameters, gradient, *state, step=step, lr=optimizer.lr, weight_decay=optimizer.weight_decay
-        )
+        update(parameters, gradient, *state, step=step, lr=optimizer.lr, weight_decay=optimizer.weight_decay)
     else:
         ops.sgd_update(
             parameters,
