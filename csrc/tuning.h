@@ -55,7 +55,7 @@
 #define TURN_ELEMENTS 8192
 #define TURN_COLUMNS 256
 /* Columns of w up to which x w always has kernels of its own, which turn x in registers; up to NARROW_WIDEST where in
- * place more than a quarter of the lanes would be idle (an eighth with float64), in passes of at most NARROW_PASS.
+ * place a quarter of the lanes or more would be idle (an eighth with AVX2 or float64), in passes of at most NARROW_PASS.
  * Those need a register for each column and group: ten are the most in 32. Zen 4, AVX-512, k = 128, 256 rows: float32 of
  * 5, 7, 10, 12 columns 9.4 us in place and 4.2, 5.0, 7.4, 8.6; float64 of 7, 9, 10, 14 columns 9.7, 19, 19, 19 and 8.7,
  * 10.8, 11.9, 17.2. AVX2: 5 and 10 columns 6.8 and 13.7 us, 4.2 and 8.0; float64 14.5 and 16.9, 6.6 and 12.9. */
@@ -151,8 +151,9 @@
 /* Steps of a weights product by which the columns of x are asked for ahead. 4 to 8 are alike (784-128-10, 32 rows, on
  * two threads 75 us, without 82); 16: what was asked for is pushed out of L1 before it is used (82). */
 #define X_AHEAD_STEPS 6
-/* Bytes of weights and states from which Adam steps between two tiles again, not along with the next one: where they
- * come from memory (1024-4096-4096-1000, 200 MB a layer) that is 5 % of a step faster; 4.8 MB are 5 % slower so. */
+/* Bytes of a thread's rows of weights and states from which Adam steps between two tiles again, not along with the
+ * next one: where they come from memory (1024-4096-4096-1000, 200 MB a layer) that is 5 % of a step faster; 4.8 MB are
+ * 5 % slower so. */
 #define FOLLOW_BYTES 33554432
 /* Floating-point operations of a step up to which small_steps does it where one thread is to. The general kernels were
  * slower at all that was measured up to there, the less the larger: 4-16-3 on 1 row 2.9x, on 32 rows 1.9x, 64-64-10 on

@@ -2,8 +2,8 @@
  *
  * The gradient of a tile is in registers when its sum is complete; from there it goes through a few lines of L1 into
  * the optimizer, so that neither is it written to memory nor are the weights read twice. Plain SGD, Adam and AdamW do
- * their step while the next tile is summed (following_template.h), the others at once, on weights that were asked for
- * before. */
+ * their step on whole panels while the next tile is summed (following_template.h), unless Adam's weights and states come
+ * from memory (FOLLOW_BYTES); all else is done at once, on weights that were asked for before. */
 
 /* Room for a tile's sums; rows up to a multiple of LANES, so that they can be transposed. */
 #define SUMS_ROWS ((TILE_ROWS + LANES - 1) / LANES * LANES)

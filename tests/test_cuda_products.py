@@ -308,6 +308,27 @@ def test_what_differs_is_left_out_and_told(
         assert found[name].startswith(text), found[name]
 
 
+def test_masks_live_as_long_as_the_products_that_use_them(
+    shim: cublaslt_on_cpu.Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_products.Planned, "_try_weights", lambda *_: "it differs")
+    trainer = both(epochs=1)
+    found = used(trainer)
+    assert found["layer 1 weights"].startswith("own kernel")
+    assert found["layer 1 forward"] == "relu_aux_bias"
+    assert found["layer 2 down"] == "drelu_bgrad"
+    assert kept_masks(trainer) == [{0, 1}] * 2
+    shim.quirk("no epilogue", 134)
+    trainer = both(epochs=1)
+    assert used(trainer)["layer 1 forward"].startswith("relu_bias (")
+    assert kept_masks(trainer) == [set()] * 2
+
+
+def kept_masks(trainer: Any) -> list[set[int]]:
+    """For each batch size, the steps whose slopes are kept as bits."""
+    return [set(batch.planned._masks) for batch in trainer._program._captured._batches.values()]
+
+
 def test_less_precision_than_was_asked_for_is_seen(shim: cublaslt_on_cpu.Shim) -> None:
     shim.quirk("always tf32")
     trainer = trainer_on("cuda", fn.Dense(70, activation="relu"), fn.Dense(70), fn.Dense(4))

@@ -31,10 +31,9 @@ def program(n_in, n_out, dtype, optimizer, layers=None):
 
 def unfolded(optimizer, parameters, gradient, state, step):
     """The optimizer's own kernel on the whole block."""
-    if optimizer.name == "adam":
-        ops.adam_update(
-            parameters, gradient, *state, step=step, lr=optimizer.lr, weight_decay=optimizer.weight_decay
-        )
+    if optimizer.name in ("adam", "adamw"):
+        update = ops.adam_update if optimizer.name == "adam" else ops.adamw_update
+        update(parameters, gradient, *state, step=step, lr=optimizer.lr, weight_decay=optimizer.weight_decay)
     else:
         ops.sgd_update(
             parameters,
@@ -79,3 +78,10 @@ def test_several_layers_and_blocks_of_weights_give_the_same_bits(isa, threads):
         threads(n_threads)
         check(90, 5, 33, "float32", OPTIMIZERS["momentum"], layers)
         check(90, 5, 1, "float64", OPTIMIZERS["adam"], layers)
+        check(90, 5, 7, "float32", OPTIMIZERS["sgd"], layers)
+        check(90, 5, 40, "float64", fn.AdamW(lr=0.1, weight_decay=0.01), layers)
+
+
+def test_weights_and_states_in_memory_give_the_same_bits(isa, threads):
+    threads(1)
+    check(1100, 1300, 2, "float64", fn.AdamW(lr=0.1, weight_decay=0.01))  # 34 MB, beyond FOLLOW_BYTES

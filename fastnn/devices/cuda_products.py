@@ -309,7 +309,8 @@ class Planned:
                 report[name] = text + (f" ({'; '.join(refused)})" if refused else "")
                 return
             refused.append(f"{text}: {wrong}")
-        self._masks.pop(i, None)
+            if what == "forward":  # what is asked for next, writes none
+                self._masks.pop(i, None)
         report[name] = f"own kernel ({'; '.join(refused)})"
 
     def _forward_wishes(self, i: int) -> list[tuple[str, bool]]:
