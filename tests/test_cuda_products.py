@@ -192,7 +192,7 @@ def used(trainer: Any, rows: int = 32) -> dict[str, str]:
 
 def test_a_training_by_plain_sgd_has_all_fused(shim: cublaslt_on_cpu.Shim) -> None:
     trainer = both(optimizer=fn.SGD(0.1, weight_decay=0.01))
-    assert trainer._program.products.library == "cublasLt 12.9.3"
+    assert trainer._program.products.provider == "cublasLt 12.9.3"
     assert trainer._program.products.reason is None
     assert used(trainer) == used(trainer, 26)  # the rest of an epoch has the same
     assert used(trainer) == {
@@ -265,7 +265,7 @@ def test_losses_of_values_weights_and_a_penalty() -> None:
             one.partial_fit(X, Y, classes=range(4))
         found.append([*one.coefs_, *one.intercepts_])
     products = base._NETWORKS[one].program.products
-    assert products.library
+    assert products.provider
     assert not any("update" in text for text in products.by_product.values())
     for theirs, ours in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -342,7 +342,7 @@ def test_a_capture_that_fails_leaves_all_to_our_kernels(shim: cublaslt_on_cpu.Sh
     shim.refuses_capture = True
     trainer = both(epochs=1)
     products = trainer._program.products
-    assert products.library is None
+    assert products.provider is None
     assert "could not be captured: CublasError: cublasLtMatmul gave status 14" in products.reason
     assert not products.by_product
     before = shim.n_products
@@ -358,7 +358,7 @@ def test_without_the_library_our_kernels_have_all(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cuda_products, "LEAST_SIDE", 2)
     monkeypatch.setitem(__import__("sys").modules, "cuda.pathfinder", None)
     products = both(epochs=1)._program.products
-    assert products.library is None
+    assert products.provider is None
     assert "cublasLt was not found (" in products.reason
     monkeypatch.setattr(cuda_cublaslt, "find", lambda: str(tmp_path / "none.so"))
     assert "could not be loaded" in both(epochs=1)._program.products.reason
@@ -374,7 +374,7 @@ def test_small_products_ask_for_no_library(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda_cards, "_cupy", lambda device: StandIn())
     monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     products = both(epochs=1)._program.products
-    assert (products.library, products.reason, products.by_product) == (None, None, {})
+    assert (products.provider, products.reason, products.by_product) == (None, None, {})
     assert cuda_products.is_large(1024, 4096, 4096)
     assert not cuda_products.is_large(128, 128, 784)
     assert not cuda_products.is_large(1 << 20, 64, 4096)

@@ -124,7 +124,7 @@ def test_large_products_are_the_librarys(optimizer: Any) -> None:
     trainer = both((*given, fn.Dense(10)), epochs=2, batch_size=1000, optimizer=optimizer)
     products = trainer._program.products
     assert products.reason is None, products
-    assert "cublasLt" in products.library
+    assert "cublasLt" in products.provider
     # Of layers 1 and 2 the products forward, back and of the weights; what is fused depends on the card.
     assert len(products.by_product) == 6
     assert not any(text.startswith("own") for text in products.by_product.values()), products

@@ -61,7 +61,7 @@ class Used:
 
     Attributes
     ----------
-    library : str or None
+    provider : str or None
         "cublasLt 12.9.3"; None where it has not been asked for, or cannot be used.
     reason : str or None
         Why it is not used at all.
@@ -70,7 +70,7 @@ class Used:
         own kernel has it. Products that are not large are not listed: they are our kernels'.
     """
 
-    library: str | None = None
+    provider: str | None = None
     reason: str | None = None
     by_product: dict[str, str] = field(default_factory=dict)
 
@@ -114,7 +114,7 @@ class Products:
         self.w, self.g, self.rules, self.n_rules = parameters, gradient, rules, n_rules
         self.sources, self.progress = sources, progress
         self.used = Used()
-        self.library: Library | None = None
+        self.provider: Library | None = None
         self.workspace: Any = None
         self.factors = cp.zeros(2, np.float32)
 
@@ -141,12 +141,12 @@ class Products:
     def give_up(self, reason: str) -> None:
         """Leave all products of the batches to come to our kernels."""
         self.used.reason = reason
-        self.used.library = None
+        self.used.provider = None
         self.used.by_product.clear()
 
     def _is_there(self) -> bool:
         """Load it at first use; keep the reason if it is not to be had."""
-        if self.library is not None:
+        if self.provider is not None:
             return True
         wish = os.environ.get(VARIABLE, "")
         if wish not in ("", "own"):
@@ -155,12 +155,12 @@ class Products:
             self.give_up(f"{VARIABLE}=own")
             return False
         try:
-            self.library = Library(cuda_cublaslt.find())
+            self.provider = Library(cuda_cublaslt.find())
             self.workspace = self.cp.empty(WORKSPACE, np.uint8)
         except CublasError as error:
             self.give_up(str(error))
             return False
-        self.used.library = self.library.name
+        self.used.provider = self.provider.name
         return True
 
     def call(self, matmul: Matmul, a: Any, b: Any, d: Any) -> None:
@@ -342,7 +342,7 @@ class Planned:
 
     def _matmul(self, i: int, what: str, epilogue: str, is_folded: bool) -> Matmul:
         s, products = self._steps[i], self._products
-        assert products.library is not None
+        assert products.provider is not None
         weight = _alignment(self._part(products.w, s).data.ptr)
         if what == "forward":
             bias = self._bias(products.w, s) if epilogue.endswith("bias") else 0
@@ -364,7 +364,7 @@ class Planned:
         factors = products.factors.data.ptr if is_folded else 0
         shape = self.shape(i, what)
         return Matmul(
-            products.library, form, shape, products.precision, epilogue, bias, mask, factors, alignment
+            products.provider, form, shape, products.precision, epilogue, bias, mask, factors, alignment
         )
 
     def _try(self, i: int, what: str, matmul: Matmul, is_folded: bool) -> str:
