@@ -40,6 +40,8 @@ Sums: TypeAlias = "list[tuple[float, float]] | NDArray[np.float64]"
 
 # Of one call: their sums take 16 bytes each, and the smallest nets do about so many in the time of a call.
 _MOST_EPOCHS = 1024
+# What callbacks that want no step answer.
+_NEVER = (math.inf, math.inf)
 
 
 def epochs_of(
@@ -67,12 +69,15 @@ def epochs_of(
     while trainer.epoch < trainer.last_epoch and trainer.stop_reason is None:
         if not trainer.epoch_step:
             team.epoch_begin(trainer, trainer.epoch + 1)
-        if _is_whole(trainer, program, course, team) and devices.judges_rows(program):
-            most = 1 if looks else min(_MOST_EPOCHS, trainer.last_epoch - trainer.epoch)
-            yield from _run(trainer, program, course, most)
-            continue
+        asked = None  # of callbacks, who are asked once between two steps
+        if _is_plain(trainer, course):
+            asked = team.asked(trainer)
+            if asked == _NEVER and devices.judges_rows(program):
+                most = 1 if looks else min(_MOST_EPOCHS, trainer.last_epoch - trainer.epoch)
+                yield from _run(trainer, program, course, most)
+                continue
         with course.begun(trainer) as pieces:
-            is_done = walk(trainer, program, pieces, team, course.augment)
+            is_done = walk(trainer, program, pieces, team, course.augment, asked)
         if not is_done:
             return
         yield [trainer._sums]
@@ -90,11 +95,9 @@ def rows_of(sums: Sums, epochs_done: int, name: str) -> list[tuple[int, dict[str
     return [(epoch, {"loss": loss}) for epoch, loss in enumerate(losses, epochs_done + 1)]
 
 
-def _is_whole(trainer: Any, program: devices.Program, course: Any, team: Team) -> bool:
-    """Whether the next epoch is one of rows in their order or shuffled, from its first to its last step."""
-    if not isinstance(course, Course) or course.draw is not None or trainer.epoch_step:
-        return False
-    return team.asked(trainer) == (math.inf, math.inf)
+def _is_plain(trainer: Any, course: Any) -> bool:
+    """Whether the next epoch is one of rows in their order or shuffled, from its first step on."""
+    return isinstance(course, Course) and course.draw is None and not trainer.epoch_step
 
 
 def _run(trainer: Any, program: program_.Program, course: Course, most: int) -> Generator[Sums, None, None]:
@@ -143,6 +146,7 @@ def walk(
     pieces: Iterable[Piece],
     team: Team,
     augment: tuple[tuple[str, float], ...] = (),
+    asked: tuple[float, float] | None = None,
 ) -> bool:
     """Do the steps of the running epoch that are left, and let callbacks look in where they have asked to.
 
@@ -152,6 +156,8 @@ def walk(
         The steps of the epoch from number `trainer.epoch_step` on, in their order.
     augment : tuple
         See `devices.Program.run`.
+    asked : tuple of float, optional
+        What callbacks have answered for the first step; None: they have not been asked.
 
     Returns
     -------
@@ -165,7 +171,8 @@ def walk(
         while done < n_steps:
             if saves:
                 team.step_checkpoint(trainer, number)
-            step, when = team.asked(trainer)
+            step, when = team.asked(trainer) if asked is None else asked
+            asked = None
             end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
             left = None if math.isinf(when) else max(0.0, when - time.monotonic())
             n_before = program.step

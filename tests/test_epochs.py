@@ -262,3 +262,19 @@ def test_a_loss_of_your_own_sees_the_epoch_that_is_running() -> None:
     trainer = fn.Trainer(fn.Sequential(fn.Dense(2)), loss, "sgd", seed=0)
     trainer.fit(X, VALUES, epochs=3, batch_size=16)
     assert seen == [epoch for epoch in range(3) for _ in range(5)]
+
+
+def test_callbacks_are_asked_once_between_two_steps() -> None:
+    class Asked(Looks):
+        def __init__(self) -> None:
+            super().__init__(every=2)
+            self.asked: list[tuple[int, int]] = []
+
+        def next_step(self, trainer: Any) -> int:
+            self.asked.append((trainer.epoch, trainer.step))
+            return super().next_step(trainer)
+
+    given = Asked()
+    plain().fit(X, Y, epochs=2, batch_size=16, shuffle=False, callbacks=[given])
+    # An epoch has five steps; the last is of fewer rows.
+    assert given.asked == [(0, 0), (0, 2), (0, 4), (1, 5), (1, 7), (1, 9)]
