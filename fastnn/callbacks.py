@@ -157,12 +157,17 @@ class Team:
         steps, times = [step for _, step, _ in self._asked], [when for _, _, when in self._asked]
         return min(steps, default=math.inf), min(times, default=math.inf)
 
-    def step(self, trainer: Any, epoch: int) -> bool:
-        """Call `on_step` of those that have asked for this step or for an earlier time; whether any had."""
+    def step(self, trainer: Any, epoch: int, *, by_time: bool = False) -> bool:
+        """Call `on_step` of those that have asked for this step or for an earlier time; whether any had.
+
+        by_time: no step has been done since the last call, so that a time alone can be due.
+        """
         if not self._asked:
             return False
         now = time.monotonic()
-        due = [one for one, step, when in self._asked if trainer.step >= step or now >= when]
+        due = [
+            one for one, step, when in self._asked if now >= when or (trainer.step >= step and not by_time)
+        ]
         for one in due:
             one.on_step(trainer, epoch)
         self._saving += due

@@ -165,6 +165,7 @@ def walk(
         Whether the epoch was done to its end: False where a callback has stopped the fit in its middle.
     """
     number, saves = trainer.epoch + 1, False
+    looked = math.inf  # when callbacks that ask for a time had their last look
     pieces = iter(pieces)
     for x, y, order, weights in pieces:
         done, n_steps = 0, len(order) if order.size else 0
@@ -174,11 +175,16 @@ def walk(
             step, when = team.asked(trainer) if asked is None else asked
             asked = None
             end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
-            left = None if math.isinf(when) else max(0.0, when - time.monotonic())
-            n_before = program.step
-            _go_on(trainer, program, (x, y, order[done:end], weights), left, augment)
-            done += program.step - n_before
-            saves = team.step(trainer, number)
+            now = 0.0 if math.isinf(when) else time.monotonic()
+            # A time that has come while this piece was waited for: they look before its first step.
+            is_late = not done and looked < when <= now
+            if not is_late:
+                left = None if math.isinf(when) else max(0.0, when - now)
+                n_before = program.step
+                _go_on(trainer, program, (x, y, order[done:end], weights), left, augment)
+                done += program.step - n_before
+            saves = team.step(trainer, number, by_time=is_late)
+            looked = math.inf if math.isinf(when) else time.monotonic()
             # After its last step the epoch ends as any other.
             if trainer._halted and (done < n_steps or any(order.size for _, _, order, _ in pieces)):
                 team.step_checkpoint(trainer, number, ends=True)
