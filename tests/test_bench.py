@@ -17,7 +17,7 @@ from fastnn import cli, kernels
 from fastnn.bench import cells, goals, judge, machine, peers, pictures, report, run, turns, worker
 from fastnn.bench.limits import fma_peak, read_rate
 from fastnn.bench.peers import Task, by_hand_peer, numba_source, own_peer
-from fastnn.bench.processes import PeerError, Worker
+from fastnn.bench.processes import TIMEOUT, PeerError, Worker
 
 TINY = cells.Cell("train", (4, 6, 3), 5)
 TINY_VALUES = cells.Cell("train", (7, 20, 1), 4)
@@ -361,6 +361,81 @@ def test_a_peer_that_never_sleeps_is_left_out():
     result, _ = turns.measure(TINY, [FakeWorker("own"), restless], turns.QUICK)
     assert set(result.timings) == {"own"}
     assert "keep running between its turns" in result.refused["jax, way, 1 thread"]
+
+
+# ---------------------------------------------------------------- peers that hang
+
+
+class StandIn(Worker):
+    """A process that answers as a peer does, and sleeps at one word and one cell."""
+
+    CODE = """
+import json, sys, time
+answers = {"ways": ["quick", "slow"], "make": {"error": 0.0}, "calls": {"calls": 1},
+           "sample": {"wall": 1.0, "cpu": 1.0, "calls": 1}, "drop": {"finite": True}}
+for line in sys.stdin:
+    command = json.loads(line)
+    words = {command["do"], command.get("way"), *command.get("name", "").split()}
+    if set(sys.argv[1:]) <= words:
+        time.sleep(60)
+    print(json.dumps({"done": answers[command["do"]]}), flush=True)
+"""
+
+    def __init__(self, *words: str, timeout: float = 1.0) -> None:
+        self.words = words
+        super().__init__("numba", 1, timeout=timeout)
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-S", "-c", self.CODE, *self.words]
+
+
+def test_a_peer_that_hangs_is_ended_and_the_others_go_on():
+    process = StandIn("make", "slow", "4-6-3", timeout=0.4)
+    try:
+        first = process._process
+        result, _ = turns.measure(TINY, [FakeWorker("own"), process], turns.QUICK)
+        assert first.poll() is not None
+        assert set(result.timings) == {"own"}
+        assert result.refused == {
+            "numba, slow, 1 thread": "timed out after 0.4 s",
+            "numba, quick, 1 thread": "timed out in another of its ways",
+        }
+        row = goals.row_of(result, None)
+        other, _ = turns.measure(TINY_VALUES, [FakeWorker("own"), process], turns.QUICK)
+        assert set(other.timings) == {"own", "numba"}  # it hangs in that cell alone
+        assert other.refused == {}
+    finally:
+        process.close()
+    rows = [goals.row_of(other, None), row]
+    plan, where = vars(turns.QUICK), machine.machine()
+    facts = {"command": "", "machine": where, "peers": {}, "left_out": {}, "plan": plan}
+    table = report.markdown(report.content("train", rows, facts))
+    assert "| timed out |" in table
+    assert "4-6-3 b5, numba, slow, 1 thread: timed out after 0.4 s" in table
+
+
+def test_a_peer_that_hangs_in_a_round_is_ended():
+    process = StandIn("sample", timeout=0.3)
+    try:
+        refused: dict[str, str] = {}
+        contenders = {
+            "own": turns.Contender(FakeWorker("own"), "way", "a"),
+            "numba": turns.Contender(process, "quick", "a"),
+        }
+        assert list(turns.rounds(contenders, 3, refused)) == ["own"]
+        assert refused == {"numba, quick, 1 thread": "timed out after 0.3 s"}
+        assert process._process.poll() is not None
+    finally:
+        process.close()
+
+
+def test_the_limit_of_peers_is_an_option(monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "main", lambda choice, as_json: seen.append(choice.peer_timeout) or 0)
+    assert cli.main(["bench", "--quick"]) == cli.main(["bench", "--peer-timeout", "2.5"]) == 0
+    assert seen == [TIMEOUT, 2.5]
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--peer-timeout", "0"])
 
 
 # ---------------------------------------------------------------- processes, peak, lock, files

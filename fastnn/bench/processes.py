@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,12 @@ from typing import Any
 
 from ..demo import BLAS_CAPS
 
-__all__ = ["PeerError", "Worker", "environment"]
+__all__ = ["TIMED_OUT", "TIMEOUT", "PeerError", "Worker", "environment"]
+
+# Seconds that one answer may take: a compiler's work on a large network is among them. A round takes tenths.
+TIMEOUT = 300.0
+# What the message of a peer begins with that took longer.
+TIMED_OUT = "timed out"
 
 # What the libraries read their number of threads from when they are loaded.
 THREADS_VARIABLES = (
@@ -51,16 +57,19 @@ class Worker:
     threads : int
     root : Path, optional
         Folder of the package `fastnn` that it imports: another checkout's. Default: the one that asks.
+    timeout : float
+        Seconds from a command to its answer; the process of a peer that takes longer is ended.
     """
 
-    def __init__(self, key: str, threads: int, root: Path | None = None) -> None:
-        self.key, self.threads, self._root = key, threads, root
+    def __init__(self, key: str, threads: int, root: Path | None = None, timeout: float = TIMEOUT) -> None:
+        self.key, self.threads, self._root, self._timeout = key, threads, root, timeout
         self._start()
 
     def _start(self) -> None:
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  closed with the worker
+        self._read, self._deadline, self._hung = b"", time.monotonic() + self._timeout, False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastnn.bench.worker", self.key, str(self.threads)],
+            self._command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -69,6 +78,9 @@ class Worker:
             cwd=self._root,  # stands before PYTHONPATH in what a module is looked for in
             preexec_fn=self._bind if self.threads == 1 else None,
         )
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "fastnn.bench.worker", self.key, str(self.threads)]
 
     def revive(self) -> None:
         """Start the process again where it ended: what one cell broke is no reason to lack in the next."""
@@ -91,6 +103,7 @@ class Worker:
     def send(self, do: str, **command: Any) -> None:
         """Give a command; `answer` waits for what comes back."""
         assert self._process.stdin is not None
+        self._deadline = time.monotonic() + self._timeout
         try:
             self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
             self._process.stdin.flush()
@@ -103,10 +116,9 @@ class Worker:
         Raises
         ------
         PeerError
-            The peer raised, or its process ended.
+            The peer raised, its process ended, or it took longer than the timeout, and was ended.
         """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._line()
         if not line:
             raise PeerError(self._last_words())
         found = json.loads(line)
@@ -114,12 +126,32 @@ class Worker:
             raise PeerError(found["failed"])
         return found["done"]
 
+    def _line(self) -> bytes:
+        """The next line that it writes; nothing where it has ended."""
+        assert self._process.stdout is not None
+        answers = self._process.stdout.fileno()
+        while b"\n" not in self._read:
+            left = self._deadline - time.monotonic()
+            if not select.select([answers], [], [], max(0.0, left))[0]:
+                self._hung = True
+                self._process.kill()
+                self._process.wait()
+                raise PeerError(f"{TIMED_OUT} after {self._timeout:g} s")
+            some = os.read(answers, 65536)
+            if not some:
+                return b""
+            self._read += some
+        line, _, self._read = self._read.partition(b"\n")
+        return line
+
     def ask(self, do: str, **command: Any) -> Any:
         """Give a command and wait."""
         self.send(do, **command)
         return self.answer()
 
     def _last_words(self) -> str:
+        if self._hung:
+            return f"{TIMED_OUT} in another of its ways"
         status = self._process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]

@@ -12,6 +12,7 @@ from typing import Any
 from ..replacing import replacing
 from .goals import best_peer, summary
 from .peers import PEERS
+from .processes import TIMED_OUT
 
 __all__ = ["TITLES", "content", "judge_folder", "line", "markdown", "save"]
 
@@ -109,7 +110,10 @@ def _table(found: dict[str, Any]) -> list[str]:
         cells = [row["case"], f"{row['flops'] / 1e6:.3g}"]
         cells.append(_microseconds(taken[first]["median"]) if first in taken else "")
         cells.append(f"{100 * row['share']:.0f} %" if row["share"] is not None else "")
-        cells += [f"{taken[key]['ratio']:.3g} x" if key in taken else "" for key in keys[1:]]
+        late = {who.partition(",")[0] for who, why in row["refused"].items() if why.startswith(TIMED_OUT)}
+        cells += [
+            f"{taken[key]['ratio']:.3g} x" if key in taken else TIMED_OUT * (key in late) for key in keys[1:]
+        ]
         if kind != "adam":
             best = best_peer(row)
             cells.append(f"{best[1]:.2f} x ({PEERS[best[0]].name})" if best else "")

@@ -16,7 +16,7 @@ from .cells import ADAM, PREDICTION, TRAINING, Cell, chosen
 from .goals import row_of, set_shares
 from .machine import alone, machine
 from .peers import PEERS, missing
-from .processes import PeerError, Worker
+from .processes import TIMEOUT, PeerError, Worker
 from .report import content, judge_folder, line, save
 from .turns import QUICK, Plan, about, measure, measure_adam
 
@@ -59,6 +59,8 @@ class Choice:
         Whether each row is printed as it comes.
     command : str
         For the report.
+    peer_timeout : float
+        Seconds that each preparation of a peer, and each of its rounds, may take.
     """
 
     kinds: list[str] = field(default_factory=lambda: ["train", "predict", "adam"])
@@ -72,6 +74,7 @@ class Choice:
     lock: Path | None = None
     show: bool = True
     command: str = "fastnn bench"
+    peer_timeout: float = TIMEOUT
 
 
 def _taking_part(choice: Choice, kind: str) -> tuple[list[str], dict[str, str]]:
@@ -89,8 +92,8 @@ def _taking_part(choice: Choice, kind: str) -> tuple[list[str], dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _workers(keys: list[str], threads: list[int]) -> Iterator[list[Worker]]:
-    workers = [Worker(key, n) for key in keys for n in threads]
+def _workers(keys: list[str], threads: list[int], timeout: float) -> Iterator[list[Worker]]:
+    workers = [Worker(key, n, timeout=timeout) for key in keys for n in threads]
     everyone = list(workers)
     try:
         yield workers
@@ -144,7 +147,7 @@ def _one_kind(choice: Choice, kind: str, cells: tuple[Cell, ...], ours: Any) -> 
         plan = replace(plan, rounds=choice.rounds)
     threads = [1] if choice.quick else sorted({1, most})
     rows: list[dict[str, Any]] = []
-    with _workers(keys, threads) as workers:
+    with _workers(keys, threads, choice.peer_timeout) as workers:
         found = about(workers)
         left_out |= found["failed"]
         if not any(worker.key == "own" for worker in workers):

@@ -121,6 +121,7 @@ def bench(arguments: argparse.Namespace) -> int:
         quick=arguments.quick,
         out=arguments.out,
         lock=arguments.lock,
+        peer_timeout=arguments.peer_timeout,
         command=_bench_command(arguments),
     )
     return run.main(choice, arguments.json)

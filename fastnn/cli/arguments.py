@@ -37,9 +37,9 @@ BENCH = """\
 Time fastnn beside other libraries: training steps, predictions, and Adam beside SGD, on made-up data.
 
 Each library has a process of its own, and its best of one and of all threads counts. Its results are compared
-with float64 before it is timed; processes take turns; a library that is not installed is named and left out.
-A whole run takes about 20 minutes. Peers: by_hand (NumPy), sklearn, torch_eager, torch_compiled, jax, numba,
-onnxruntime, onednn, openvino.
+with float64 before it is timed; processes take turns; a library that is not installed is named and left out,
+one that hangs has "timed out" in its cell. A whole run takes about 20 minutes. Peers: by_hand (NumPy),
+sklearn, torch_eager, torch_compiled, jax, numba, onnxruntime, onednn, openvino.
 """
 
 BENCH_EXAMPLES = """\
@@ -218,6 +218,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--lock", type=Path, metavar="FILE", help="file to lock while something is timed (flock)"
     )
+    bench.add_argument(
+        "--peer-timeout", type=_positive_float, default=300.0, metavar="SECONDS",
+        help="of each preparation and each round of a peer, which is ended then (default: %(default)g)",
+    )  # fmt: skip
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
