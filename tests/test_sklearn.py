@@ -457,3 +457,26 @@ def test_what_scikit_learn_has_not_is_named(text):
 def test_known_differences_still_differ(sentence, shown):
     stock = shown(neural_network.MLPClassifier, neural_network.MLPRegressor)
     assert shown(ours.MLPClassifier, ours.MLPRegressor) != stock
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_counts_set_by_hand_after_fit_mean_what_they_mean_to_scikit_learn(name):
+    x, y = DIGITS[:100], LABELS[:100]
+    stock, own = both(name, x, y, hidden_layer_sizes=(9, 10))
+    for n_layers in (3, 2):  # the output of an inner layer
+        stock.n_layers_ = own.n_layers_ = n_layers
+        assert own._forward_pass_fast(x).shape == (100, {3: 10, 2: 9}[n_layers])
+        np.testing.assert_allclose(own._forward_pass_fast(x), stock._forward_pass_fast(x), rtol=0, atol=1e-10)
+    stock.n_layers_ = own.n_layers_ = 4
+    for n_features in (63, 65):
+        stock.n_features_in_ = own.n_features_in_ = n_features
+        for columns in (63, 64, 65):
+            rows = np.ones((2, columns))
+            errors = []
+            for one in (stock, own):
+                with pytest.raises(ValueError, match=r"features|mismatch") as caught:
+                    one.predict(rows)
+                errors.append(str(caught.value))
+            assert errors[0] == errors[1]
+    del stock.n_features_in_, own.n_features_in_  # nothing to judge by
+    np.testing.assert_allclose(own.predict(x), stock.predict(x), rtol=0, atol=1e-9)

@@ -68,6 +68,8 @@ class Compiled:
             return f"y is of {y.dtype}"
         if y.shape[1] != self.coefs_[-1].shape[1]:
             return f"y has {y.shape[1]} columns, coefs_ {self.coefs_[-1].shape[1]}"
+        if self.n_layers_ != len(self.coefs_) + 1:
+            return f"n_layers_ is {self.n_layers_}, with {len(self.coefs_)} coefs_"
         links = ("softmax", "logistic") if is_classifier(self) else ("identity", "exp")
         if self.out_activation_ not in links:  # users set it, for logits
             return f"out_activation_ is {self.out_activation_!r}"
@@ -311,8 +313,9 @@ class Compiled:
             and type(X) is np.ndarray
             and X.dtype == network.dtype
             and X.ndim == 2
-            and X.shape[1] == network.n_in
+            and X.shape[1] == network.n_in == getattr(self, "n_features_in_", None)
             and X.shape[0]
+            and self.n_layers_ == network.n_layers
             and X.flags.c_contiguous
             and X.flags.aligned
             and self.n_threads is None
@@ -329,7 +332,7 @@ class Compiled:
     def _slow_pass(self: Any, X: Any, check_input: bool) -> Any:
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        _ = self.n_layers_  # what scikit-learn misses first, after a partial_fit that failed
+        n_layers = self.n_layers_  # what scikit-learn misses first, after a partial_fit that failed
         dtype = self.coefs_[0].dtype
         found = extras.unknown(self)
         if found:
@@ -339,15 +342,18 @@ class Compiled:
             X = np.asarray(X).astype(dtype, copy=False)
         fits = dtype in ranges.REAL and self not in _NUMPY_FITS
         fits = fits and not sparse.issparse(X) and X.dtype.kind in "fiub"
+        fits = fits and n_layers == len(self.coefs_) + 1  # users set it, for the output of an inner layer
         if fits and np.result_type(X.dtype, dtype) == dtype and len(X):
             network = self._bound(dtype)
-            if network is not None:
+            if network is not None and (found or X.shape[1] == network.n_in):
                 with extras.threads(self.n_threads):
                     return network.output(np.require(X, dtype, ["C", "A"]))
         if found:
+            reason = "coefs_ and intercepts_ are not of one dtype, float32 or float64"
+            if n_layers != len(self.coefs_) + 1:
+                reason = f"n_layers_ is {n_layers}, with {len(self.coefs_)} coefs_"
             raise ValueError(
-                f"{', '.join(found)} cannot be done by scikit-learn's code, and ours cannot: coefs_ and "
-                "intercepts_ are not of one dtype, float32 or float64"
+                f"{', '.join(found)} cannot be done by scikit-learn's code, and ours cannot: {reason}"
             )
         return super()._forward_pass_fast(X, check_input=False)  # type: ignore[misc]
 

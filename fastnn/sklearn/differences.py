@@ -11,4 +11,15 @@ from typing import Any
 
 __all__ = ["DIFFERENCES"]
 
-DIFFERENCES: list[tuple[str, Callable[[Any, Any], Any]]] = []
+
+def _fit_of_nothing(classifier: Any, regressor: Any) -> str:
+    try:
+        classifier().fit()
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+DIFFERENCES: list[tuple[str, Callable[[Any, Any], Any]]] = [
+    ("the TypeError of a fit without X or y names another class before `.fit()`", _fit_of_nothing),
+]

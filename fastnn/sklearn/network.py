@@ -131,6 +131,7 @@ class Network:
         self.coefs: list[Array] = [views[f"{prefix}.weight"] for prefix in prefixes]
         self.intercepts: list[Array] = [views[f"{prefix}.bias"] for prefix in prefixes]
         self.n_out = self.coefs[-1].shape[1]
+        self.n_layers = len(self.coefs) + 1  # as scikit-learn counts: with the input
         self.out_activation = out_activation
         self.described: tuple[Any, ...] | None = None  # the parameters of an estimator that it was made by
         self._predicting: devices.Program | None = None
