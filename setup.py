@@ -118,8 +118,8 @@ DIRECTIVES = {
 # ---------------------------------------------------------------- what is compiled
 
 HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
-# What other packages compile with: theirs, and the one that fastnn/kernels.pxd speaks of.
-PUBLIC_HEADERS = ("fastnn_c_api.h", "fastnn.h")
+# What other packages compile with: theirs, and those that fastnn/kernels.pxd speaks of.
+PUBLIC_HEADERS = ("fastnn_c_api.h", "fastnn.h", "fastnn_core.h")
 CORE_SOURCES = ["csrc/dispatch.c", "csrc/threads.c"]
 KERNEL_SOURCES = {isa: f"csrc/kernels_{isa}.c" for isa in ISA_FLAGS}
 

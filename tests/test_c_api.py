@@ -107,7 +107,8 @@ def test_cython_is_told_what_the_header_says() -> None:
 
 
 def test_the_headers_are_where_get_include_says() -> None:
-    assert {"fastnn_c_api.h", "fastnn.h"} <= {path.name for path in Path(fn.get_include()).iterdir()}
+    there = {path.name for path in Path(fn.get_include()).iterdir()}
+    assert {"fastnn_c_api.h", "fastnn.h", "fastnn_core.h"} <= there
 
 
 def test_ids_are_asked_by_name() -> None:

@@ -113,6 +113,7 @@ def test_one_limited_api_wheel_with_stubs_and_declarations(wheel):
         "fastnn/py.typed",
         "fastnn/build.txt",
         "fastnn/include/fastnn.h",
+        "fastnn/include/fastnn_core.h",
         "fastnn/include/fastnn_c_api.h",
     }
     assert names == wanted
