@@ -242,47 +242,6 @@ def test_the_clock_is_looked_at_every_few_steps(device: str) -> None:
         trainer.fit(x, y, time_limit=-1)
 
 
-def test_a_time_limit_that_comes_while_a_source_is_waited_for_ends_before_the_next_step(
-    tmp_path: Path,
-) -> None:
-    x, y = rows(40)
-
-    def made(pause: float) -> tuple[fn.Trainer, fn.data.Source]:
-        def batches() -> Any:
-            for i in range(0, 40, 8):
-                # What comes within 20 ms is handed over in one list: the first two, then the others.
-                time.sleep({8: pause / 10, 16: pause}.get(i, 0.0))
-                yield x[i : i + 8], y[i : i + 8]
-
-        return make("small"), fn.data.Source.batches(batches)
-
-    class Each(fn.Callback):
-        """Looks after each step; never twice at one."""
-
-        def __init__(self) -> None:
-            self.seen: list[int] = []
-
-        def next_step(self, trainer: Any) -> int | None:
-            return 0
-
-        def on_step(self, trainer: Any, epoch: int) -> None:
-            self.seen.append(trainer.step)
-
-    whole, source = made(0.0)
-    whole.fit(source, callbacks=[Each(), fn.ModelCheckpoint(tmp_path / "w")])
-    limited, source = made(0.4)
-    each = Each()
-    limited.fit(source, callbacks=[each, fn.ModelCheckpoint(tmp_path / "c")], time_limit=0.3)
-    assert limited.out_of_time
-    assert limited.step == 2
-    assert each.seen == [1, 2]
-    resumed, source = made(0.0)
-    resumed.resume(tmp_path / "c")
-    assert resumed.epoch_step == 2
-    resumed.fit(source, callbacks=[Each(), fn.ModelCheckpoint(tmp_path / "c")])
-    assert everything(resumed) == everything(whole)
-
-
 def test_a_limit_that_is_over_between_epochs_is_no_end_either(tmp_path: Path) -> None:
     x, y = rows()
 

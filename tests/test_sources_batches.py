@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -413,3 +414,37 @@ def test_ctrl_c_is_heard_while_a_source_is_waited_for() -> None:
         waited = time.perf_counter() - begin
         go_on.set()
     assert waited < 2
+
+
+def test_a_time_limit_that_comes_while_rows_are_waited_for_ends_before_the_next_step(tmp_path: Path) -> None:
+    def source(pause: float) -> Source:
+        def paused() -> Iterator[Any]:
+            for i, batch in enumerate(batches()):
+                # What comes within 20 ms is handed over in one list: the first two, then the others.
+                time.sleep({1: pause / 10, 2: pause}.get(i, 0.0))
+                yield batch
+
+        return Source.batches(paused)
+
+    class Each(fn.Callback):
+        """Looks after each step; never twice at one."""
+
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def next_step(self, trainer: Any) -> int | None:
+            return 0
+
+        def on_step(self, trainer: Any, epoch: int) -> None:
+            self.seen.append(trainer.step)
+
+    limited, each = make(), Each()
+    limited.fit(source(0.4), callbacks=[each, fn.ModelCheckpoint(tmp_path / "c")], time_limit=0.3)
+    assert limited.out_of_time
+    assert limited.step == 2
+    assert each.seen == [1, 2]
+    resumed = make()
+    resumed.resume(tmp_path / "c")
+    assert resumed.epoch_step == 2
+    resumed.fit(source(0.0), callbacks=[Each(), fn.ModelCheckpoint(tmp_path / "c")])
+    assert resumed.model.parameters.tobytes() == trained(source(0.0), epochs=1).tobytes()
