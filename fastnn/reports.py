@@ -88,14 +88,20 @@ class CSVLogger(Callback):
         if self._file is None:  # of an epoch that was resumed in its middle
             self._file = self._open()
         row = [str(epoch), *(repr(logs[name]) for name in self._names[1:])]
-        _csv().writer(self._file, lineterminator="\n").writerow(row)
-        self._file.flush()
+        try:
+            _csv().writer(self._file, lineterminator="\n").writerow(row)
+            self._file.flush()
+        except OSError as error:  # a full disk; closing tries to write the line once more
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):
+                file.close()
+            raise OSError(error.errno, error.strerror, self.path) from None
         self._position = self._file.tell()
 
     def on_fit_end(self, trainer: Any) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None  # whatever closing says, the next fit opens it anew
+            file.close()
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self._position}

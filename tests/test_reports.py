@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -33,6 +35,25 @@ def test_the_csv_file_holds_the_history_in_full(tmp_path: Path) -> None:
     assert [int(row[0]) for row in rows] == [1, 2, 3]
     for i, name in enumerate(header[1:], 1):
         assert [float(row[i]) for row in rows] == history[name]
+
+
+def test_a_full_disk_names_the_csv_file_and_the_logger_goes_on_where_there_is_room(tmp_path: Path) -> None:
+    x, y = data()
+    logger, trainer = fn.CSVLogger(tmp_path / "log.csv"), make()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+        with pytest.raises(OSError, match=r"File too large: '.*log\.csv'") as caught:
+            trainer.fit(x, y, epochs=9, callbacks=[logger])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not hasattr(caught.value, "__notes__")  # closing the file is no second failure
+    done = trainer.epoch
+    assert 1 <= done < 9
+    trainer.fit(x, y, callbacks=[logger])
+    assert [row[0] for row in read(tmp_path / "log.csv")] == ["epoch", str(done + 1)]
 
 
 def test_a_csv_file_is_begun_anew_or_appended_to(tmp_path: Path) -> None:
