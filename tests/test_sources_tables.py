@@ -101,6 +101,17 @@ def test_parquet_compressed_and_decimal_commas_give_the_same(path: Path, tmp_pat
         np.testing.assert_array_equal(arrays(source)[1], y)
 
 
+def test_a_gzip_file_that_was_cut_off_is_named(path: Path, tmp_path: Path) -> None:
+    whole = gzip.compress(path.read_bytes())
+    for n in (20, len(whole) // 2, len(whole) - 4):
+        (tmp_path / "cut.csv.gz").write_bytes(whole[:n])
+        with pytest.raises(ValueError, match=r"cut\.csv\.gz must be a gzip file, got a broken one"):
+            Source.csv(tmp_path / "cut.csv.gz", "sold")
+    (tmp_path / "cut.csv.gz").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"cut\.csv\.gz must be a gzip file, got a broken one"):
+        Source.csv(tmp_path / "cut.csv.gz", "sold")
+
+
 def test_a_training_from_a_file_is_that_from_its_arrays(path: Path) -> None:
     recipe = Recipe.fit(path, "sold")
     x, y = recipe.arrays(path)

@@ -8,6 +8,7 @@ import gzip
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -109,6 +110,8 @@ class _Pieces:
         except UnicodeDecodeError as error:
             got = error.object[error.start : error.end]
             raise ValueError(f"{path} must be text in UTF-8, got {got!r} ({error.reason})") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _broken_gzip(path, error) from None
         delimiter = _delimiter(head)
         reader = csv.reader(head, delimiter=delimiter, skipinitialspace=True)
         names = next(([name.strip() for name in fields] for fields in reader if fields), [])
@@ -159,6 +162,10 @@ class _Pieces:
             if not wrong and "Empty CSV" in str(error):
                 return  # a header and no row
             raise told(error) from None
+        except OSError as error:
+            if error.errno is not None or not path.endswith(".gz"):
+                raise
+            raise _broken_gzip(path, error) from None  # what Arrow says of it names no file
 
     def _parquet(self, path: str) -> Iterator[Any]:
         import pyarrow.parquet as pq
@@ -168,6 +175,10 @@ class _Pieces:
                 yield from file.iter_batches(batch_size=_READ_ROWS)
         except self._pa.ArrowInvalid as error:
             raise ValueError(f"{path} must be a Parquet file: {error}") from None
+
+
+def _broken_gzip(path: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} must be a gzip file, got a broken one ({error})")
 
 
 class _Columns(Mapping[str, Column]):
