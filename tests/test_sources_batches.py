@@ -219,10 +219,14 @@ def test_arrow_streams_go_through_a_recipe() -> None:
         trainer.fit(*data, shuffle=False, **more)
         return trainer.model.parameters
 
-    streams = [Source.arrow(table, recipe=recipe, scale_target=scale) for scale in (False, True)]
+    streams = [Source.arrow(table, recipe=recipe), Source.arrow(table, "y", recipe=recipe, scale_target=True)]
     for source, target in zip(streams, (y, scaled), strict=True):
         np.testing.assert_array_equal(fitted(source), fitted(x, target))
         assert source.recipe is recipe
+    with pytest.raises(ValueError, match="target must be the recipe's, 'y', got 'size'"):
+        Source.arrow(table, "size", recipe=recipe)
+    with pytest.raises(ValueError, match="features must be None with a recipe"):
+        Source.arrow(table, features=["size"], recipe=recipe)
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -304,7 +304,7 @@ class Source:
             relation of DuckDB), or a function that makes one for each epoch: a RecordBatchReader can be run
             through only once.
         target : str or list of str
-            Columns of y; not with a recipe.
+            Columns of y; with a recipe its own, or None.
         features : list of str, optional
             Columns of x, all numbers; None: all others.
         sample_weight : str, optional

@@ -169,10 +169,12 @@ class ArrowFeed(IterableFeed):
             self._targets = [target] if isinstance(target, str) else list(target)
             self._one = isinstance(target, str)
         else:
-            if target is not None or features is not None:
-                raise ValueError("target and features must be None with a recipe, which names the columns")
             if recipe.target is None:
                 raise ValueError("recipe must have a target, got one that was made without")
+            if features is not None:
+                raise ValueError("features must be None with a recipe, which names the columns")
+            if target not in (None, recipe.target.name):
+                raise ValueError(f"target must be the recipe's, {recipe.target.name!r}, got {target!r}")
             self._targets, self._one = [recipe.target.name], True
         if hasattr(stream, "__arrow_c_stream__") or hasattr(stream, "read_next_batch"):
             once = not hasattr(stream, "__len__") and hasattr(stream, "read_next_batch")
