@@ -66,7 +66,10 @@ class Ensemble:
         for i, one in enumerate(self.models):
             if not isinstance(one, Sequential):
                 raise TypeError(f"models[{i}] must be a Sequential, got {type(one).__name__}")
-            one._require()
+            if one.n_in is None:
+                raise errors.NotFittedError(
+                    f"models[{i}] has no parameters yet: train it, or call its build(n_in)"
+                )
             for name in ("n_in", "n_out", "link", "classes"):
                 want, got = getattr(self.models[0], name), getattr(one, name)
                 if want != got:

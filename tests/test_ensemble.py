@@ -110,8 +110,8 @@ def test_models_that_do_not_fit_are_refused():
         fn.Ensemble([one, fn.Sequential(fn.Dense(2)).build(3)])
     with pytest.raises(ValueError, match=r"models\[1\] must have link 'softmax'"):
         fn.Ensemble([one, fn.Sequential(fn.Dense(2)).build(4)])
-    with pytest.raises(fn.NotFittedError):
-        fn.Ensemble([fn.Sequential(fn.Dense(2))])
+    with pytest.raises(fn.NotFittedError, match=r"models\[1\] has no parameters yet"):
+        fn.Ensemble([one, fn.Sequential(fn.Dense(2))])
     for weights, message in (([1], "shape"), ([0, 0], "sum above 0"), ([1, -1], r"weights\[1\]")):
         with pytest.raises(ValueError, match=message):
             fn.Ensemble([one, one], weights)
