@@ -21,7 +21,7 @@ from . import devices, optimizers, validation
 from .callbacks import Callback, Team
 from .errors import DivergenceError
 from .late_dataclass import dataclass
-from .samples import Sample, Task, is_source
+from .samples import Sample, Task, is_source, without_targets
 from .stepping import batches, cut
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def _shared_out(
 ) -> tuple[Sample, Array | None, Sample | Stream | None]:
     """Rows to train on, the weights of all rows in training, and what to validate on."""
     if y is None:
-        raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
+        raise without_targets(x)
     matrix = task.matrix("x", x)
     task.some_rows("x", matrix)
     names = ("x", "y", "sample_weight")

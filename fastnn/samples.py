@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from .metrics import Metric
     from .steps import Step
 
-__all__ = ["Judged", "Sample", "Task", "described", "is_source", "judge_end", "measure"]
+__all__ = [
+    "Judged",
+    "Sample",
+    "Task",
+    "described",
+    "is_source",
+    "judge_end",
+    "measure",
+    "without_targets",
+]
 
 Array = NDArray[Any]
 # x, y, sample_weight and order as programs take them.
@@ -219,6 +228,16 @@ def measure(program: devices.Program, task: Task, sample: Sample, with_loss: boo
 def is_source(x: object) -> TypeGuard[Source]:
     """Whether data is a `fastnn.data.Source`; without loading their module."""
     return getattr(type(x), "is_fastnn_source", False)
+
+
+def without_targets(x: object) -> TypeError:
+    """What is wrong with an x that came without y and is no source."""
+    told = "y must be given with an array x, got None; only a Source has its targets itself"
+    if hasattr(x, "__iter__") and not hasattr(x, "__array__") and not isinstance(x, (list, tuple)):
+        told += (
+            f", and x is of type {type(x).__name__}: fastnn.data.Source makes one of loaders and iterables"
+        )
+    return TypeError(told)
 
 
 def described(metrics: Any, link: str | None) -> tuple[Metric, ...]:

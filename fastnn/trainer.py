@@ -19,7 +19,7 @@ from .losses import Loss
 from .network import Sequential
 from .optimizers import Optimizer
 from .reports import ProgressBar, on_terminal
-from .samples import Sample, described, is_source, judge_end, measure
+from .samples import Sample, described, is_source, judge_end, measure, without_targets
 from .stepping import Gate, one_batch
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class Trainer(Engine):
 
             return self._measured(alone(self._task, x, y, sample_weight))
         if y is None:
-            raise TypeError("y must be given with an array x, got None; only a Source has its targets itself")
+            raise without_targets(x)
         return self._measured(self._task.sample(x, y, sample_weight, ("x", "y", "sample_weight")))
 
     def _measured(self, sample: Sample | Stream, with_loss: bool = True) -> dict[str, float]:

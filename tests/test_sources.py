@@ -392,6 +392,8 @@ def test_arguments_that_a_source_has_itself_are_refused(rows: Any) -> None:
             make().fit(source, **wrong)
     with pytest.raises(TypeError, match="y must be given with an array"):
         make().fit(x)
+    with pytest.raises(TypeError, match=r"x is of type generator: fastnn\.data\.Source makes one"):
+        make().fit((batch for batch in [(x, y)]), None)
     with pytest.raises(ValueError, match="block_rows must be at most buffer_rows=5"):
         Source.npy(x, y, block_rows=6, buffer_rows=5)
     with pytest.raises(ValueError, match="y must have as many rows as x"):
