@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import threading
@@ -27,7 +28,7 @@ class ModelCheckpoint(Monitor):
     ----------
     path : str or path
         May have fields, ``"run-{epoch:03d}-{step}.safetensors"``: the epoch, the steps done and what was
-        measured; inside an epoch that is nan, but for what `monitor` goes by.
+        measured; inside an epoch that is nan, but for what `monitor` goes by. Its folder must be there.
     monitor : str
         What tells the better epoch.
     save_best_only : bool
@@ -106,6 +107,10 @@ class ModelCheckpoint(Monitor):
             self.path.format(**values)
         except ValueError as error:
             raise ValueError(f"path of ModelCheckpoint, {self.path!r}: {error}") from None
+        folder = os.path.dirname(self.path)
+        # Said now, not after an epoch. One with fields may be made on the way.
+        if folder and "{" not in folder and not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "path of ModelCheckpoint: no such folder", folder)
         self._unmeasured = dict.fromkeys(measured, math.nan)
 
     def on_fit_begin(self, trainer: Any) -> None:

@@ -149,6 +149,7 @@ def test_a_second_failure_is_a_note_on_the_first() -> None:
         ([fn.ModelCheckpoint("{}")], ValueError, r"fields must be of epoch, step, loss, got \{\}"),
         ([fn.ModelCheckpoint("{epoch")], ValueError, r"path of ModelCheckpoint, '\{epoch': expected '\}'"),
         ([fn.ModelCheckpoint("{epoch:.2q}")], ValueError, "path of ModelCheckpoint"),
+        ([fn.ModelCheckpoint("no-folder/a")], FileNotFoundError, "no such folder: 'no-folder'"),
     ],
 )
 def test_wrong_callbacks_are_named_before_anything_happens(
