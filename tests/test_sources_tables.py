@@ -271,3 +271,10 @@ def test_a_broken_list_is_told(path: Path) -> None:
     (folder / "source.json").write_text("{")
     with pytest.raises(fn.FormatError, match="must be JSON"):
         Source.shards(folder)
+
+
+def test_what_is_no_path_is_named() -> None:
+    with pytest.raises(TypeError, match="paths must be a path or a list of paths, got dict"):
+        Source.csv({"a": [1]}, "a")
+    with pytest.raises(TypeError, match=r"paths\[0\] must be a path, got 1"):
+        Source.csv([1], "a")

@@ -219,7 +219,9 @@ def convert(
     progress: bool | None,
 ) -> str:
     """`Source.csv` and `Source.parquet`: the folder of the arrays, made where it is not there."""
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"paths must be a path or a list of paths, got {type(paths).__name__}")
     files = [errors.file_path(f"paths[{i}]", one) for i, one in enumerate(given)]
     if not files:
         raise ValueError("paths must name at least one file, got none")
