@@ -63,6 +63,7 @@ class Results(Sequence[dict[str, Any]]):
 
     def mean(self, name: str) -> float:
         """Mean of a column over its rows, those that failed left out."""
+        errors.choice("name", name, self.names)
         return float(np.nanmean(np.asarray(self[name], float)))
 
     def to_pandas(self) -> Any:

@@ -44,6 +44,8 @@ def test_cross_validation_is_the_loop_by_hand():
         assert row["epochs"] == 4
     assert found.by == "accuracy"
     assert found.mean("accuracy") == pytest.approx(np.mean(found["accuracy"]))
+    with pytest.raises(ValueError, match=r"name must be one of .*, got 'accurracy'; did you mean"):
+        found.mean("accurracy")
     assert fn.Ensemble([one.model for one in found.trainers]).predict(X).shape == (90, 2)
 
 
