@@ -66,7 +66,7 @@ class Ensemble:
         for i, one in enumerate(self.models):
             if not isinstance(one, Sequential):
                 raise TypeError(f"models[{i}] must be a Sequential, got {type(one).__name__}")
-            if one.n_in is None:
+            if not one.is_built:
                 raise errors.NotFittedError(
                     f"models[{i}] has no parameters yet: train it, or call its build(n_in)"
                 )
