@@ -395,21 +395,26 @@ def test_a_wrong_column_of_an_arrow_stream_is_named() -> None:
         make().fit(Source.arrow(pa.table({"c": X[:, 0], "y": Y}), "z"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_is_heard_while_a_source_is_waited_for() -> None:
     """A lock without a timeout does not wake for a signal that the main thread was not given asleep."""
-    go_on = threading.Event()
+    asks, answered, heard = threading.Event(), threading.Event(), []
 
     def slow() -> Any:
         yield 1
-        threading.Timer(0.1, _thread.interrupt_main).start()
-        go_on.wait(5)
+        asks.wait(60)
+        time.sleep(0.1)  # the main thread sleeps
+        _thread.interrupt_main()
+        heard.append(answered.wait(60))
         yield 2
+
+    def ask(items: Ahead[int]) -> None:
+        asks.set()
+        next(items)
 
     with Ahead(slow()) as items:
         assert next(items) == 1
-        begin = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
-            next(items)
-        waited = time.perf_counter() - begin
-        go_on.set()
-    assert waited < 2
+            ask(items)
+        answered.set()
+    assert heard == [True]
