@@ -24,7 +24,7 @@ ISAS = $(shell $(PY) -c 'import setup; print(*setup.ISAS[setup.compiler_target()
 help:
 	@echo "make demo        build, train on handwritten digits and MNIST-5k, compare with NumPy and scikit-learn"
 	@echo "make test        all tests (test-torch: those against PyTorch; test-sklearn: with scikit-learn 1.7, 1.8, 1.9;"
-	@echo "                 test-packages: a compiled package on the wheel; test-thinc: Thinc and spaCy, with Thinc's own tests)"
+	@echo "                 test-packages: the wheel, and a compiled package on it; test-thinc: Thinc and spaCy, with Thinc's own tests)"
 	@echo "make build       the compiled modules, in place; venv: only the environment"
 	@echo "make lint types  ruff and compiler warnings; mypy and stubs"
 	@echo "make bench       all benchmarks beside all peers, into benchmarks/results; accuracy: that one alone"

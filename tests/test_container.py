@@ -94,7 +94,7 @@ def test_an_altered_file_is_told_from_a_truncated_one(good: bytes, path: Path) -
 
 
 def test_random_changes_never_do_anything_but_raise_format_error(good: bytes, path: Path) -> None:
-    """A seeded fuzz of two seconds: pieces taken out, doubled, overwritten, put in.
+    """A seeded fuzz: pieces taken out, doubled, overwritten, put in.
 
     Half of the files get a right checksum, so that what is behind it is tried too.
     """
@@ -123,8 +123,7 @@ def test_random_changes_never_do_anything_but_raise_format_error(good: bytes, pa
         b'{"class":"Dense"}',
     ]
     loaded = refused = 0
-    end = time.perf_counter() + 2.0
-    while time.perf_counter() < end:
+    for _ in range(1500):
         changed = bytearray(good)
         for _ in range(rng.integers(1, 4)):
             start = int(rng.integers(len(changed)))
@@ -266,11 +265,11 @@ def test_a_hostile_file_is_refused_quickly_and_in_little_memory(name: str, path:
     path.write_bytes(content)
     fn.load(write_small(path.with_name("other")))  # what is imported at the first load does not count
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.thread_time()  # neighbours do not count
     try:
         with pytest.raises(FormatError, match=message) as caught:
             fn.load(path)
-        seconds, (_, peak) = time.perf_counter() - begin, tracemalloc.get_traced_memory()
+        seconds, (_, peak) = time.thread_time() - begin, tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert len(str(caught.value)) < 1000 + len(str(path))

@@ -98,7 +98,7 @@ def test_a_gang_launches_when_all_who_are_alive_have_come() -> None:
         for thread in threads:
             thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert launched == [[0, 1, 2, 3], [1, 2, 3], [2, 3], [3]]
     assert (gang.n_launches, gang.n_tasks) == (4, 10)
     assert current() is None
@@ -122,7 +122,7 @@ def test_what_a_launch_raises_all_of_it_raise() -> None:
         for thread in threads:
             thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert met == ["no card any more"] * 3
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import threading
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import numpy as np
@@ -163,23 +162,20 @@ def test_a_row_that_is_not_finite_is_met_in_its_batch() -> None:
     assert trainer.epoch == 2
 
 
-@pytest.fixture
-def no_finalizers() -> Iterator[None]:
-    """What other tests left is collected before: Python drops what a signal raises while a finalizer runs."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("no_finalizers")
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_midst_of_many_epochs_keeps_those_that_were_done() -> None:
     trainer, reference = plain(), plain()
-    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+
+    def interrupt() -> None:
+        while trainer.epoch <= 20:
+            time.sleep(0.001)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(X, Y, epochs=10**7, batch_size=16)
-    timer.join()
+    thread.join()
     n = trainer.epoch
     assert n > 20
     assert trainer.history.epoch == list(range(1, n + 1))
@@ -190,7 +186,12 @@ def test_ctrl_c_in_the_midst_of_many_epochs_keeps_those_that_were_done() -> None
     assert trainer.epoch == n + 2
 
 
-@pytest.mark.usefixtures("no_finalizers")
+def interrupted(trainer: fn.Trainer, seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    trainer.fit(X, Y, epochs=10**7, batch_size=None)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer of this kind")
 def test_ctrl_c_at_any_moment_loses_no_epoch_that_was_done() -> None:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -198,9 +199,8 @@ def test_ctrl_c_at_any_moment_loses_no_epoch_that_was_done() -> None:
         for i in range(40):
             trainer = plain()
             trainer.fit(X, Y, epochs=0)
-            signal.setitimer(signal.ITIMER_REAL, 0.006 + 0.0001 * i)
-            with pytest.raises(KeyboardInterrupt):
-                trainer.fit(X, Y, epochs=10**7, batch_size=None)
+            with pytest.raises(KeyboardInterrupt):  # however long the system lets this thread wait in between
+                interrupted(trainer, 0.006 + 0.0001 * i)
             assert trainer.epoch == trainer.step
             assert trainer.history.epoch == list(range(1, trainer.epoch + 1))
     finally:

@@ -19,7 +19,7 @@ import pytest
 import fastnn as fn
 
 FULL = os.environ.get("FASTNN_FULL") == "1"
-N_SAVES, N_TRAININGS, N_INSIDE, N_STREAMED = (200, 50, 100, 100) if FULL else (20, 6, 4, 3)
+N_SAVES, N_TRAININGS, N_INSIDE, N_STREAMED = (200, 50, 100, 100) if FULL else (12, 3, 3, 3)
 
 # One process has imported everything and forks another for each word that it is told: starting anew would
 # take most of the time.
@@ -28,6 +28,7 @@ import itertools, os, signal, sys, time
 import numpy as np
 import fastnn as fn
 {work}
+print("ready", flush=True)
 for line in sys.stdin:
     seconds, word = line.strip().split(" ", 1)
     receiver, sender = os.pipe()
@@ -53,6 +54,8 @@ class Nursery:
         code = NURSERY.replace("{work}", work)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"  # from here on work is timed
 
     def run(self, word: str, seconds: float | None = None) -> int:
         """Exit status of a process that is told the word, and killed so many seconds after it was ready."""
@@ -92,7 +95,10 @@ def test_a_file_that_is_overwritten_by_a_killed_process_is_whole(tmp_path: Path)
     path, rng = tmp_path / "m", np.random.default_rng(0)
     n_saves = interrupted = 0
     with Nursery(SAVING) as nursery:
-        for i in range(N_SAVES):
+        for i in itertools.count():
+            # On a busy machine the first kills may all come before the first bytes.
+            if i >= N_SAVES and (interrupted or i >= 20 * N_SAVES):
+                break
             first = 10_000 * i
             assert nursery.run(f"{first} {path}", rng.uniform(0, 0.05)) == -signal.SIGKILL
             model = fn.load(path)  # raises where it is not intact
@@ -107,7 +113,7 @@ def test_a_file_that_is_overwritten_by_a_killed_process_is_whole(tmp_path: Path)
     assert interrupted > 0
     fn.load(path).save(path)
     assert os.listdir(tmp_path) == ["m"]
-    print(f"{N_SAVES} kills, {interrupted} in the middle of a save, {n_saves} saves done: all whole")
+    print(f"{i} kills, {interrupted} in the middle of a save, {n_saves} saves done: all whole")
 
 
 TRAINING = """
@@ -144,8 +150,8 @@ def work(folder, ready):
 def test_a_training_that_is_killed_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
-    begin = time.perf_counter()
     with Nursery(TRAINING) as nursery:
+        begin = time.perf_counter()
         assert nursery.run(str(whole)) == 0
         a_fit, rng = time.perf_counter() - begin, np.random.default_rng(1)
         kills = rounds = redone = 0
@@ -257,7 +263,7 @@ def killed_inside(work: str, base: Path, kinds: list[str], n_kills: int, seed: i
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_inside_its_epochs_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    killed_inside(INSIDE, tmp_path, ["array"], N_INSIDE, seed=2, share=1 / 3)
+    killed_inside(INSIDE, tmp_path, ["array"], N_INSIDE, seed=2, share=0.5)
 
 
 STREAMED = (

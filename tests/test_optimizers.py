@@ -100,7 +100,8 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(threads: Any, request:
         found = set()
         for name in kernels.isa_available():
             kernels.set_isa(name)
-            for n_threads in (1, 2, 3, 4):
+            # The plain instructions take twenty times as long, and threads split the work alike.
+            for n_threads in (1, 4) if name == "generic" else (1, 2, 3, 4):
                 threads(n_threads)
                 parts = trained(optimizer, dtype, n_steps=22, layers=layers)
                 found.add(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))

@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tarfile
 import tomllib
@@ -11,43 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from building import run
 
 import fastnn
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-
-def run(*command, cwd, **environment):
-    """Standard output of a command that must succeed."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """A copy of the sources, with the objects that were compiled from them."""
-    folder = tmp_path_factory.mktemp("tree")
-    for name in ("csrc", "fastnn", "tests", "benchmarks", "examples", "docs", ".ci"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in (
-        "setup.py",
-        "pyproject.toml",
-        "MANIFEST.in",
-        "README.md",
-        "LICENSE",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "Makefile",
-    ):
-        shutil.copy2(ROOT / name, folder)
-    for built in ROOT.glob("build/fastnn-*"):
-        shutil.copytree(built, folder / "build" / built.name)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +23,6 @@ def sdist(tree):
     (archive,) = (tree / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as file:
         return archive.name, {name.split("/", 1)[1] for name in file.getnames() if "/" in name}
-
-
-@pytest.fixture(scope="module")
-def wheel(tree):
-    run(sys.executable, "setup.py", "-q", "bdist_wheel", cwd=tree)
-    (archive,) = (tree / "dist").glob("*.whl")
-    return archive
 
 
 def test_the_sdist_holds_all_sources_and_nothing_generated(sdist):
@@ -99,7 +59,7 @@ def test_the_sdist_holds_all_sources_and_nothing_generated(sdist):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_one_limited_api_wheel_with_stubs_and_declarations(wheel):
     assert wheel.name.startswith(f"fastnn_core-{PROJECT['version']}-cp311-abi3-")
     with zipfile.ZipFile(wheel) as file:
@@ -121,7 +81,7 @@ def test_one_limited_api_wheel_with_stubs_and_declarations(wheel):
     assert manifest[0] == fastnn.kernels.BUILD
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 @pytest.mark.skipif(
     bool({"FASTNN_DEBUG", "FASTNN_SANITIZE"} & set(os.environ)),
     reason="a build for developers keeps its symbols",
@@ -135,7 +95,7 @@ def test_the_wheel_is_small(wheel):
     assert sum(unpacked.values()) <= 7_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_the_core_is_linked_into_one_module(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path)
@@ -155,7 +115,7 @@ def test_the_core_is_linked_into_one_module(wheel, tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.packages
 def test_an_installed_wheel_trains_away_from_its_sources(wheel, tmp_path):
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]

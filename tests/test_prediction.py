@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,31 +317,43 @@ def test_a_child_of_a_fork_during_predictions_has_a_team():
     assert said_by(FORK_AT_WORK) == "0"
 
 
-# One block of rows through these layers takes seconds with the plain instructions.
+# A block of 168 rows through these layers takes a second with the plain instructions: of the own time of the
+# main thread, which stands still while others have the cores.
 INTERRUPTED = """
-import os, signal, threading, time
+import gc, os, signal, threading, time
 import numpy as np, fastnn as fn
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it, whoever started the tests
 fn.set_num_threads(1)
 fn.kernels.set_isa("generic")
 model = fn.Sequential(*[fn.Dense(512) for _ in range(24)]).build(512, seed=0)
 x = np.zeros((4096, 512), np.float32)
-sent = []
+clock = time.pthread_getcpuclockid(threading.get_ident())
+one = fn.Sequential(fn.Dense(512)).build(512, seed=0).compile()
+begin = time.clock_gettime(clock)
+one(x[:168])
+layer, sent = time.clock_gettime(clock) - begin, []
 def interrupt():
-    time.sleep(0.3)
-    sent.append(time.perf_counter())
+    begin = time.clock_gettime(clock)
+    while time.clock_gettime(clock) < begin + 2 * layer:
+        time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGINT)
+    sent.append(time.clock_gettime(clock))
 h = model.compile()
-threading.Thread(target=interrupt).start()
+gc.disable()  # Python drops what a signal raises while a finalizer runs
+thread = threading.Thread(target=interrupt)
+thread.start()
 try:
     h(x)
 except KeyboardInterrupt:
-    print(time.perf_counter() - sent[0])
+    thread.join()
+    print((time.clock_gettime(clock) - sent[0]) / layer)
 """
 
 
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="no clock of one thread here")
 def test_an_interrupt_is_answered_between_the_layers_of_a_large_net():
-    assert float(said_by(INTERRUPTED)) < 0.25
+    """After one layer or two; without looks the other 22 would be done first."""
+    assert float(said_by(INTERRUPTED)) < 12
 
 
 def said_by(source: str) -> str:

@@ -193,22 +193,28 @@ def test_bits_do_not_depend_on_threads_or_instruction_set(threads, request, dtyp
 
 
 def test_a_team_that_is_slower_is_not_kept(threads):
-    """More threads than cores lose to one from the first step on: the first comparison must count."""
+    """Far more threads than cores lose to one at every join: the first comparison must count, slow as it was.
+
+    In CPU time of this process, of which a team that is kept takes a hundred times as much.
+    """
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((1000, 64), np.float32), rng.integers(0, 10, 1000)
     order = rng.integers(0, 1000, (1500, 200))
 
-    def seconds(n_threads):
+    def cpu_seconds(n_threads):
         threads(n_threads)
         model = fn.Sequential(fn.Dense(64, activation="relu"), fn.Dense(10))
         trainer = fn.Trainer(model, loss="cross_entropy", optimizer=fn.SGD(lr=0.01), seed=0)
-        begin = time.perf_counter()
+        begin = time.process_time()
         trainer.run(x, y, order)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ratios = [seconds(4 * cores) / seconds(1) for _ in range(5)]
-    assert min(ratios) < 2, ratios
+    try:
+        team, one = cpu_seconds(min(256, 32 * cores)), cpu_seconds(1)
+    finally:
+        kernels.stop_threads()
+    assert team < 20 * one, (team, one)
 
 
 def test_two_threads_work_at_the_same_time(threads):
@@ -234,12 +240,12 @@ def test_two_threads_work_at_the_same_time(threads):
     assert help_ < 0.1
     threads(2)
     found, free = [], []
-    for _ in range(20):
+    while len(found) < 5 or (len(found) < 20 and max(cores for cores, _ in found) < 1.2):
         found.append(cores_and_help())
         free.append(cores_of_two_hashes())
     assert fn.show_config(mode="dict")["threads_started"] >= 1
-    assert np.median([help_ for _, help_ in found]) > 0.5  # the worker does its half
-    # Both at a time: more CPU than wall time, where the machine gives two threads that much at all.
+    assert np.median([help_ for _, help_ in found]) > 0.3  # the worker does its half
+    # Both at a time: once more CPU than wall time, where the machine gives two threads that much at all.
     if np.median(free) > 1.5:
         assert max(cores for cores, _ in found) > 1.2
 
@@ -350,21 +356,14 @@ def test_a_loss_that_is_not_finite_changes_nothing(threads, n_threads):
         trainer.run(x, y, np.arange(128).reshape(1, 128))
 
 
-@pytest.fixture
-def default_interrupt():
-    """Ctrl-C as Python has it; a shell's background jobs start with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable(default_interrupt):
+@pytest.mark.usefixtures("ctrl_c")
+def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((1000, 50)).astype(np.float32), rng.integers(0, 3, 1000)
-    trainer = fn.Trainer(
-        fn.Sequential(fn.Dense(100), fn.Dense(3)), loss="cross_entropy", optimizer=fn.SGD(), seed=0
-    )
-    order = rng.integers(0, 1000, (400_000, 32))
+    # Many seconds of steps: the other thread may be kept waiting for a core.
+    layers = fn.Dense(1500), fn.Dense(3)
+    trainer = fn.Trainer(fn.Sequential(*layers), loss="cross_entropy", optimizer=fn.SGD(1e-4), seed=0)
+    order = rng.integers(0, 1000, (50_000, 64))
     trainer.run(x, y, order[:1])
 
     def interrupt():
@@ -378,7 +377,7 @@ def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable(default_interrup
         trainer.run(x, y, order)
     worker.join()
     steps = trainer.step
-    assert 100 <= steps < 400_000  # seen in the call, not after it
+    assert 100 <= steps < 50_000  # seen in the call, not after it
     trainer.run(x, y, order[:1])
     assert trainer.step == steps + 1
     assert np.isfinite(trainer.model.parameters).all()
@@ -405,21 +404,25 @@ def test_many_threads_predict_at_once(threads):
 
 
 def test_a_trainer_at_work_refuses_a_second_thread():
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((500, 100)).astype(np.float32), rng.integers(0, 3, 500)
-    trainer = fn.Trainer(
-        fn.Sequential(fn.Dense(300), fn.Dense(3)), loss="cross_entropy", optimizer=fn.SGD(), seed=0
-    )
-    order = rng.integers(0, 500, (20_000, 32))
-    trainer.run(x, y, order[:1])
-    worker = threading.Thread(target=trainer.run, args=(x, y, order))
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def loss(z, y, sample_weight):
+        at_work.set()
+        assert go_on.wait(60)
+        return float((z - y).sum()), z - y
+
+    trainer = fn.Trainer(fn.Sequential(fn.Dense(1)), loss=loss, optimizer="sgd", seed=0)
+    x, order = np.ones((5, 2), np.float32), np.zeros((3, 4), np.int64)
+    worker = threading.Thread(target=trainer.run, args=(x, x[:, :1], order))
     worker.start()
-    while trainer.step == 1:
-        time.sleep(0.001)
-    with pytest.raises(RuntimeError, match="another thread"):
-        trainer.run(x, y, order[:1])
-    worker.join()
-    assert trainer.step == 20_001
+    assert at_work.wait(60)
+    try:
+        with pytest.raises(RuntimeError, match="another thread"):
+            trainer.run(x, x[:, :1], order)
+    finally:
+        go_on.set()
+        worker.join()
+    assert trainer.step == 3
 
 
 def test_a_forked_child_trains_after_threaded_work(threads):

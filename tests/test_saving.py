@@ -424,20 +424,22 @@ def test_saving_while_another_thread_changes_the_parameters_gives_an_intact_file
 
 # ---------------------------------------------------------------- memory
 
-MEMORY = """
-import resource, sys, fastnn as fn
-from fastnn import saving
+MEMORY = r"""
+import re, sys, fastnn as fn
+# The peak of this process alone: ru_maxrss begins with that of the one that started it.
+peak = lambda: int(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1]) * 1024
 fn.load(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 fn.load(sys.argv[2])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_takes_twice_the_memory_of_the_file_at_most(tmp_path: Path) -> None:
     small().save(tmp_path / "small")
     fn.Sequential(fn.Dense(4000)).build(4000).save(tmp_path / "large")
     command = [sys.executable, "-c", MEMORY, tmp_path / "small", tmp_path / "large"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2.2 * (tmp_path / "large").stat().st_size
+    size = (tmp_path / "large").stat().st_size
+    assert 0.9 * size < int(done.stdout) < 2.2 * size

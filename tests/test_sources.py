@@ -206,7 +206,7 @@ def test_a_thread_ends_with_its_reader_though_nobody_has_ended_it() -> None:
     ahead.__enter__()  # and a Ctrl-C before the context has begun
     assert next(ahead) == 1
     del ahead
-    assert closed.wait(10)
+    assert closed.wait(60)
 
 
 # ---------------------------------------------------------------- memory

@@ -400,24 +400,29 @@ def test_a_wrong_column_of_an_arrow_stream_is_named() -> None:
         make().fit(Source.arrow(pa.table({"c": X[:, 0], "y": Y}), "z"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_is_heard_while_a_source_is_waited_for() -> None:
     """A lock without a timeout does not wake for a signal that the main thread was not given asleep."""
-    go_on = threading.Event()
+    asks, answered, heard = threading.Event(), threading.Event(), []
 
     def slow() -> Any:
         yield 1
-        threading.Timer(0.1, _thread.interrupt_main).start()
-        go_on.wait(5)
+        asks.wait(60)
+        time.sleep(0.1)  # the main thread sleeps
+        _thread.interrupt_main()
+        heard.append(answered.wait(60))
         yield 2
+
+    def ask(items: Ahead[int]) -> None:
+        asks.set()
+        next(items)
 
     with Ahead(slow()) as items:
         assert next(items) == 1
-        begin = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
-            next(items)
-        waited = time.perf_counter() - begin
-        go_on.set()
-    assert waited < 2
+            ask(items)
+        answered.set()
+    assert heard == [True]
 
 
 def test_a_time_limit_that_comes_while_rows_are_waited_for_ends_before_the_next_step(tmp_path: Path) -> None:
@@ -445,10 +450,10 @@ def test_a_time_limit_that_comes_while_rows_are_waited_for_ends_before_the_next_
     limited, each = make(), Each()
     limited.fit(source(0.4), callbacks=[each, fn.ModelCheckpoint(tmp_path / "c")], time_limit=0.3)
     assert limited.out_of_time
-    assert limited.step == 2
-    assert each.seen == [1, 2]
+    assert limited.step <= 2  # fewer where the machine was busy with others
+    assert each.seen == list(range(1, limited.step + 1))
     resumed = make()
     resumed.resume(tmp_path / "c")
-    assert resumed.epoch_step == 2
+    assert resumed.epoch_step == limited.step
     resumed.fit(source(0.0), callbacks=[Each(), fn.ModelCheckpoint(tmp_path / "c")])
     assert resumed.model.parameters.tobytes() == trained(source(0.0), epochs=1).tobytes()

@@ -35,11 +35,23 @@ def trainers(n: int) -> list[fn.Trainer]:
 
 
 def test_the_last_of_three_begins_before_one_of_the_others_has_ended() -> None:
-    found, times = trainers(3), [Times() for _ in range(3)]
-    fn.fit_many(found, X, Y, epochs=100, n_workers=2, callbacks=[[one] for one in times], progress=False)
-    assert max(one.begun for one in times) < min(one.ended for one in times)
+    begun: list[Any] = []
+
+    class UntilAllHaveBegun(fn.Callback):
+        def on_fit_begin(self, trainer: Any) -> None:
+            begun.append(trainer)
+
+        def on_epoch_end(self, trainer: Any, epoch: int, logs: dict[str, float]) -> None:
+            if len(begun) == 3:
+                trainer.stop("all have begun")
+
+    found, most = trainers(3), 20_000  # many seconds
+    fn.fit_many(
+        found, X, Y, epochs=most, n_workers=2, callbacks=lambda i: [UntilAllHaveBegun()], progress=False
+    )
+    assert all(one.stop_reason == "all have begun" and one.epoch < most for one in found)
     for one, alone in zip(found, trainers(3), strict=True):
-        alone.fit(X, Y, epochs=100)
+        alone.fit(X, Y, epochs=one.epoch)
         assert one.model.parameters.tobytes() == alone.model.parameters.tobytes()
 
 

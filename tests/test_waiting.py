@@ -26,7 +26,7 @@ def interrupted(thread: threading.Thread) -> None:
 def test_a_thread_that_was_being_started_at_a_ctrl_c_is_waited_for() -> None:
     for _ in range(20):  # without it about every other was still to begin
         go_on = threading.Event()
-        thread = threading.Thread(target=go_on.wait, args=(5,))
+        thread = threading.Thread(target=go_on.wait, args=(60,))
         interrupted(thread)
         with pytest.raises(KeyboardInterrupt):
             waiting.start(thread)
@@ -35,20 +35,26 @@ def test_a_thread_that_was_being_started_at_a_ctrl_c_is_waited_for() -> None:
         waiting.join(thread)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_wait_that_a_ctrl_c_has_ended_can_be_begun_again() -> None:
     go_on, ended = threading.Event(), []
 
     def work() -> None:
-        go_on.wait(5)
+        go_on.wait(60)
         time.sleep(0.02)
         ended.append(1)
+
+    def interrupted() -> None:
+        timer.start()
+        waiting.join(thread)
 
     thread = threading.Thread(target=work)
     waiting.start(thread)
     for _ in range(3):
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
-            waiting.join(thread)
+            interrupted()
+        timer.join()
     go_on.set()
     waiting.join(thread)
     assert ended == [1]
