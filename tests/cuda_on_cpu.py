@@ -1,4 +1,4 @@
-"""kernels.cu compiled by g++ (cuda_shim.h), and its kernels launched with arguments as CUDA takes them."""
+"""kernels_*.cu compiled by g++ (cuda_shim.h), and its kernels launched with arguments as CUDA takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* Enough of CUDA for g++ to compile fastnn/devices/kernels.cu and run it on the CPU, block after block.
+/* Enough of CUDA for g++ to compile fastnn/devices/kernels_*.cu and run it on the CPU, block after block.
  *
  * Threads of SEPARATE kernels are a loop. Those of TOGETHER kernels are fibers: one that comes to a barrier, or gives
  * a register to its warp, lets the others run until all of them are there. Threads that wait for others that never

@@ -1,7 +1,7 @@
 """Many training steps of a small net in one launch: the net stays in the shared memory of one thread block.
 
-What `cuda_step` captures, this trains too, by the same functions of kernels.cu and in the same order of sums,
-where it is small enough: `why_not` of a step tells. Blocks of several nets are one launch (`gangs`).
+What `cuda_step` captures, this trains too, by the same functions of kernels_*.cu and in the same order of
+sums, where it is small enough: `why_not` of a step tells. Blocks of several nets are one launch (`gangs`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["MOST_FLOPS", "PersistentStep", "Places", "flops", "places", "source"
 # of them has done so many in about the time that the launches of a captured step take. An estimate (13 of
 # them, 2 to 3 us each, 100 GFLOP/s of one block); nobody has timed it on a card.
 MOST_FLOPS = 4_000_000
-# Of the shared memory of a block: what persistent.cu and kernels.cu declare themselves, 3.3 KB, and a rest.
+# Of the shared memory of a block: what persistent.cu and kernels_*.cu declare themselves, 3.3 KB, and a rest.
 _OWN_BYTES = 4096
 
 _KINDS = {"dense": 0, "activation": 1, "scale": 2, "scale_columns": 2, "dropout": 3}  # KIND_*
@@ -38,8 +38,8 @@ _BY_ROW = {"softmax": 1, "log_softmax": 2}  # BY_ROW_*
 
 @cache
 def source() -> str:
-    """The text that is compiled: persistent.cu behind kernels.cu, of which it takes the functions alone."""
-    return "\n".join(["#define FASTNN_PARTS", cuda_kernels.source(), cuda_kernels.text("persistent.cu")])
+    """The text that is compiled: persistent.cu behind kernels_*.cu, of which it takes the functions alone."""
+    return cuda_kernels.joined("persistent.cu", before=["#define FASTNN_PARTS"])
 
 
 @cache

@@ -1,6 +1,6 @@
 /* Small nets, each trained by one block that keeps its parameters in shared memory from step to step.
  *
- * Compiled behind kernels.cu, whose functions it calls (there FASTNN_PARTS), so that each number is made by the same
+ * Compiled behind kernels_*.cu, whose functions it calls (there FASTNN_PARTS), so that each number is made by the same
  * lines and each sum has the same order as in the captured step. What a block does is written in a table of 64-bit
  * numbers (cuda_persistent.py): the columns NET_*, then a row OP_* for each step of the network, then a row RULE_* for
  * each rule of the optimizer. Addresses of what changes from call to call are behind SRC_*, as for all kernels.
