@@ -117,10 +117,7 @@ __device__ inline void product_down(const i64 *net, const i64 *op, float *f, con
 __device__ inline void slopes_and_own_sums(float *da, const float *kept, int ld, int act, int m, int n, float *db)
 {
     const Part own = part_of(n, own_rank(), 1);
-    for (int j = 0; kept && j < n; j += WARP) {
-        slope_and_sums(da, kept, ld, act, m, n, 0, j);
-        __syncthreads();
-    }
+    for (int j = 0; kept && j < n; j += WARP) slope_and_sums(da, kept, ld, act, m, n, 0, j); /* its threads meet in it */
     for (int j = 0; db && j < own.n; j += WARP) {
         slope_and_sums(da + own.first, 0, ld, act, m, own.n, db, j);
         __syncthreads();
