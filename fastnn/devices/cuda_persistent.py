@@ -110,6 +110,7 @@ class PersistentStep:
         self.n_together = 1
         self._tables: dict[tuple[int, int, bool], tuple[Any, gangs.Task]] = {}
         self._rooms: dict[tuple[int, int], Any] = {}
+        self._choices: dict[tuple[int, int], tuple[int, str | None]] = {}
         self._refusals: dict[tuple[int, int], str | None] = {}
 
     def why_not(self, n_rows: int, n_targets: int) -> str | None:
@@ -142,6 +143,14 @@ class PersistentStep:
 
     def _choice(self, n_rows: int, n_targets: int) -> tuple[int, str | None]:
         """The least number of blocks that have room and time for such batches, or why there is none."""
+        found = self._choices.get((n_rows, n_targets))
+        if found is None:  # asked for in every call, and some 50 us where there are clusters to try
+            if len(self._choices) > 63:
+                self._choices.clear()
+            found = self._choices[n_rows, n_targets] = self._chosen(n_rows, n_targets)
+        return found
+
+    def _chosen(self, n_rows: int, n_targets: int) -> tuple[int, str | None]:
         work, why = flops(self._steps, n_rows), None
         for n in self._sizes:
             each = "" if n == 1 else f" in each of {n} blocks"
