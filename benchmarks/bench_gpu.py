@@ -26,12 +26,13 @@ from pathlib import Path
 import numpy as np
 
 import fastnn as fn
-from fastnn.devices import cuda, cuda_persistent
+from fastnn.devices import cuda, cuda_persistent, cuda_places
 from fastnn.devices.cuda_products import VARIABLE
 
 # Widths, and rows of a batch: from a net whose launches are all of its time to one that is all products.
 CELLS = [
     ((784, 128, 10), 128),
+    ((784, 128, 10), 32),
     ((784, 512, 512, 10), 256),
     ((1024, 4096, 4096, 1000), 1024),
     ((1024, 4096, 4096, 1000), 8192),
@@ -230,7 +231,7 @@ MOST_FLOPS = cuda_persistent.MOST_FLOPS
 
 def is_small(widths, batch, precision):
     """Whether it is likely to be trained many steps in a launch; the card has the last word."""
-    return precision == "float32" and flops(widths, batch) <= MOST_FLOPS
+    return precision == "float32" and flops(widths, batch) <= cuda_places.SIZES[-1] * MOST_FLOPS
 
 
 def many(device, n, n_workers):

@@ -1,4 +1,4 @@
-"""kernels.cu compiled by g++ (cuda_shim.h), and its kernels launched with arguments as CUDA takes them."""
+"""kernels_*.cu compiled by g++ (cuda_shim.h), and its kernels launched with arguments as CUDA takes them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ FLAGS = [
     "-Werror",
     "-Wno-unknown-pragmas",
 ]
-# Bsymbolic: a kernel called `advance` is ours, not that of the C library.
-FLAGS += ["-Wno-unused-function", "-Wl,-Bsymbolic", "-I", str(HERE)]
+# Bsymbolic: a kernel called `advance` is ours, not that of the C library. Nor do two texts have the shared
+# memory of an inline function in common, which is thread-local in one of them.
+FLAGS += ["-Wno-unused-function", "-Wl,-Bsymbolic", "-fno-gnu-unique", "-I", str(HERE)]
 
 # What an argument must be for a parameter of that type: CuPy passes the bytes on, whatever they are.
 SCALARS = {
@@ -45,18 +46,18 @@ def compiler() -> str | None:
     return shutil.which("g++") or shutil.which("c++")
 
 
-def _preprocessed(text: str, folder: Path) -> str:
+def _preprocessed(text: str, folder: Path, flags: list[str]) -> str:
     path = folder / "kernels.cpp"
     path.write_text(text, encoding="utf-8")
-    command = [compiler() or "g++", "-E", "-P", "-include", str(HERE / "cuda_shim.h"), *FLAGS, str(path)]
+    command = [compiler() or "g++", "-E", "-P", "-include", str(HERE / "cuda_shim.h"), *flags, str(path)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 class Kernel:
-    """One kernel: its parameters, and the function that runs it."""
+    """One kernel: its parameters, the function that runs it, and for clusters of how many blocks it is."""
 
-    def __init__(self, name: str, parameters: str, together: bool) -> None:
-        self.name, self.together = name, together
+    def __init__(self, name: str, parameters: str, together: bool, cluster: int) -> None:
+        self.name, self.together, self.cluster = name, together, cluster
         self.types = [re.sub(r"\s*\w+$", "", one.strip()) for one in parameters.split(",")]
         self.function: Any = None
         self.turn: Any = None
@@ -99,7 +100,8 @@ class Kernel:
         held = [np.array([value]) for value in self.checked(arguments)]
         addresses = (ctypes.c_void_p * len(held))(*(one.ctypes.data for one in held))
         sizes = (*grid, 1)
-        self.function((ctypes.c_int * 3)(sizes[0], sizes[1], shared_bytes), n_threads, addresses)
+        given = (ctypes.c_int * 4)(sizes[0], sizes[1], shared_bytes, self.cluster)
+        self.function(given, n_threads, addresses)
 
 
 @contextmanager
@@ -115,24 +117,29 @@ def backwards(text: str) -> Iterator[None]:
 
 @cache
 def compiled(text: str) -> dict[str, Kernel]:
-    """The kernels of a text by name; built once for each text."""
+    """The kernels of a text by name; built once for each text, and once for all sizes of clusters."""
+    cluster, flags = 1, FLAGS
+    size = re.search(r"^#define CLUSTERED 1\n#define CLUSTER (\d+)$", text, re.MULTILINE)
+    if size is not None:
+        text = text.replace(size[0], "#define CLUSTERED 1\n#define CLUSTER shim_cluster")
+        cluster, flags = int(size[1]), [*FLAGS, "-DSHIM_CLUSTERED", "-pthread"]
     shim = (HERE / "cuda_shim.h").read_text(encoding="utf-8")
-    digest = hashlib.sha256("\0".join([text, shim, *FLAGS, __file__]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join([text, shim, *flags, __file__]).encode()).hexdigest()[:16]
     folder = HERE.parent / "build" / "cuda_on_cpu" / digest
     folder.mkdir(parents=True, exist_ok=True)
     pattern = r'extern "C" (__attribute__\(\(used\)\) )?void\s+(\w+)\(([^)]*)\)\s*\{'
     listed = folder / "kernels.txt"
     if not listed.exists():
-        listed.write_text(_preprocessed(text, folder), encoding="utf-8")
+        listed.write_text(_preprocessed(text, folder, flags), encoding="utf-8")
     found = re.findall(pattern, listed.read_text(encoding="utf-8"))
-    kernels = {name: Kernel(name, parameters, not separate) for separate, name, parameters in found}
+    kernels = {name: Kernel(name, parameters, not separate, cluster) for separate, name, parameters in found}
     library = folder / "kernels.so"
     if not library.exists():
         wrappers = "\n".join(kernel.wrapper for kernel in kernels.values())
         source = folder / "all.cpp"
         source.write_text(f'#include "cuda_shim.h"\n{text}\n{wrappers}\n', encoding="utf-8")
         part = folder / "part.so"
-        command = [compiler() or "g++", "-shared", "-fPIC", *FLAGS, str(source), "-o", str(part)]
+        command = [compiler() or "g++", "-shared", "-fPIC", *flags, str(source), "-o", str(part)]
         subprocess.run(command, check=True)
         part.rename(library)
     loaded = ctypes.CDLL(str(library))

@@ -1,17 +1,24 @@
-/* Enough of CUDA for g++ to compile fastnn/devices/kernels.cu and run it on the CPU, block after block.
+/* Enough of CUDA for g++ to compile fastnn/devices/kernels_*.cu and run it on the CPU, block after block.
  *
  * Threads of SEPARATE kernels are a loop. Those of TOGETHER kernels are fibers: one that comes to a barrier, or gives
  * a register to its warp, lets the others run until all of them are there. Threads that wait for others that never
  * come end the process with a message, where a card would hang. Where two threads meet without a barrier between them,
- * the result changes with who comes first: tests let the last one begin (shim_turn). */
+ * the result changes with who comes first: tests let the last one begin (shim_turn).
+ *
+ * With SHIM_CLUSTERED a launch is of clusters. Each of its blocks has a thread of the system, and so shared memory of its
+ * own, which is thread-local; one of them runs at a time, until all its threads wait for the cluster. A block that looks
+ * into another one's memory before that has begun, or after it has ended, ends the process with a message. */
 #ifndef CUDA_SHIM_H
 #define CUDA_SHIM_H
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <condition_variable>
 #include <cstring>
 #include <functional>
+#include <mutex>
+#include <thread>
 #include <ucontext.h>
 #include <vector>
 
@@ -19,13 +26,19 @@
 #define SEPARATE extern "C" __attribute__((used)) void
 #define TOGETHER extern "C" void
 #define __device__
-#define __shared__ static
 #define __launch_bounds__(...)
+#ifdef SHIM_CLUSTERED
+#define SHIM_OWN static thread_local
+#else
+#define SHIM_OWN static
+#endif
+#define __shared__ SHIM_OWN
 
 struct shim_index { int x, y, z; };
-static shim_index blockIdx, blockDim, gridDim, threadIdx;
+SHIM_OWN shim_index blockIdx, threadIdx;
+static shim_index blockDim, gridDim;
 
-enum shim_wait { SHIM_RUNS, SHIM_WARP, SHIM_BLOCK, SHIM_DONE };
+enum shim_wait { SHIM_RUNS, SHIM_WARP, SHIM_BLOCK, SHIM_CLUSTER, SHIM_DONE };
 #if defined(__x86_64__)
 /* swapcontext asks the system for the signal mask twice, 0.5 us; this keeps what the ABI says a call keeps. */
 typedef void *shim_context;
@@ -60,12 +73,13 @@ struct shim_fiber {
     shim_wait wait;
     unsigned exchanges; /* which of two sets of registers the next exchange uses */
 };
-static const int SHIM_STACK = 64 << 10, SHIM_LANES = 32;
-static std::vector<shim_fiber> shim_fibers;
-static std::vector<char> shim_stacks;
-static shim_context shim_scheduler;
+static const int SHIM_STACK = 64 << 10, SHIM_LANES = 32, SHIM_BLOCKS = 16;
+SHIM_OWN std::vector<shim_fiber> shim_fibers;
+static std::vector<char> shim_stacks[SHIM_BLOCKS]; /* of each block of a cluster; the first one's where there is none */
+SHIM_OWN shim_context shim_scheduler;
+SHIM_OWN int shim_rank;
 static std::function<void()> shim_body;
-static int shim_now;
+SHIM_OWN int shim_now;
 static int shim_is_backwards;
 extern "C" int shim_turn(int is_backwards) { return shim_is_backwards = is_backwards; }
 
@@ -86,7 +100,7 @@ static inline void __syncthreads() { shim_until(SHIM_BLOCK); }
 
 /* Shared memory that a launch asks for: not a number before each block, and so it must stay behind what was asked. */
 static const int SHIM_SHARED = 256 << 10;
-static long long shim_shared[SHIM_SHARED / 8];
+SHIM_OWN long long shim_shared[SHIM_SHARED / 8];
 
 static void shim_judge_shared(int asked)
 {
@@ -112,15 +126,64 @@ static bool shim_release(int first, int end, shim_wait wait)
     return any;
 }
 
+#ifdef SHIM_CLUSTERED
+static int shim_cluster;
+static std::mutex shim_mutex;
+static std::condition_variable shim_passed;
+static int shim_whose, shim_arrived; /* the block that runs, and how many wait or have ended since all met */
+static char *shim_memory[SHIM_BLOCKS];
+static bool shim_has_begun[SHIM_BLOCKS], shim_has_ended[SHIM_BLOCKS];
+
+/* Where another block has what this one has at p: memory of threads is laid out alike. */
+static void *shim_of_block(const void *p, int rank)
+{
+    if (rank < 0 || rank >= shim_cluster || !shim_has_begun[rank] || shim_has_ended[rank]) {
+        fprintf(stderr, "cuda_shim: a look into the memory of block %d of a cluster, which is not there\n", rank);
+        abort();
+    }
+    return shim_memory[rank] + ((char *)p - (char *)shim_shared);
+}
+
+static inline void shim_meet() { shim_until(SHIM_CLUSTER); }
+
+static void shim_wait_for_turn(std::unique_lock<std::mutex> &lock)
+{
+    shim_passed.wait(lock, [] { return shim_whose == shim_rank; });
+    shim_has_begun[shim_rank] = true;
+}
+
+/* The others run until they wait too, in turn; those that have ended wait no more. */
+static void shim_pass()
+{
+    std::unique_lock<std::mutex> lock(shim_mutex);
+    if (++shim_arrived == shim_cluster) {
+        shim_arrived = 0;
+        for (int i = 0; i < shim_cluster; i++) shim_arrived += shim_has_ended[i];
+        if (shim_arrived == shim_cluster)
+            return;
+    }
+    do
+        shim_whose = (shim_whose + (shim_is_backwards ? shim_cluster - 1 : 1)) % shim_cluster;
+    while (shim_has_ended[shim_whose]);
+    shim_passed.notify_all();
+    if (!shim_has_ended[shim_rank])
+        shim_wait_for_turn(lock);
+}
+#else
+static void shim_pass() {}
+#endif
+
 static void shim_block(int n)
 {
+    std::vector<char> &stacks = shim_stacks[shim_rank];
     shim_fibers.resize(n);
-    shim_stacks.resize((size_t)n * SHIM_STACK);
+    if (stacks.size() < (size_t)n * SHIM_STACK)
+        stacks.resize((size_t)n * SHIM_STACK);
     for (int i = 0; i < n; i++) {
         shim_fiber &f = shim_fibers[i];
         f.wait = SHIM_RUNS;
         f.exchanges = 0;
-        shim_begin(&f.context, &shim_stacks[(size_t)i * SHIM_STACK], SHIM_STACK, shim_fiber_main);
+        shim_begin(&f.context, &stacks[(size_t)i * SHIM_STACK], SHIM_STACK, shim_fiber_main);
     }
     for (;;) {
         bool ran = false, left = false;
@@ -134,6 +197,10 @@ static void shim_block(int n)
         }
         for (int i = 0; i < n; i += SHIM_LANES) ran |= shim_release(i, i + SHIM_LANES < n ? i + SHIM_LANES : n, SHIM_WARP);
         ran |= shim_release(0, n, SHIM_BLOCK);
+        if (!ran && shim_release(0, n, SHIM_CLUSTER)) {
+            shim_pass();
+            ran = true;
+        }
         for (int i = 0; i < n; i++) left |= shim_fibers[i].wait != SHIM_DONE;
         if (!left)
             return;
@@ -144,6 +211,49 @@ static void shim_block(int n)
     }
 }
 
+#ifdef SHIM_CLUSTERED
+/* grid: blocks, 1, bytes of shared memory, blocks of a cluster. */
+static void shim_run(const int *grid, int n, bool, const std::function<void()> &body)
+{
+    gridDim = {grid[0], 1, 1};
+    blockDim = {n, 1, 1};
+    shim_body = body;
+    shim_cluster = grid[3];
+    if (grid[1] != 1 || shim_cluster > SHIM_BLOCKS || grid[0] % shim_cluster) {
+        fputs("cuda_shim: a grid is no multiple of its clusters\n", stderr);
+        abort();
+    }
+    for (int first = 0; first < grid[0]; first += shim_cluster) {
+        std::vector<std::thread> blocks;
+        shim_arrived = 0;
+        shim_whose = -1;
+        for (int rank = 0; rank < shim_cluster; rank++) {
+            shim_has_begun[rank] = shim_has_ended[rank] = false;
+            shim_memory[rank] = nullptr;
+        }
+        int n_ready = 0;
+        for (int rank = 0; rank < shim_cluster; rank++)
+            blocks.emplace_back([&, rank] {
+                shim_rank = rank;
+                blockIdx = {first + rank, 0, 0};
+                memset(shim_shared, 0xFF, SHIM_SHARED);
+                {
+                    std::unique_lock<std::mutex> lock(shim_mutex);
+                    shim_memory[rank] = (char *)shim_shared;
+                    if (++n_ready == shim_cluster)
+                        shim_whose = shim_is_backwards ? shim_cluster - 1 : 0;
+                    shim_passed.notify_all();
+                    shim_wait_for_turn(lock);
+                }
+                shim_block(n);
+                shim_judge_shared(grid[2]);
+                shim_has_ended[rank] = true;
+                shim_pass();
+            });
+        for (std::thread &block : blocks) block.join();
+    }
+}
+#else
 static void shim_run(const int *grid, int n, bool together, const std::function<void()> &body)
 {
     gridDim = {grid[0], grid[1], 1};
@@ -166,6 +276,7 @@ static void shim_run(const int *grid, int n, bool together, const std::function<
             }
         }
 }
+#endif
 
 /* Each lane shows `mine` and gets the registers of its warp, by lane; good until the exchange after the next. */
 template <typename T> static T *shim_exchange(const T &mine)

@@ -88,7 +88,20 @@ def test_kernels_compile_without_spilled_registers(architecture: str) -> None:
 def test_the_kernel_of_small_nets_compiles_without_spilled_registers(architecture: str) -> None:
     answer, log = compiled(nvrtc(), architecture, cuda_persistent.source())
     judge(answer, log, 1)
-    # What it declares itself, of which cuda_persistent.py counts no more.
+    assert_declares_little(log)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "n_blocks"), [("sm_90", 2), ("sm_90", 8), ("sm_100", 8), ("sm_120", 4)]
+)
+def test_the_kernel_for_clusters_compiles_without_spilled_registers(architecture: str, n_blocks: int) -> None:
+    answer, log = compiled(nvrtc(), architecture, cuda_persistent.source(n_blocks))
+    judge(answer, log, 1)
+    assert_declares_little(log)
+
+
+def assert_declares_little(log: str) -> None:
+    """No more shared memory of its own than cuda_persistent.py leaves it."""
     static = re.search(r"(\d+) bytes smem", log)
     assert static is not None, log
     assert int(static[1]) <= cuda_persistent._OWN_BYTES

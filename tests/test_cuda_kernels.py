@@ -1,4 +1,4 @@
-"""Each kernel of kernels.cu, run on the CPU, against NumPy and the array program. No card is needed."""
+"""Each kernel of kernels_*.cu, run on the CPU, against NumPy and the array program. No card is needed."""
 
 from __future__ import annotations
 

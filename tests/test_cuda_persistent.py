@@ -1,6 +1,6 @@
 """Small nets on "cuda", many steps in a launch, with a stand-in for CuPy: the bits of the captured step.
 
-The kernel is persistent.cu, compiled for the CPU; what has to run on a card stands in test_gpu.py.
+The kernel is persistent_*.cu, compiled for the CPU; what has to run on a card stands in test_gpu.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from cuda_stand_in import StandIn, as_numpy
+from cuda_trained import F32, N_IN, ROOM, N, X, Y, assert_same_bits, both, layers, trained
 from loss_targets import targets_of
 
 import fastnn as fn
@@ -21,65 +22,19 @@ from fastnn.steps import Objective
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
 
-F32 = np.float32
-N, N_IN = 101, 7
-X = np.random.default_rng(0).standard_normal((N, N_IN)).astype(F32)
-Y = np.random.default_rng(1).integers(0, 5, N)
-ROOM = 227 << 10  # as a Hopper has
-
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that gives the machine a card with so much shared memory for a block."""
+    """A function that gives the machine a card with so much shared memory for a block, and no clusters."""
 
     def given(shared_bytes: int) -> StandIn:
-        found = StandIn(shared_bytes=shared_bytes)
+        found = StandIn(capability=(8, 6), shared_bytes=shared_bytes)
         monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
         return found
 
     monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     given(ROOM)
     return given
-
-
-def layers() -> tuple[Any, ...]:
-    return fn.Dense(13, activation="relu"), fn.Dense(5)
-
-
-def trained(
-    *given: Any,
-    device: str = "cuda",
-    loss: Any = "cross_entropy",
-    optimizer: Any = None,
-    x: Any = X,
-    y: Any = Y,
-    **fit: Any,
-) -> Any:
-    model = fn.Sequential(*(given or layers()))
-    trainer = fn.Trainer(model, loss, optimizer or fn.Adam(), seed=3, device=device)
-    trainer.fit(x, y, **{"epochs": 2, "batch_size": 17, "progress": False, **fit})
-    return trainer
-
-
-def assert_same_bits(theirs: Any, ours: Any) -> None:
-    np.testing.assert_array_equal(ours.model.parameters, theirs.model.parameters)
-    np.testing.assert_array_equal(ours._program.state, theirs._program.state)
-    assert ours.history["loss"] == theirs.history["loss"]
-    assert ours.step == theirs.step
-
-
-def both(machine: Any, *given: Any, room: int = ROOM, **fit: Any) -> Any:
-    """Trained by the captured step and by the kernel for small nets: the same bits. Gives the latter."""
-    machine(0)
-    theirs = trained(*given, **fit)
-    assert theirs._program.not_captured is None
-    assert "of which a block may use 0 here" in theirs._program.not_persistent
-    machine(room)
-    ours = trained(*given, **fit)
-    assert ours._program.not_persistent is None
-    assert ours._program._captured is None  # whose kernels were not even compiled
-    assert_same_bits(theirs, ours)
-    return ours
 
 
 # ---------------------------------------------------------------- the same answers

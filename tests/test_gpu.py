@@ -243,7 +243,8 @@ def test_a_small_net_without_room_for_gradient_and_states(card: Any, monkeypatch
     places = cuda_persistent.places
 
     def small(*arguments: Any) -> Any:
-        return places(*arguments[:-1], 0)
+        *before, _, n_blocks = arguments
+        return places(*before, 0, n_blocks)
 
     monkeypatch.setattr(cuda_persistent, "places", small)
     less = both(SMALL, **given)
@@ -264,6 +265,39 @@ def test_shared_memory_that_must_be_asked_for(card: Any) -> None:
     assert (
         both((fn.Dense(found), fn.Dense(10)), optimizer=fn.SGD(0.01), **given)._program.not_persistent is None
     )
+
+
+def has_clusters() -> bool:
+    return int(cuda.cards()[0]["capability"].split(".")[0]) >= 9
+
+
+@pytest.mark.parametrize("n_blocks", [2, 4, 8])
+def test_nets_in_clusters_of_blocks(n_blocks: int, card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: Any = {"x": X[:300].copy(), "y": Y[:300], "optimizer": fn.AdamW(clip_norm=1.0), "batch_size": 32}
+    nets = ((fn.Scale(0.5), *SMALL), (fn.Dense(96, activation="tanh"), fn.Dense(50), fn.Dense(10)))
+    monkeypatch.setattr(cuda_persistent, "SIZES", (n_blocks,))
+    ours = [both(net, **given) for net in nets]
+    for one, net in zip(ours, nets, strict=True):
+        assert one._program.not_persistent is None
+        if not has_clusters():  # one block has it
+            continue
+        assert one._program._persistent._choice(32, 0)[0] == n_blocks
+        np.testing.assert_array_equal(one.model.parameters, both(net, **given).model.parameters)
+    monkeypatch.setattr(cuda_persistent, "MOST_FLOPS", -1)
+    for one, net in zip(ours, nets, strict=True):
+        captured = both(net, **given)
+        np.testing.assert_allclose(one.model.parameters, captured.model.parameters, rtol=0, atol=1e-5)
+
+
+def test_a_wide_net_has_a_cluster_where_the_card_has_them(card: Any) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (640, 784)).astype(np.uint8)
+    y = np.random.default_rng(1).integers(0, 10, 640)
+    net = fn.Scale(1 / 255), fn.Dense(128, activation="relu"), fn.Dense(10)
+    why = both(net, x=x, y=y, optimizer=fn.Adam(), batch_size=32)._program.not_persistent
+    if not has_clusters():
+        assert "operations in the products of a step" in why
+    else:
+        assert why is None or "in each of 8 blocks" in why  # cards for desks have less shared memory
 
 
 def several(n: int) -> list[Any]:

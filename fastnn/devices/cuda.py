@@ -26,7 +26,7 @@ from .arrays import ArrayProgram
 from .cuda_cards import cards, check, number_of
 from .cuda_data import Rows, Window, on_card
 from .cuda_kernels import PRECISIONS, ROUNDED_FROM, Kernels
-from .cuda_persistent import PersistentStep
+from .cuda_persistent import CLUSTERS_FROM, PersistentStep
 from .cuda_products import Used
 from .cuda_step import STOP_INPUT, CapturedStep, why_not
 
@@ -133,7 +133,8 @@ class CudaProgram:
                 if objective is not None:
                     self.not_persistent = "an objective beyond the mean loss"
                 elif precision == "float32":
-                    self._persistent = PersistentStep(cp, number, shared_bytes, *self._training, self._stream)
+                    what = shared_bytes, capability >= CLUSTERS_FROM, *self._training
+                    self._persistent = PersistentStep(cp, number, *what, self._stream)
                     n_targets = 0 if self._loss.takes_labels else self._loss.n_targets(steps[-1].n_out)
                     self.not_persistent = self._persistent.why_not(1, n_targets)
                 else:
@@ -171,6 +172,8 @@ class CudaProgram:
         """What does the steps of a batch size."""
         if self._persistent is not None:
             self.not_persistent = self._persistent.why_not(n_rows, n_targets)
+            if self.not_persistent is None:
+                self.not_persistent = self._persistent.refusal(n_rows, n_targets)
             if self.not_persistent is None:
                 return self._persistent
         return self._capture()

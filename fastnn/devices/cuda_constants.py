@@ -13,9 +13,9 @@ from .array_optimizers import is_decoupled
 
 __all__ = ["COLUMNS", "flags_of", "merged", "table"]
 
-# rate, shrink and six of each optimizer's own: the enum K_* of kernels.cu.
+# rate, shrink and six of each optimizer's own: the enum K_* of kernels_updates.cu.
 COLUMNS = 8
-_NESTEROV, _MOMENTUM, _CENTERED, _AMSGRAD = 1, 2, 4, 8  # UPDATE_* of kernels.cu
+_NESTEROV, _MOMENTUM, _CENTERED, _AMSGRAD = 1, 2, 4, 8  # UPDATE_* of kernels_updates.cu
 
 
 def flags_of(o: Optimizer) -> np.int32:

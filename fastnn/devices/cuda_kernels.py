@@ -1,4 +1,4 @@
-"""The kernels of kernels.cu on one card: compiled at first use, kept on disk by CuPy, and launched."""
+"""The kernels of kernels_*.cu on one card: compiled at first use, kept on disk by CuPy, and launched."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "ROUNDED_FROM",
     "THREADS",
     "Kernels",
+    "joined",
     "number_of",
     "source",
     "text",
@@ -31,7 +32,7 @@ FROM_INPUT = frozenset(SLOPES)
 # How products round their operands; all sums, and all that is no product, are float32.
 PRECISIONS = ("float32", "tf32", "bf16")
 ROUNDED_FROM = (8, 0)  # compute capability with both rounded products
-THREADS = 256  # of a block, as in kernels.cu
+THREADS = 256  # of a block, as in kernels_base.cu
 _WARP = 32
 _ROWS_A_BLOCK = THREADS // _WARP  # of kernels whose warps have a row each
 _MMA_TILE, _MMA_THREADS = 64, 128
@@ -39,16 +40,40 @@ NORM_BLOCKS = 64  # at most, of the sum of squares: enough for the bandwidth of 
 NO_ARRAY = np.uint64(0)  # the null pointer: CuPy's None is no address of one
 
 
+# The files of the kernels, each after those whose functions it calls. The kernel for small nets
+# (cuda_persistent.py) has products of its own.
+_FUNCTIONS = (
+    "kernels_base.cu",
+    "kernels_rows.cu",
+    "kernels_activations.cu",
+    "kernels_losses.cu",
+    "kernels_updates.cu",
+)
+_PRODUCTS = "kernels_products.cu"
+
+
 @cache
 def source() -> str:
-    """The text that is compiled: kernels.cu behind the numbers of activations, losses and optimizers."""
+    """The text that is compiled for captured steps."""
+    return joined(_PRODUCTS)
+
+
+def joined(*names: str, before: Iterable[str] = ()) -> str:
+    """One text for a compiler: the functions of all kernels, then the files of those names.
+
+    The numbers of activations, losses and optimizers, and what else is to be defined, stand `before` them. A
+    compiler's messages name the file and its line. CuPy keeps what it has compiled by the text.
+    """
     lists: dict[str, Iterable[str]] = {
         "ACT": kernels.ACTIVATIONS,
         "LOSS": kernels.LOSSES,
         "OPT": kernels.OPTIMIZERS,
     }
     lines = [f"#define {kind}_{name} {i}" for kind, names in lists.items() for i, name in enumerate(names)]
-    return "\n".join([*lines, text("kernels.cu")])
+    lines += before
+    for name in (*_FUNCTIONS, *names):
+        lines += [f'#line 1 "{name}"', text(name)]
+    return "\n".join(lines)
 
 
 def text(name: str) -> str:
@@ -57,14 +82,14 @@ def text(name: str) -> str:
 
 
 def number_of(names: Any, name: str) -> np.int32:
-    """What a name of a list is in kernels.cu."""
+    """What a name of a list is in the texts."""
     return np.int32(list(names).index(name))
 
 
 class Kernels:
     """Launches of the kernels, in order, on the current stream.
 
-    Arguments are scalars of NumPy of exactly the types that kernels.cu has, and arrays on the card.
+    Arguments are scalars of NumPy of exactly the types that the texts have, and arrays on the card.
 
     Parameters
     ----------

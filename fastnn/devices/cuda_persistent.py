@@ -1,16 +1,18 @@
 """Many training steps of a small net in one launch: the net stays in the shared memory of one thread block.
 
-What `cuda_step` captures, this trains too, by the same functions of kernels.cu and in the same order of sums,
-where it is small enough: `why_not` of a step tells. Blocks of several nets are one launch (`gangs`).
+Or in that of a cluster of blocks, where one has no room for it. What `cuda_step` captures, this trains too,
+by the same functions of kernels_*.cu and in the same order of sums, where it is small enough: `why_not` of a
+step tells. Blocks of several nets are one launch (`gangs`).
 """
 
 from __future__ import annotations
 
-import re
+import itertools
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +23,18 @@ from ..optimizers import Optimizer, Rule
 from ..steps import Step
 from . import cuda_constants, cuda_kernels, gangs
 from .array_optimizers import is_decoupled
-from .cuda_kernels import FROM_INPUT, NORM_BLOCKS, THREADS
+from .cuda_kernels import NORM_BLOCKS, THREADS
+from .cuda_places import SIZES, Places, columns, first_of, flops, may_be_divided, places, tensors
 
-__all__ = ["MOST_FLOPS", "PersistentStep", "Places", "flops", "places", "source"]
+__all__ = ["CLUSTERS_FROM", "MOST_FLOPS", "PersistentStep", "source"]
 
-# A step with more operations in its products is left to the captured step, which has all multiprocessors: one
-# of them has done so many in about the time that the launches of a captured step take. An estimate (13 of
-# them, 2 to 3 us each, 100 GFLOP/s of one block); nobody has timed it on a card.
+CLUSTERS_FROM = (9, 0)  # compute capability with clusters of blocks
+
+# A step with more operations in its products for each block is left to the captured step, which has all
+# multiprocessors: one of them has done so many in about the time that the launches of a captured step take.
+# An estimate (13 of them, 2 to 3 us each, 100 GFLOP/s of one block); nobody has timed it on a card.
 MOST_FLOPS = 4_000_000
-# Of the shared memory of a block: what persistent.cu and kernels.cu declare themselves, 3.3 KB, and a rest.
+# Of the shared memory of a block: what persistent_*.cu and kernels_*.cu declare themselves, and a rest.
 _OWN_BYTES = 4096
 
 _KINDS = {"dense": 0, "activation": 1, "scale": 2, "scale_columns": 2, "dropout": 3}  # KIND_*
@@ -37,72 +42,16 @@ _BY_ROW = {"softmax": 1, "log_softmax": 2}  # BY_ROW_*
 
 
 @cache
-def source() -> str:
-    """The text that is compiled: persistent.cu behind kernels.cu, of which it takes the functions alone."""
-    return "\n".join(["#define FASTNN_PARTS", cuda_kernels.source(), cuda_kernels.text("persistent.cu")])
-
-
-@cache
-def _columns(prefix: str) -> list[str]:
-    """Columns of the table that the kernel reads: an enum of persistent.cu, in small letters."""
-    found = re.search(rf"enum {{\s*({prefix}_.*?){prefix}_COLUMNS", cuda_kernels.text("persistent.cu"), re.S)
-    assert found is not None
-    names = re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", found[1]))
-    return [name.removeprefix(f"{prefix}_").lower() for name in names]
-
-
-def flops(steps: tuple[Step, ...], n_rows: int) -> int:
-    """Of the products of a training step: forward, gradients of weights, of inputs but those of the first."""
-    dense = [s for s in steps if s.kind == "dense"]
-    return sum(2 * n_rows * s.n_in * s.n_out * (3 if i else 2) for i, s in enumerate(dense))
-
-
-class Places(NamedTuple):
-    """Where things lie in the shared memory of a block, in floats; -1: in the memory of the card."""
-
-    n_bytes: int
-    net: dict[str, int]
-    outputs: list[int]
-    kept: list[int]
-
-
-def _apart(n: int) -> int:
-    """How far rows of n floats lie apart: see persistent.cu."""
-    return n | 1
-
-
-def places(
-    steps: tuple[Step, ...], n_rules: int, n_states: int, n_rows: int, n_targets: int, limit: int
-) -> Places:
-    """What a block has in shared memory, of which it may use `limit` bytes.
-
-    Parameters, the batch and its activations always are there, even beyond the limit; then the gradient and
-    the states of the optimizer, where they fit as well.
-    """
-    at = 2 * (len(_columns("NET")) + len(_columns("OP")) * len(steps) + len(_columns("RULE")) * n_rules)
-
-    def room(n_floats: int) -> int:
-        nonlocal at
-        found, at = at, at + n_floats
-        return found
-
-    n_parameters = sum(s.n_parameters for s in steps)
-    first = _first(steps)
-    net = {"at_weights": room(2 * (n_rows + 1)), "at_losses": room(2 * n_rows), "at_w": room(n_parameters)}
-    net["at_x"] = room(n_rows * _apart(steps[0].n_in))
-    net["at_targets"] = net["at_labels"] = room(n_rows * _apart(n_targets) if n_targets else n_rows)
-    widest = n_rows * max(_apart(s.n_out) for s in steps[first:])
-    net["at_gradients"], net["at_gradients_too"] = room(widest), room(widest)
-    outputs = [room(n_rows * _apart(s.n_out)) for s in steps]
-    kept = [room(n_rows * _apart(s.n_out)) if s.activation in FROM_INPUT else -1 for s in steps]
-    for name, n in (("at_g", n_parameters), ("at_state", n_states * n_parameters)):
-        net[name] = room(n) if 4 * (at + n) <= limit else -1
-    return Places(4 * at, net, outputs, kept)
-
-
-def _first(steps: tuple[Step, ...]) -> int:
-    """The first step with parameters: nobody needs the gradient below it."""
-    return next(i for i, s in enumerate(steps) if s.n_parameters)
+def source(n_blocks: int = 1) -> str:
+    """The text that is compiled for clusters of n_blocks; of kernels_*.cu it takes the functions alone."""
+    names, before = (
+        ["persistent_base.cu", "persistent_products.cu", "persistent.cu"],
+        ["#define FASTNN_PARTS"],
+    )
+    if n_blocks > 1:
+        names.insert(2, "persistent_cluster.cu")
+        before += ["#define CLUSTERED 1", f"#define CLUSTER {n_blocks}"]
+    return cuda_kernels.joined(*names, before=before)
 
 
 class PersistentStep:
@@ -116,6 +65,8 @@ class PersistentStep:
         Of the card.
     shared_bytes : int
         Of shared memory, that a block of the card may ask for.
+    has_clusters : bool
+        Whether the card has clusters of blocks.
     steps, loss, optimizer, parameters, gradient, state, seed, stream
         As for `CapturedStep`.
 
@@ -132,6 +83,7 @@ class PersistentStep:
         cp: Any,
         number: int,
         shared_bytes: int,
+        has_clusters: bool,
         steps: tuple[Step, ...],
         loss: Loss,
         optimizer: Optimizer,
@@ -142,6 +94,7 @@ class PersistentStep:
         stream: Any,
     ) -> None:
         self._cp, self._number, self._limit = cp, number, max(0, shared_bytes - _OWN_BYTES)
+        self._sizes = SIZES if has_clusters and may_be_divided(steps) else (1,)
         self._steps, self._loss, self._o, self._seed = steps, loss, optimizer, seed
         self._w, self._g, self._state, self.stream = parameters, gradient, state, stream
         self._all_rules = cuda_constants.merged(optimizer.rules(steps))
@@ -155,30 +108,72 @@ class PersistentStep:
         }
         self.each: float | None = None
         self.n_together = 1
-        self._tables: dict[tuple[int, int, bool], tuple[Any, int]] = {}
+        self._tables: dict[tuple[int, int, bool], tuple[Any, gangs.Task]] = {}
+        self._rooms: dict[tuple[int, int], Any] = {}
+        self._choices: dict[tuple[int, int], tuple[int, str | None]] = {}
+        self._refusals: dict[tuple[int, int], str | None] = {}
 
     def why_not(self, n_rows: int, n_targets: int) -> str | None:
-        """Why batches of n_rows are no work for one block; None where they are."""
-        work = flops(self._steps, n_rows)
-        if work > MOST_FLOPS:
-            return f"{work:,} operations in the products of a step, more than {MOST_FLOPS:,}"
-        needed = self._places(n_rows, n_targets).n_bytes
-        if needed > self._limit:
-            return f"{needed:,} bytes of shared memory, of which a block may use {self._limit:,} here"
-        return None
+        """Why batches of n_rows are no work for one block or a cluster; None where they are."""
+        return self._choice(n_rows, n_targets)[1]
+
+    def refusal(self, n_rows: int, n_targets: int) -> str | None:
+        """Why the card does not take a launch of so many blocks, tried once; None where it does.
+
+        `why_not` must have nothing against these batches.
+        """
+        n_blocks = self._choice(n_rows, n_targets)[0]
+        if n_blocks == 1:
+            return None
+        n_bytes = self._places(n_rows, n_targets, n_blocks).n_bytes
+        key = n_blocks, n_bytes
+        if key not in self._refusals:
+            function = _function(self._cp, self._number, self._limit, n_blocks)
+            self._tasks.set(np.zeros(2, np.uint64), stream=self.stream)  # no steps
+            try:
+                function((n_blocks,), (THREADS,), (self._tasks,), shared_mem=n_bytes)
+                self.stream.synchronize()
+                self._refusals[key] = None
+            except Exception as error:
+                self._refusals[key] = (
+                    f"a cluster of {n_blocks} blocks, each with {n_bytes:,} bytes of shared memory, could "
+                    f"not be launched: {type(error).__name__}: {error}"
+                )
+        return self._refusals[key]
+
+    def _choice(self, n_rows: int, n_targets: int) -> tuple[int, str | None]:
+        """The least number of blocks that have room and time for such batches, or why there is none."""
+        found = self._choices.get((n_rows, n_targets))
+        if found is None:  # asked for in every call, and some 50 us where there are clusters to try
+            if len(self._choices) > 63:
+                self._choices.clear()
+            found = self._choices[n_rows, n_targets] = self._chosen(n_rows, n_targets)
+        return found
+
+    def _chosen(self, n_rows: int, n_targets: int) -> tuple[int, str | None]:
+        work, why = flops(self._steps, n_rows), None
+        for n in self._sizes:
+            each = "" if n == 1 else f" in each of {n} blocks"
+            if work > n * MOST_FLOPS:
+                why = f"{work:,} operations in the products of a step, more than {MOST_FLOPS:,}{each}"
+                continue
+            needed = self._places(n_rows, n_targets, n).n_bytes
+            if needed <= self._limit:
+                return n, None
+            why = f"{needed:,} bytes of shared memory{each}, of which a block may use {self._limit:,} here"
+        return 0, why
 
     def prepare(self, n_steps: int, n_rows: int, n_targets: int, bytes_: bool) -> None:
         """Make what `launch` of the same will need."""
-        _function(self._cp, self._number, self._limit)
-        self._table(n_rows, n_targets, bytes_)
+        task = self._table(n_rows, n_targets, bytes_)
+        _function(self._cp, self._number, self._limit, task.n_blocks)
 
     def launch(self, n_steps: int, n_rows: int, n_targets: int, bytes_: bool) -> None:
         """Queue so many steps; `sources`, `progress` and `sums` say on what.
 
         Where the caller trains together with others, they are done when this returns.
         """
-        table, n_bytes = self._table(n_rows, n_targets, bytes_)
-        task = gangs.Task(table.data.ptr, n_steps, n_bytes)
+        task = self._table(n_rows, n_targets, bytes_)._replace(n_steps=n_steps)
         gang = gangs.current()
         if gang is not None:
             self.stream.synchronize()  # what it sends is there: the launch has another stream
@@ -187,8 +182,8 @@ class PersistentStep:
             return
         self.each, self.n_together = None, 1
         self._tasks.set(np.array([task.table, n_steps], np.uint64), stream=self.stream)
-        function = _function(self._cp, self._number, self._limit)
-        function((1,), (THREADS,), (self._tasks,), shared_mem=n_bytes)
+        function = _function(self._cp, self._number, self._limit, task.n_blocks)
+        function((task.n_blocks,), (THREADS,), (self._tasks,), shared_mem=task.n_bytes)
 
     def broken_step(self) -> int | None:
         """The step of the network that was the first with an output not finite, after a loss that was not."""
@@ -196,53 +191,77 @@ class PersistentStep:
         return None if found < 0 else found
 
     def _together(self, tasks: Sequence[gangs.Task]) -> float:
-        """One launch for the nets of several trainers on this card; gives its seconds."""
+        """A launch for all nets of this card with clusters of one size; gives the seconds."""
         cp = self._cp
         # The longest begin first, where there are more than the card has room for.
-        rows = sorted(tasks, key=lambda task: -task.n_steps)
+        rows = sorted(tasks, key=lambda task: (task.n_blocks, -task.n_steps))
         given = np.array([(task.table, task.n_steps) for task in rows], np.uint64).reshape(-1)
         with cp.cuda.Device(self._number):
-            function = _function(cp, self._number, self._limit)
             stream = _stream(cp, self._number)
             with stream:
                 there = cp.empty(len(given), np.uint64)
                 there.set(given, stream=stream)
-                begun = time.perf_counter()
-                most = max(task.n_bytes for task in tasks)
-                function((len(tasks),), (THREADS,), (there,), shared_mem=most)
+                begun, done = time.perf_counter(), 0
+                for n, group in itertools.groupby(rows, key=lambda task: task.n_blocks):
+                    alike = list(group)
+                    function = _function(cp, self._number, self._limit, n)
+                    most = max(task.n_bytes for task in alike)
+                    function((n * len(alike),), (THREADS,), (there[2 * done :],), shared_mem=most)
+                    done += len(alike)
                 stream.synchronize()
                 return time.perf_counter() - begun
 
     # ------------------------------------------------------------ the table
 
-    def _places(self, n_rows: int, n_targets: int) -> Places:
-        n_states = self._state.shape[0] if self._state.size else 0
-        return places(self._steps, len(self._all_rules), n_states, n_rows, n_targets, self._limit)
+    @property
+    def _n_states(self) -> int:
+        return self._state.shape[0] if self._state.size else 0
 
-    def _table(self, n_rows: int, n_targets: int, bytes_: bool) -> tuple[Any, int]:
-        """The table of a batch size, on the card, and the shared memory of its block."""
+    def _places(self, n_rows: int, n_targets: int, n_blocks: int) -> Places:
+        given = len(self._all_rules), self._n_states, n_rows, n_targets, self._limit
+        return places(self._steps, *given, n_blocks)
+
+    def _room(self, n_blocks: int, n_floats: int) -> int:
+        """The address of memory of the card for what each block of a cluster has no shared memory for."""
+        key = n_blocks, n_floats
+        if key not in self._rooms:
+            self._rooms[key] = self._cp.empty(n_blocks * n_floats, np.float32)
+        return int(self._rooms[key].data.ptr)
+
+    def _table(self, n_rows: int, n_targets: int, bytes_: bool) -> gangs.Task:
+        """The table of a batch size, on the card, as a task of no steps."""
         key = n_rows, n_targets, bytes_
         found = self._tables.get(key)
         if found is None:
             if len(self._tables) > 7:  # a sampler may have many sizes of its rest
                 self.stream.synchronize()  # the kernel may be reading one
                 del self._tables[next(iter(self._tables))]
-            where = self._places(n_rows, n_targets)
-            rows = [self._net(where, n_rows, n_targets, bytes_)]
-            rows += [self._op(i, s, where) for i, s in enumerate(self._steps)]
-            rows += self._rule_rows()
+            n_blocks, why = self._choice(n_rows, n_targets)
+            assert why is None
+            where = self._places(n_rows, n_targets, n_blocks)
+            rows = [self._net(where, n_blocks, n_rows, n_targets, bytes_)]
+            here = {one.there: one.here for one in tensors(self._steps, n_blocks)} | {-1: -1}
+            rows += [self._op(i, s, where, here) for i, s in enumerate(self._steps)]
+            rows += self._rule_rows(n_blocks)
             table = np.concatenate([np.array(row, np.int64) for row in rows])
             table[0] = len(table)
-            found = self._tables[key] = self._cp.asarray(table), where.n_bytes
-        return found
+            there = self._cp.asarray(table)
+            found = self._tables[key] = there, gangs.Task(there.data.ptr, 0, where.n_bytes, n_blocks)
+        return found[1]
 
-    def _net(self, where: Places, n_rows: int, n_targets: int, bytes_: bool) -> list[int]:
+    def _net(self, where: Places, n_blocks: int, n_rows: int, n_targets: int, bytes_: bool) -> list[int]:
         steps, o = self._steps, self._o
         numbers = self._loss.numbers(steps[-1].n_out)
+        n_parameters = sum(one.size for one in tensors(steps, n_blocks))
+        g, room = self._g.data.ptr, 0
+        if n_blocks > 1:  # in parts, which the flat blocks may have no room for: the last ones may be less
+            g = self._room(n_blocks, n_parameters) if where.net["at_g"] < 0 else 0
+            if self._n_states and where.net["at_state"] < 0:
+                room = self._room(n_blocks, self._n_states * n_parameters)
         given = {
             "size": 0,
             "ops": len(steps),
-            "first": _first(steps),
+            "first": first_of(steps),
             "rules": len(self._all_rules),
             "rows": n_rows,
             "targets": n_targets,
@@ -250,13 +269,15 @@ class PersistentStep:
             "in": steps[0].n_in,
             "out": steps[-1].n_out,
             "w": self._w.data.ptr,
-            "g": self._g.data.ptr,
+            "g": g,
             "state": self._state.data.ptr if self._state.size else 0,
+            "room": room,
             "sources": self.sources.data.ptr,
             "progress": self.progress.data.ptr,
             "sums": self.sums.data.ptr,
-            "parameters": self._w.size,
-            "states": self._state.shape[0] if self._state.size else 0,
+            "parameters": n_parameters,
+            "all_parameters": self._w.size,
+            "states": self._n_states,
             "average": int(o.ema is not None),
             "toward": _float(0.0 if o.ema is None else 1 - o.ema),
             "seed": int(np.uint64(self._seed).astype(np.int64)),
@@ -269,9 +290,9 @@ class PersistentStep:
             "norm_blocks": min(NORM_BLOCKS, -(-self._g.size // THREADS)),
             **where.net,
         }
-        return [given[name] for name in _columns("NET")]
+        return [given[name] for name in columns("NET")]
 
-    def _op(self, i: int, s: Step, where: Places) -> list[int]:
+    def _op(self, i: int, s: Step, where: Places, here: dict[int, int]) -> list[int]:
         is_dropout = s.kind == "dropout"
         factors, shifts = self._columns.get(i, (None, None))
         given = {
@@ -280,8 +301,10 @@ class PersistentStep:
             "out": s.n_out,
             "activation": int(cuda_kernels.number_of(kernels.ACTIVATIONS, s.activation)),
             "by_row": _BY_ROW.get(s.activation, 0),
-            "weight": s.weight,
-            "bias": s.bias,
+            "weight": here[s.weight],
+            "bias": here[s.bias],
+            "weight_there": s.weight,
+            "bias_there": s.bias,
             "kept": where.kept[i],
             "at": where.outputs[i],
             "threshold": min(int(s.rate * 2**32 + 0.5), 0xFFFFFFFF),
@@ -291,12 +314,14 @@ class PersistentStep:
             "numbers": 0 if factors is None else factors.data.ptr,
             "shifts": 0 if shifts is None else shifts.data.ptr,
         }
-        return [given[name] for name in _columns("OP")]
+        return [given[name] for name in columns("OP")]
 
-    def _rule_rows(self) -> Iterable[list[int]]:
-        decoupled, n = is_decoupled(self._o), 0
+    def _rule_rows(self, n_blocks: int) -> Iterable[list[int]]:
+        decoupled, n, parts = is_decoupled(self._o), 0, tensors(self._steps, n_blocks)
         for rule in self._all_rules:
-            yield self._rule(rule, decoupled, n)
+            own = [one for one in parts if 0 <= one.there - rule.offset < rule.length]  # whole ones
+            part = replace(rule, offset=own[0].here, length=sum(one.size for one in own))
+            yield self._rule(part, decoupled, n)
             n += not rule.frozen
 
     @staticmethod
@@ -309,7 +334,7 @@ class PersistentStep:
             "l1": _float(rule.l1),
             "row": row,
         }
-        return [given[name] for name in _columns("RULE")]
+        return [given[name] for name in columns("RULE")]
 
 
 def _float(value: float) -> int:
@@ -322,10 +347,10 @@ def _double(value: float) -> int:
     return int(np.float64(value).view(np.int64))
 
 
-@lru_cache(maxsize=8)
-def _function(cp: Any, number: int, limit: int) -> Any:
+@lru_cache(maxsize=8 * len(SIZES))
+def _function(cp: Any, number: int, limit: int, n_blocks: int) -> Any:
     """The kernel on a card, which is the current one; compiled at first use, then kept on disk by CuPy."""
-    module = cp.RawModule(code=source(), options=("--std=c++17",), backend="nvrtc")
+    module = cp.RawModule(code=source(n_blocks), options=("--std=c++17",), backend="nvrtc")
     try:
         function = module.get_function("train_nets")
         function.max_dynamic_shared_size_bytes = limit

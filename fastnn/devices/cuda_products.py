@@ -1,8 +1,9 @@
 """Which products of a captured step are cublasLt's, what is fused to them, and the proof before first use.
 
-The kernels of kernels.cu have every product; a library should have the large ones faster. What it is asked
-for is tried once for each batch size, outside of a capture, on numbers like chance and beside our own kernel.
-What it does not have, or does otherwise, is asked for with less fused to it, and at last left to our kernel.
+The kernels of kernels_products.cu have every product; a library should have the large ones faster. What it
+is asked for is tried once for each batch size, outside of a capture, on numbers like chance and beside our
+own kernel. What it does not have, or does otherwise, is asked for with less fused to it, and at last left to
+our kernel.
 """
 
 from __future__ import annotations

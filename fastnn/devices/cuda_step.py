@@ -1,6 +1,6 @@
 """One training step as a row of kernel launches, captured in a CUDA graph and replayed.
 
-CuPy refuses its own matrix products while a stream is captured, so the step is made of kernels.cu, and of
+CuPy refuses its own matrix products while a stream is captured, so the step is made of kernels_*.cu, and of
 what cuda_products.py has from cublasLt.
 All that changes from step to step (row numbers, rates, counts of steps) lies in arrays on the card; the host
 comes back only to look whether the training goes on.
@@ -27,7 +27,7 @@ __all__ = ["STEPS_A_GRAPH", "CapturedStep", "batch_bytes", "why_not"]
 
 # Steps in the long graph: the gap between two launches, about 5 us, is then paid once for so many steps.
 STEPS_A_GRAPH = 16
-STOP_INPUT = 2  # STOP_* of kernels.cu
+STOP_INPUT = 2  # STOP_* of kernels_base.cu
 _KINDS = ("dense", "activation", "scale", "scale_columns", "dropout")
 _LOSSES = ("cross_entropy", "mse", "mae", "huber", "log_cosh", "binary_cross_entropy", "hinge")
 _BY_ROW = ("softmax", "log_softmax")

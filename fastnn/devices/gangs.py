@@ -18,11 +18,12 @@ __all__ = ["Gang", "Task", "current"]
 
 
 class Task(NamedTuple):
-    """Steps of one net: the address of its table on the card, how many, and the shared memory they need."""
+    """Steps of one net: the address of its table on the card, how many, shared bytes of a block, blocks."""
 
     table: int
     n_steps: int
     n_bytes: int
+    n_blocks: int = 1
 
 
 # Launches tasks together and waits for them; gives the seconds.
