@@ -67,57 +67,7 @@ INLINE slim FN(slim_load)(const REAL *p)
     return s;
 }
 
-/* Matrices of up to four columns, packed: each row is four numbers, a vector LANES / 4 rows, and an update that many
- * times fewer loads, FMAs and stores than with a vector, or half of one, for each row. Only the AVX-512 has the shuffles
- * that make it pay. */
-#define PACK 4
-typedef struct {
-    REAL *w[FASTNN_SMALL_LAYERS]; /* or NULL: a layer that is not packed */
-} FN(packed);
-
-#if ISA_AVX512
-#if REAL_IS_FLOAT
-typedef __m128 FN(pack);
-#define pack_load(p) _mm_load_ps(p)
-#define pack_of(v) _mm512_castps512_ps128((__m512)(v))
-#define pack_widened(v) (vec)_mm512_zextps128_ps512(v)
-#define pack_fma(a, b, c) _mm_fmadd_ps(a, b, c)
-#define pack_rows(j) _mm512_add_epi32(_mm512_set1_epi32((int)(j)), \
-                                      _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3))
-#define pack_columns _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3)
-#else
-typedef __m256d FN(pack);
-#define pack_load(p) _mm256_load_pd(p)
-#define pack_of(v) _mm512_castpd512_pd256((__m512d)(v))
-#define pack_widened(v) (vec)_mm512_zextpd256_pd512(v)
-#define pack_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
-#define pack_rows(j) _mm512_add_epi64(_mm512_set1_epi64(j), _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1))
-#define pack_columns _mm512_setr_epi64(0, 1, 2, 3, 0, 1, 2, 3)
-#endif
-
-/* w -= rate x d of a packed matrix of n rows, those that fill up its last vector too. */
-INLINE void FN(update_packed)(REAL *w, ptrdiff_t n, const vec x[2], const vec d[2], vec minus_rate, const int V)
-{
-    const vec columns = FN(pick)(d, pack_columns, 1);
-    for (ptrdiff_t j = 0; j < n; j += LANES / PACK, w += LANES) {
-        const vec g = vec_fma(FN(pick)(x, pack_rows(j), V), columns, vec_set(0));
-        vec_store(w, vec_fma(minus_rate, g, vec_load(w)));
-    }
-}
-#endif
-
-/* The packed matrices of a plan, in `to`, or what was packed back to the plan. */
-INLINE void FN(pack_all)(const FN(small_plan) *p, FN(packed) *packed, REAL (*to)[2 * BLOCK * PACK], int back)
-{
-    for (ptrdiff_t i = 0; i < p->n_layers; i++) {
-        const FN(small_layer) *l = &p->layers[i];
-        const int packs = ISA_AVX512 && i > 0 && l->n_out <= PACK;
-        packed->w[i] = packs ? to[i] : NULL;
-        for (ptrdiff_t j = 0; packs && j < l->n_in; j++)
-            memcpy(back ? l->w + j * l->ld_w : to[i] + j * PACK, back ? to[i] + j * PACK : l->w + j * l->ld_w,
-                   PACK * sizeof(REAL));
-    }
-}
+#include "small_packed_template.h"
 
 /* Four rows of a matrix in each turn, then what is left, one by one: with a loop of single rows the CPU had more
  * instructions of loops than of sums to look through for those it need not wait for. */
@@ -129,12 +79,14 @@ INLINE void FN(pack_all)(const FN(small_plan) *p, FN(packed) *packed, REAL (*to)
         for (; j < (n); j++) row(j)                 \
     }
 
-/* One step on the row in x_batch; whether its loss is finite. V: vectors of the widest layer, 1 or 2. */
-INLINE int FN(row_step)(const FN(small_plan) *p, const FN(packed) *packed, REAL factor, REAL rate, REAL *total, const int V)
+/* One step on the row in x_batch; whether its loss is finite. V: vectors of the widest layer, 1 or 2; ends: the last layer
+ * is packed_end's. */
+INLINE int FN(row_step)(const FN(small_plan) *p, const FN(packed) *packed, REAL factor, REAL rate, REAL *total, const int V,
+                        const int ends)
 {
     (void)packed;
     const fastnn_small *s = p->s;
-    const ptrdiff_t n_layers = p->n_layers;
+    const ptrdiff_t n_layers = p->n_layers - ends;
     const vec minus_rate = vec_set(-rate), zero = vec_set(0);
     vec outputs[FASTNN_SMALL_LAYERS][2], a[2] = {zero, zero}, d[2] = {zero, zero};
     for (ptrdiff_t i = 0; i < n_layers; i++) {
@@ -173,7 +125,15 @@ INLINE int FN(row_step)(const FN(small_plan) *p, const FN(packed) *packed, REAL 
             outputs[i][v] = a[v];
         }
     }
-    {
+    if (ends) {
+#if ISA_AVX512
+        if (!FN(packed_end)(&p->layers[n_layers], packed->w[n_layers], a[0], (ptrdiff_t)s->label_batch[0], factor,
+                            minus_rate, &p->losses[0], total, &d[0]))
+            return 0;
+        if (p->layers[n_layers - 1].of->activation == FASTNN_relu)
+            d[0] = FN(backward_relu)(d[0], a[0]);
+#endif
+    } else {
         const ptrdiff_t n = p->layers[n_layers - 1].n_out;
         REAL z[2 * BLOCK], dz[2 * BLOCK] = {0}; /* whole blocks, and all of a and d */
         UNROLL for (int v = 0; v < V; v++) vec_store(z + v * LANES, a[v]);
@@ -258,13 +218,20 @@ INLINE int FN(row_step)(const FN(small_plan) *p, const FN(packed) *packed, REAL 
 #undef pack_of
 #undef pack_widened
 #undef pack_fma
-#undef pack_rows
-#undef pack_columns
+
+/* A row's loss is told later. */
+INLINE void FN(leave_loss)(FN(late_losses) *late, fastnn_small *s, REAL above, REAL total)
+{
+    late->above[late->rows] = above;
+    late->totals[late->rows] = total;
+    if (++late->rows == LANES)
+        FN(add_late_losses)(late, s);
+}
 
 /* small_steps of such a plan. */
-#define DEFINE_ROW_STEPS(V)                                                                                     \
-    static __attribute__((noinline)) ptrdiff_t FN(row_steps_##V)(const FN(small_plan) *p, fastnn_small *s,      \
-                                                                 ptrdiff_t step, FN(late_losses) *late)         \
+#define DEFINE_ROW_STEPS(name, V, ends)                                                                         \
+    static __attribute__((noinline)) ptrdiff_t FN(row_steps_##name)(const FN(small_plan) *p, fastnn_small *s,   \
+                                                                    ptrdiff_t step, FN(late_losses) *late)      \
     {                                                                                                           \
         const double scale = 1 > s->least_weight ? 1 : 0;                                                       \
         const REAL factor = (REAL)(s->labels ? scale : scale / (double)p->layers[p->n_layers - 1].n_out);       \
@@ -273,22 +240,86 @@ INLINE int FN(row_step)(const FN(small_plan) *p, const FN(packed) *packed, REAL 
         FN(pack_all)(p, &packed, rows, 0);                                                                      \
         for (; step < s->end; step++) {                                                                         \
             REAL total = 0;                                                                                     \
-            if (!FN(small_gather)(p, step) || !FN(row_step)(p, &packed, factor, (REAL)s->rates[step], &total, V)) \
+            if (!FN(small_gather)(p, step) ||                                                                   \
+                !FN(row_step)(p, &packed, factor, (REAL)s->rates[step], &total, V, ends))                       \
                 break;                                                                                          \
             s->weight_sum += 1;                                                                                 \
-            if (s->labels) {                                                                                    \
-                late->above[late->rows] = p->losses[0];                                                         \
-                late->totals[late->rows] = total;                                                               \
-                if (++late->rows == LANES)                                                                      \
-                    FN(add_late_losses)(late, s);                                                               \
-            } else {                                                                                            \
+            if (s->labels)                                                                                      \
+                FN(leave_loss)(late, s, p->losses[0], total);                                                   \
+            else                                                                                                \
                 s->loss_sum += p->losses[0];                                                                    \
-            }                                                                                                   \
         }                                                                                                       \
         FN(pack_all)(p, &packed, rows, 1);                                                                      \
         return step;                                                                                            \
     }
-DEFINE_ROW_STEPS(1)
-DEFINE_ROW_STEPS(2)
+
+DEFINE_ROW_STEPS(1, 1, 0)
+DEFINE_ROW_STEPS(2, 2, 0)
+#if ISA_AVX512
+DEFINE_ROW_STEPS(ends, 1, 1)
+
+/* The same of two layers, of which the first has at most PAIR_ROWS rows, which stay in registers from step to step: what is
+ * stored may be loaded again eight cycles later, and the next step's first sum waits for it. The second layer's weights are
+ * changed long before they are read. */
+#define PAIR_ROWS 16
+static __attribute__((noinline)) ptrdiff_t FN(pair_steps)(const FN(small_plan) *p, fastnn_small *s, ptrdiff_t step,
+                                                          FN(late_losses) *late)
+{
+    const FN(small_layer) *l = p->layers;
+    const REAL factor = (REAL)(1 > s->least_weight ? 1 : 0), *x = l->x;
+    const ptrdiff_t n_in = l->n_in;
+    const int relu = l->of->activation == FASTNN_relu;
+    const vec zero = vec_set(0);
+    vec w[PAIR_ROWS], b = vec_load(l->b);
+    UNROLL for (int j = 0; j < PAIR_ROWS; j++) w[j] = j < n_in ? vec_load(l->w + j * l->ld_w) : zero;
+    FN(packed) packed;
+    REAL rows[FASTNN_SMALL_LAYERS][2 * BLOCK * PACK] __attribute__((aligned(64)));
+    FN(pack_all)(p, &packed, rows, 0);
+    for (; step < s->end; step++) {
+        if (!FN(small_gather)(p, step))
+            break;
+        const vec minus_rate = vec_set(-(REAL)s->rates[step]);
+        REAL above, total;
+        vec a = zero, d;
+        UNROLL for (int j = 0; j < PAIR_ROWS; j++)
+            if (j < n_in)
+                a = vec_fma(vec_set(x[j]), w[j], a);
+        a += b;
+        if (relu)
+            a = FN(forward_relu)(a);
+        if (!FN(packed_end)(l + 1, packed.w[1], a, (ptrdiff_t)s->label_batch[0], factor, minus_rate, &above, &total, &d))
+            break;
+        if (relu)
+            d = FN(backward_relu)(d, a);
+        UNROLL for (int j = 0; j < PAIR_ROWS; j++)
+            if (j < n_in)
+                w[j] = vec_fma(minus_rate, vec_fma(vec_set(x[j]), d, zero), w[j]);
+        b = vec_fma(minus_rate, d + 0, b);
+        s->weight_sum += 1;
+        FN(leave_loss)(late, s, above, total);
+    }
+    UNROLL for (int j = 0; j < PAIR_ROWS; j++)
+        if (j < n_in)
+            vec_store(l->w + j * l->ld_w, w[j]);
+    vec_store(l->b, b);
+    FN(pack_all)(p, &packed, rows, 1);
+    return step;
+}
+#endif
 #undef DEFINE_ROW_STEPS
+
+typedef ptrdiff_t (*FN(row_way_function))(const FN(small_plan) *p, fastnn_small *s, ptrdiff_t step, FN(late_losses) *late);
+
+/* What does the steps of a plan row by row, or NULL. */
+static FN(row_way_function) FN(row_way)(const FN(small_plan) *p)
+{
+    if (!FN(row_takes)(p, 1))
+        return FN(row_takes)(p, 2) ? FN(row_steps_2) : NULL;
+#if ISA_AVX512
+    if (p->s->labels && p->n_layers > 1 && p->layers[p->n_layers - 1].n_out <= PACK)
+        return p->n_layers == 2 && p->layers[0].n_in <= PAIR_ROWS ? FN(pair_steps) : FN(row_steps_ends);
+#endif
+    return FN(row_steps_1);
+}
+#undef PAIR_ROWS
 #undef PACK

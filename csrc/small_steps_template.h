@@ -337,9 +337,9 @@ static ptrdiff_t FN(small_steps)(fastnn_small *s)
     for (ptrdiff_t i = 0; i < p.n_layers; i++) FN(renew_small)(&p.layers[i]);
     ptrdiff_t step = s->begin;
     FN(late_losses) late = {.rows = 0};
-    const int by_rows = FN(row_takes)(&p, 1) ? 1 : FN(row_takes)(&p, 2) ? 2 : 0;
+    const FN(row_way_function) by_rows = FN(row_way)(&p);
     if (by_rows)
-        step = by_rows == 1 ? FN(row_steps_1)(&p, s, step, &late) : FN(row_steps_2)(&p, s, step, &late);
+        step = by_rows(&p, s, step, &late);
     for (; !by_rows && step < s->end; step++) {
         if (!FN(small_gather)(&p, step))
             break;
