@@ -56,10 +56,11 @@ class Suite:
 def suite() -> Suite:
     with warnings.catch_warnings():  # of the makers of the tests
         warnings.simplefilter("ignore")
-        from onnx.backend.test import BackendTest
+        from onnx.backend.test import BackendTest, runner
         from onnx.backend.test.loader import load_model_tests
 
-        found = Suite({case.name: case for case in load_model_tests(kind="node")}, None)
+        cases = load_model_tests(kind="node")
+        found = Suite({case.name: case for case in cases}, None)
 
         class Recording(Backend):
             @classmethod
@@ -67,8 +68,10 @@ def suite() -> Suite:
                 found.prepared.append(super().prepare(model, device, **kwargs))
                 return found.prepared[-1]
 
-        runner = BackendTest(Recording, __name__)
-        found.tests = runner.test_cases["OnnxBackendNodeModelTest"]
+        # The runner would make the same cases once more, in seconds, and those of whole models.
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(runner, "load_model_tests", lambda kind: cases if kind == "node" else [])
+            found.tests = BackendTest(Recording, __name__).test_cases["OnnxBackendNodeModelTest"]
     return found
 
 
