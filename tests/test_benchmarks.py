@@ -17,7 +17,7 @@ SCRIPTS = [
     for path in sorted(FOLDER.glob("bench_*.py"))
     if path.name != "bench_gpu.py"
 ]
-# Of `fastnn bench`: the quickest peers stand for all, which have tests of their own.
+# Of `fastnn bench`: the quickest peer stands for all, which have tests of their own.
 BESIDE_PEERS = ("bench_training.py", "bench_prediction.py", "bench_adam.py")
 
 
@@ -45,7 +45,7 @@ def run_quick(script, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_benchmark_runs_quickly_and_saves_its_table(script, tmp_path):
-    few = ["--peers", "by_hand,sklearn"] if script in BESIDE_PEERS else []
+    few = ["--peers", "by_hand"] if script in BESIDE_PEERS else []
     shown = run_quick(script, "--out", str(tmp_path), *few)
     name = script.removeprefix("bench_").removesuffix(".py")
     saved = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))

@@ -145,8 +145,10 @@ def test_statuses_are_errors_with_names(shim: cublaslt_on_cpu.Shim, tmp_path: An
         Library(str(tmp_path / "missing.so"))
 
 
-def test_handles_and_descriptors_are_ended(shim: cublaslt_on_cpu.Shim) -> None:
+def test_handles_and_descriptors_are_ended(shim: cublaslt_on_cpu.Shim, request: Any) -> None:
     gc.collect()
+    gc.freeze()  # what is there now is looked through no more
+    request.addfinalizer(gc.unfreeze)
     before, library = shim.n_live, Library(cuda_cublaslt.find())
     matmul = Matmul(library, "nn", (4, 4, 4), "float32")
     assert shim.n_live == before + 1 + 1 + 3
