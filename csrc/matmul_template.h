@@ -239,10 +239,11 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
         rows = (m - i) / m_blocks--;
         o.pack = rows >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
         fastnn_epilogue block = e ? *e : (fastnn_epilogue){0};
-        if (fastnn_is_rowwise(block.activation))
-            block.activation = FASTNN_identity; /* needs whole rows */
-        if (block.gate)
-            block.gate = (const REAL *)block.gate + i * block.ld_gate;
+        const REAL *gate = block.gate ? (const REAL *)block.gate + i * block.ld_gate : NULL;
+        const int rowwise = fastnn_is_rowwise(block.activation); /* needs whole rows, and the gate comes after it */
+        if (rowwise)
+            block.activation = FASTNN_identity;
+        block.gate = rowwise ? NULL : gate;
         /* Blocks of even depth, in whole lines; one also for k = 0: the sum over nothing is zero. */
         ptrdiff_t k_blocks = k > K_BLOCK ? (k + K_BLOCK - 1) / K_BLOCK : 1;
         for (ptrdiff_t p = 0, depth; k_blocks > 0; p += depth) {
@@ -253,8 +254,8 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
             o.tail_is_readable = (k - p - depth) * ld_b + b_slack >= reach;
             FN(product_block)(t, &o, rows, n, depth, a + i * a_row + p * a_col, c + i * ld_c, &block, k_blocks == 0);
         }
-        if (e && fastnn_is_rowwise(e->activation))
-            FN(activation)(e->activation, rows, n, c + i * ld_c, ld_c, c + i * ld_c, ld_c);
+        if (rowwise)
+            FN(finish)(e, rows, n, gate, c + i * ld_c, ld_c);
     }
 }
 
@@ -313,12 +314,11 @@ static void FN(product_turned)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
             if (e->bias)
                 for (ptrdiff_t r = 0; r < rows; r++)
                     for (ptrdiff_t q = 0; q < count; q++) to[r * ld_c + q] += ((const REAL *)e->bias)[j + q];
-            if (e->gate)
-                FN(activation_backward)(e->gate_activation, rows, count,
-                                        (const REAL *)e->gate + i * e->ld_gate + j, e->ld_gate, to, ld_c, to, ld_c);
+            if (!fastnn_is_rowwise(e->activation))
+                FN(finish)(e, rows, count, e->gate ? (const REAL *)e->gate + i * e->ld_gate + j : NULL, to, ld_c);
         }
-    if (e && e->activation != FASTNN_identity)
-        FN(activation)(e->activation, m, n, c, ld_c, c, ld_c);
+    if (e && fastnn_is_rowwise(e->activation))
+        FN(finish)(e, m, n, e->gate, c, ld_c);
 }
 
 /* Which way a product goes; the benchmark of products prints it. Turning costs about 0.4 cycles a number, an FMA
