@@ -239,10 +239,11 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
         rows = (m - i) / m_blocks--;
         o.pack = rows >= PACK_MIN_ROWS && ld_b * (ptrdiff_t)sizeof(REAL) % PACK_STRIDE_BYTES == 0;
         fastnn_epilogue block = e ? *e : (fastnn_epilogue){0};
-        if (fastnn_is_rowwise(block.activation))
-            block.activation = FASTNN_identity; /* needs whole rows */
-        if (block.gate)
-            block.gate = (const REAL *)block.gate + i * block.ld_gate;
+        const REAL *gate = block.gate ? (const REAL *)block.gate + i * block.ld_gate : NULL;
+        const int rowwise = fastnn_is_rowwise(block.activation); /* needs whole rows, and the gate comes after it */
+        if (rowwise)
+            block.activation = FASTNN_identity;
+        block.gate = rowwise ? NULL : gate;
         /* Blocks of even depth, in whole lines; one also for k = 0: the sum over nothing is zero. */
         ptrdiff_t k_blocks = k > K_BLOCK ? (k + K_BLOCK - 1) / K_BLOCK : 1;
         for (ptrdiff_t p = 0, depth; k_blocks > 0; p += depth) {
@@ -253,8 +254,8 @@ static void FN(product)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *a, pt
             o.tail_is_readable = (k - p - depth) * ld_b + b_slack >= reach;
             FN(product_block)(t, &o, rows, n, depth, a + i * a_row + p * a_col, c + i * ld_c, &block, k_blocks == 0);
         }
-        if (e && fastnn_is_rowwise(e->activation))
-            FN(activation)(e->activation, rows, n, c + i * ld_c, ld_c, c + i * ld_c, ld_c);
+        if (rowwise)
+            FN(finish)(e, rows, n, gate, c + i * ld_c, ld_c);
     }
 }
 
@@ -313,17 +314,34 @@ static void FN(product_turned)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL
             if (e->bias)
                 for (ptrdiff_t r = 0; r < rows; r++)
                     for (ptrdiff_t q = 0; q < count; q++) to[r * ld_c + q] += ((const REAL *)e->bias)[j + q];
-            if (e->gate)
-                FN(activation_backward)(e->gate_activation, rows, count,
-                                        (const REAL *)e->gate + i * e->ld_gate + j, e->ld_gate, to, ld_c, to, ld_c);
+            if (!fastnn_is_rowwise(e->activation))
+                FN(finish)(e, rows, count, e->gate ? (const REAL *)e->gate + i * e->ld_gate + j : NULL, to, ld_c);
         }
-    if (e && e->activation != FASTNN_identity)
-        FN(activation)(e->activation, m, n, c, ld_c, c, ld_c);
+    if (e && fastnn_is_rowwise(e->activation))
+        FN(finish)(e, m, n, e->gate, c, ld_c);
 }
 
-/* Which way a product goes; the benchmark of products prints it. Turning costs about 0.4 cycles a number, an FMA
- * of one vector one cycle: w^T by panels costs what 6 more of m rows would; the whole product turned what 6 more of
- * the columns of a block and of k would. */
+/* What n lanes cost, in lanes: a vector that is alone needs a broadcast for each FMA. */
+static double FN(lanes_of)(ptrdiff_t n)
+{
+    const ptrdiff_t whole = n / PANEL * PANEL;
+    return (double)whole + (double)((n - whole + LANES - 1) / LANES * LANES) * (ISA_AVX512 ? 1 : 1.4);
+}
+
+/* Whether dz w^T is better computed as its transpose, whose lanes run along the m rows: turning a number of w costs what
+ * TURNED_W more rows would, one of dz or of the result what TURNED_COLUMNS more of the columns of a block and of k would. */
+static int FN(turned_is_better)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t ld_w)
+{
+    const ptrdiff_t size = sizeof(REAL);
+    /* A tile of the transpose reads TILE_ROWS rows of w side by side, which then share one set of 8 lines of L1. */
+    if (TILE_ROWS > 8 && ld_w * size % 4096 == 0 && n * k * size >= FAR_BYTES)
+        return 0;
+    const double block = (double)(n < TURN_COLUMNS ? n : TURN_COLUMNS);
+    const double turned = FN(lanes_of)(m) * (double)n * (1 + TURNED_COLUMNS / block + TURNED_COLUMNS / (double)k);
+    return ((double)m + TURNED_W) * FN(lanes_of)(n) >= turned;
+}
+
+/* Which way a product goes; the benchmark of products prints it. */
 static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrdiff_t a_col, int b_turned,
                     ptrdiff_t ld_b)
 {
@@ -334,10 +352,8 @@ static int FN(path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrd
      * 20 us (50 by panels). */
     if (b_turned && m == 1 && n >= SLIM_LANES && k >= CHUNK)
         return FASTNN_PATH_narrow;
-    if (b_turned) {
-        const ptrdiff_t block = n < TURN_COLUMNS ? n : TURN_COLUMNS;
-        return a_turns && k * block >= m * (k + block) ? FASTNN_PATH_turned : FASTNN_PATH_panels;
-    }
+    if (b_turned)
+        return a_turns && FN(turned_is_better)(m, n, k, ld_b) ? FASTNN_PATH_turned : FASTNN_PATH_panels;
     /* Lanes along n would be idle. Along m they need no turning in dw; else they pay where n is a few. */
     if (a_turns && a_row == 1 && n < TURN_NARROW_IN_PLACE)
         return FASTNN_PATH_turned;

@@ -54,6 +54,16 @@
  * TURN_COLUMNS columns of c at a time: fewer turn a more often, more leave no lanes for its rows. */
 #define TURN_ELEMENTS 8192
 #define TURN_COLUMNS 256
+/* Rows, and columns, that turning costs where dz w^T is computed as c^T or by panels of w^T; see turned_is_better. Turning
+ * costs about 0.4 cycles a number, an FMA of one vector half a cycle or one. Larger, the first: more products as c^T; the
+ * second: fewer. */
+#if ISA_AVX512
+#define TURNED_W (REAL_IS_FLOAT ? 4.9 : 4.2)
+#define TURNED_COLUMNS (REAL_IS_FLOAT ? 4.8 : 3.4)
+#else
+#define TURNED_W 6.7
+#define TURNED_COLUMNS 6.0
+#endif
 /* Columns of w up to which x w always has kernels of its own, which turn x in registers; up to NARROW_WIDEST where in
  * place a quarter of the lanes or more would be idle (an eighth with AVX2 or float64), in passes of at most NARROW_PASS.
  * Those need a register for each column and group: ten are the most in 32. Zen 4, AVX-512, k = 128, 256 rows: float32 of

@@ -122,7 +122,7 @@ static void FN(weights)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x_, p
                         ptrdiff_t ld_dz, const fastnn_target *target, const fastnn_ahead *ahead)
 {
     const REAL *x = x_, *dz = dz_;
-    if (n <= LANES && n <= TILE_ROWS) {
+    if (n <= LANES && n <= TILE_ROWS && target->ld == n) { /* its rows follow each other without gaps */
         FN(narrow_weights)(m, n, k, x, ld_x, dz, ld_dz, target, ahead);
         return;
     }
