@@ -1,4 +1,4 @@
-"""Products with one to four columns and 64 terms or more are dot products: their one order, wherever they are made."""
+"""Products with one to four columns and 64 terms or more are dot products: their one order, everywhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from test_narrow_products import Guarded
+from test_small import LOSSES, OPTIMIZERS, compare
 
 import fastnn as fn
 from fastnn import kernels, ops
 
 REALS = [np.float32, np.float64]
-# The least depth, blocks of 8 and 16 numbers plus and minus one, and one that is deeper than the room for a turned w.
+# The least depth, and blocks of 8 and 16 numbers, plus and minus one.
 DEPTHS = (63, 64, 65, 71, 72, 73, 79, 80, 81, 127, 300)
 ROWS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 33, 63, 64, 65, 79, 130)
 Array = NDArray[Any]
@@ -28,8 +29,7 @@ def _instruction_set() -> Iterator[None]:
 
 
 def blockwise(x: Array, w: Array) -> Array:
-    """64 bytes of running sums and a tree, one rounding a term: of float32 numbers of 12 bits, whose products float64
-    holds."""
+    """64 bytes of running sums and a tree, one rounding a term: for float32 numbers of 12 bits."""
     block = 64 // x.itemsize
     sums = np.zeros((len(x), w.shape[1], block), x.dtype)
     for p in range(x.shape[1]):
@@ -68,7 +68,8 @@ def test_a_sum_depends_on_its_own_numbers_alone(isa: str, rng: np.random.Generat
                 where = f"{m} x {k} x {n}"
                 np.testing.assert_array_equal(ops.matmul(x[:m], together), expected[:m], err_msg=where)
             np.testing.assert_array_equal(ops.matmul(np.asfortranarray(x), together), expected)
-            np.testing.assert_array_equal(ops.matmul(np.repeat(x, 2, axis=1)[::2, ::2], together), expected[::2])
+            gaps = np.repeat(x, 2, axis=1)[::2, ::2]
+            np.testing.assert_array_equal(ops.matmul(gaps, together), expected[::2])
             np.testing.assert_array_equal(ops.matmul(x, np.asfortranarray(together)), expected)
 
 
@@ -151,8 +152,29 @@ def test_a_row_alone_has_the_bits_of_a_row_in_a_batch(threads: Any, dtype: str) 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_small_nets_have_the_bits_of_the_general_way(isa: str, loss: str, dtype: str) -> None:
+    """Their last layer with lanes along rows or outputs, or as the only one; one in the middle."""
+    for batch, n_out, activation in [
+        (1, 1, None),
+        (1, 3, "relu"),
+        (2, 4, "gelu"),
+        (4, 2, None),
+        (5, 1, "tanh"),
+        (9, 3, None),
+        (17, 4, "relu"),
+        (20, 2, "tanh"),
+    ]:
+        optimizer = OPTIMIZERS["sgd" if batch % 2 else "adam"]
+        last = fn.Dense(n_out, activation=activation)
+        compare((fn.Dense(67, activation="relu"), last), 3, batch, dtype, loss, optimizer)
+        compare((last,), 65, batch, dtype, loss, optimizer)
+        compare((last, fn.Dense(3)), 64, batch, dtype, loss, optimizer)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_wide_rows_alone_are_trained_to_one_result(threads: Any, dtype: str) -> None:
-    """The gradient at the input of a batch of one row, and the last row of an epoch, by threads and instruction sets."""
+    """The gradient at the input of a batch of one row; and of two, whose threads have one each."""
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((5, 30)).astype(dtype), rng.standard_normal((5, 2)).astype(dtype)
     found = set()

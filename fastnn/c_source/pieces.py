@@ -252,8 +252,8 @@ static void @dense(ptrdiff_t n_in, ptrdiff_t n_out, const REAL *w, const REAL *b
 }
 
 /// dots
-/* The same where a few outputs have many inputs: BLOCK sums, of every BLOCK-th input each, of zeros where there is none,
-   and a tree. */
+/* The same where a few outputs have many inputs: BLOCK sums, of every BLOCK-th input each, zeros where there
+   is none, and a tree. */
 static void @dots(ptrdiff_t n_in, ptrdiff_t n_out, const REAL *w, const REAL *bias, const REAL *x, REAL *out)
 {
     REAL sum[BLOCK];
