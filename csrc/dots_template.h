@@ -71,8 +71,9 @@ INLINE vec FN(dots_trees)(const vec rows[LANES])
 {
     vec r[LANES];
     UNROLL for (int i = 0; i < LANES; i++) r[i] = rows[DOTS_FROM(i)];
-#define DOTS_LEVEL(half, count) \
-    UNROLL for (int i = 0; i < (count); i++) r[i] = dots_low##half(r[2 * i], r[2 * i + 1]) + dots_high##half(r[2 * i], r[2 * i + 1]);
+#define DOTS_LEVEL(half, count)               \
+    UNROLL for (int i = 0; i < (count); i++) \
+        r[i] = dots_low##half(r[2 * i], r[2 * i + 1]) + dots_high##half(r[2 * i], r[2 * i + 1]);
 #if LANES >= 16
     DOTS_LEVEL(8, LANES / 2)
 #endif
@@ -307,18 +308,19 @@ static void FN(dots_strided)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *
 /* Columns of w one after the other: wt (n, k). */
 static void FN(dots_turn)(ptrdiff_t n, ptrdiff_t k, const REAL *restrict w, ptrdiff_t w_row, REAL *restrict wt)
 {
-#define DOTS_TURN(N)                                                          \
-    for (ptrdiff_t p = 0; p < k; p++)                                         \
+#define DOTS_TURN(N)                  \
+    for (ptrdiff_t p = 0; p < k; p++) \
         UNROLL for (int j = 0; j < N; j++) wt[j * k + p] = w[p * (N) + j];
-    if (n == 2 && w_row == 2)
-    { DOTS_TURN(2) }
-    else if (n == 3 && w_row == 3)
-    { DOTS_TURN(3) }
-    else if (n == 4 && w_row == 4)
-    { DOTS_TURN(4) }
-    else
+    if (n == 2 && w_row == 2) {
+        DOTS_TURN(2)
+    } else if (n == 3 && w_row == 3) {
+        DOTS_TURN(3)
+    } else if (n == 4 && w_row == 4) {
+        DOTS_TURN(4)
+    } else {
         for (ptrdiff_t p = 0; p < k; p++, w += w_row)
             for (ptrdiff_t j = 0; j < n; j++) wt[j * k + p] = w[j];
+    }
 #undef DOTS_TURN
 }
 

@@ -2,7 +2,8 @@
  *   forward   z  = x w        a = x,     b = w in place
  *   weights   dw = x^T dz     a = x^T (strides swapped), b = dz in place
  *   input     dx = dz w^T     a = dz,    b = w^T, which is turned panel by panel
- * Lanes run along n, every sum runs over p = 0, 1, .. with one FMA each: whichever path, tile, block or
+ * A layer with a few outputs and many inputs is made of dot products instead (dots_template.h), in an order of their own.
+ * Of all others lanes run along n, every sum runs over p = 0, 1, .. with one FMA each: whichever path, tile, block or
  * thread computes c[i, j], its bits are the same. Between k blocks a sum is stored and loaded, which rounds
  * nothing; and a b is b a, so that the product may be computed as c^T = b^T a^T, lanes along m, where that
  * fills the lanes better or turns less. */
