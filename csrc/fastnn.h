@@ -111,6 +111,26 @@ enum { FASTNN_ISAS(FASTNN_ENUM_ISA) FASTNN_N_ISAS };
 /* Rows that `dense_rows` takes. From four on, the tiles of a product have enough sums in flight. */
 #define FASTNN_FEW_ROWS 3
 
+/* Whether the sums of a product x w, w (k, n), are dot products with an order of their own (dots_template.h): narrow heads,
+ * whose lanes then run along k. Below 64 terms the tree at their end would be most of the work. It is a part of what the
+ * bits are: see "Why the bits are equal" in docs/inside.md. */
+#define FASTNN_DOTS_OUTPUTS 4
+#define FASTNN_DOTS_INPUTS 64
+static inline int fastnn_by_dots(ptrdiff_t n, ptrdiff_t k)
+{
+    return 1 <= n && n <= FASTNN_DOTS_OUTPUTS && k >= FASTNN_DOTS_INPUTS;
+}
+
+/* Whether the gradient at the input of a layer, dz w^T, of a batch of one row is made of such sums too: products of w, whose
+ * rows are read as they lie, and that row. From so many numbers of w on: below, reading them is not most of the time, and
+ * small_steps has sums in the order of k alone. batch: all rows of it, not those of one thread. */
+#define FASTNN_DOTS_WEIGHTS 65536
+static inline int fastnn_input_by_dots(ptrdiff_t batch, ptrdiff_t n_in, ptrdiff_t n_out)
+{
+    return batch == 1 && n_out >= FASTNN_DOTS_INPUTS && n_in >= FASTNN_DOTS_WEIGHTS / n_out &&
+           n_in * n_out >= FASTNN_DOTS_WEIGHTS;
+}
+
 /* What a product does with a finished sum before it is stored; all zero: nothing.
  *   v = sum; v += bias[j]; v = f(v); v *= gate'(gate[i, j]) */
 typedef struct {
@@ -282,6 +302,18 @@ typedef struct {
     void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue);
+    /* The product of a dense layer, of which all n columns are there: matmul, or dots where fastnn_by_dots(n, k). */
+    void (*dense)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t x_row, ptrdiff_t x_col,
+                  const void *w, ptrdiff_t ld_w, ptrdiff_t w_slack, void *c, ptrdiff_t ld_c,
+                  const fastnn_epilogue *epilogue);
+    /* c (m, n) = x (m, k) w (k, n), then the epilogue, for n up to FASTNN_DOTS_OUTPUTS, summed as fastnn_by_dots has it. Any
+     * strides: element (i, p) of x is x[i*x_row + p*x_col]. */
+    void (*dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t x_row, ptrdiff_t x_col,
+                 const void *w, ptrdiff_t w_row, ptrdiff_t w_col, void *c, ptrdiff_t ld_c,
+                 const fastnn_epilogue *epilogue);
+    /* dx (n_in,) = w (n_in, n_out) dz for one dz (n_out,), summed so; the epilogue is that of a row. */
+    void (*row_dots)(ptrdiff_t n_in, ptrdiff_t n_out, const void *dz, ptrdiff_t dz_col, const void *w, ptrdiff_t ld_w,
+                     void *dx, const fastnn_epilogue *epilogue);
     /* FASTNN_PATH_*: the way that these two go with such arguments (b_turned: matmul_transposed). */
     int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrdiff_t a_col, int b_turned,
                 ptrdiff_t ld_b);
@@ -361,7 +393,7 @@ typedef struct {
                            ptrdiff_t ld_d, void *g);
 
     /* Columns first .. last of out (m, n_out) = f(x @ weight + bias), 1 <= m <= FASTNN_FEW_ROWS; first is a
-     * multiple of 64 bytes, and a rowwise f wants all columns. The bits are those of matmul. */
+     * multiple of 64 bytes, and a rowwise f wants all columns, as fastnn_by_dots does. The bits are those of dense. */
     void (*dense_rows)(const fastnn_dense *layer, ptrdiff_t first, ptrdiff_t last, ptrdiff_t m, const void *x,
                        ptrdiff_t ld_x, void *out, ptrdiff_t ld_out);
 

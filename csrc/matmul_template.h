@@ -2,12 +2,14 @@
  *   forward   z  = x w        a = x,     b = w in place
  *   weights   dw = x^T dz     a = x^T (strides swapped), b = dz in place
  *   input     dx = dz w^T     a = dz,    b = w^T, which is turned panel by panel
- * Lanes run along n, every sum runs over p = 0, 1, .. with one FMA each: whichever path, tile, block or
+ * A layer with a few outputs and many inputs is made of dot products instead (dots_template.h), in an order of their own.
+ * Of all others lanes run along n, every sum runs over p = 0, 1, .. with one FMA each: whichever path, tile, block or
  * thread computes c[i, j], its bits are the same. Between k blocks a sum is stored and loaded, which rounds
  * nothing; and a b is b a, so that the product may be computed as c^T = b^T a^T, lanes along m, where that
  * fills the lanes better or turns less. */
 #include "tiles_template.h"
 #include "narrow_template.h"
+#include "dots_template.h"
 
 /* ---------------------------------------------------------------- across the diagonal */
 
@@ -386,6 +388,29 @@ static void FN(matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const v
                                   const fastnn_epilogue *e)
 {
     FN(product_by_path)(m, n, k, a, a_row, a_col, w, ld_w, 1, 0, c, ld_c, e);
+}
+
+static void FN(dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t x_row, ptrdiff_t x_col, const void *w,
+                     ptrdiff_t w_row, ptrdiff_t w_col, void *c, ptrdiff_t ld_c, const fastnn_epilogue *e)
+{
+    FN(product_dots)(m, n, k, x, x_row, x_col, w, w_row, w_col, c, ld_c, 1, e);
+}
+
+static void FN(row_dots)(ptrdiff_t n_in, ptrdiff_t n_out, const void *dz, ptrdiff_t dz_col, const void *w, ptrdiff_t ld_w,
+                         void *dx, const fastnn_epilogue *e)
+{
+    FN(product_dots)(n_in, 1, n_out, w, ld_w, 1, dz, dz_col, 1, dx, 1, 1, NULL);
+    if (e && e->gate)
+        FN(activation_backward)(e->gate_activation, 1, n_in, e->gate, e->ld_gate, dx, n_in, dx, n_in);
+}
+
+static void FN(dense)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t x_row, ptrdiff_t x_col, const void *w,
+                      ptrdiff_t ld_w, ptrdiff_t w_slack, void *c, ptrdiff_t ld_c, const fastnn_epilogue *e)
+{
+    if (fastnn_by_dots(n, k))
+        FN(product_dots)(m, n, k, x, x_row, x_col, w, ld_w, 1, c, ld_c, 1, e);
+    else
+        FN(product_by_path)(m, n, k, x, x_row, x_col, w, ld_w, 0, w_slack, c, ld_c, e);
 }
 
 /* Four running sums over rows 0, 4, .., 1, 5, .. and so on, then a tree: one order for every width, and

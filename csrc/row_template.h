@@ -1,6 +1,6 @@
 /* One to FASTNN_FEW_ROWS rows through a dense layer: prediction of single rows, where a call's own cost counts.
  *
- * The sums are those of matmul_template.h, FMA by FMA (p = 0, 1, .. from zero, then the bias), so a row
+ * The sums are those of matmul_template.h, FMA by FMA (p = 0, 1, .. from zero, then the bias), or of dots_template.h, so a row
  * alone has the bits of a row in a batch. What differs is the shape: all columns of a narrow layer are in flight
  * at once, since a row by itself waits for the latency of its chains (4 cycles an FMA) and for nothing else.
  * Two strips of two vectors instead of one of four took twice as long. */
@@ -89,6 +89,11 @@ static void FN(dense_rows)(const fastnn_dense *d, ptrdiff_t first, ptrdiff_t las
 {
     const REAL *w = d->weight, *bias = d->bias;
     REAL *out = out_;
+    if (fastnn_by_dots(d->n_out, d->n_in)) {
+        const fastnn_epilogue e = {.bias = bias, .activation = d->activation};
+        FN(product_dots)(m, d->n_out, d->n_in, x, ld_x, 1, w, d->ld, 1, out, ld_out, 1, &e);
+        return;
+    }
     const ptrdiff_t widest = (m == 1 ? ROW_VECTORS : FEW_VECTORS) * LANES;
     FN(row_task) t = {.k = d->n_in, .ld_x = ld_x, .ld_w = d->ld, .ld_out = ld_out, .relu = d->activation == FASTNN_relu};
     for (ptrdiff_t j = first; j < last; j += widest) {

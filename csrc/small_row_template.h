@@ -18,7 +18,7 @@ static int FN(row_takes)(const FN(small_plan) *p, int vectors)
         return 0;
     for (ptrdiff_t i = 0; i < p->n_layers; i++) {
         const int activation = s->layers[i].activation;
-        if (p->layers[i].n_out > vectors * LANES || !p->layers[i].b ||
+        if (p->layers[i].n_out > vectors * LANES || !p->layers[i].b || fastnn_by_dots(p->layers[i].n_out, p->layers[i].n_in) ||
             (activation != FASTNN_identity && (activation != FASTNN_relu || i == p->n_layers - 1)))
             return 0;
     }

@@ -58,12 +58,28 @@ INLINE int FN(small_gather)(const FN(small_plan) *p, ptrdiff_t step)
     return vec_is_zero(sum);
 }
 
+/* z of a layer whose sums are dot products (fastnn_by_dots), which are made of rows of x and w as they lie; element (i, j)
+ * goes to z[i * row + j * column]. */
+static void FN(small_dots)(const FN(small_plan) *p, const FN(small_layer) *l, REAL *z, ptrdiff_t row, ptrdiff_t column,
+                           const REAL *bias)
+{
+    const fastnn_epilogue e = {.bias = bias};
+    FN(product_dots)(p->batch, l->n_out, l->n_in, l->x, l->ld_x, 1, l->turned ? l->turned : l->w,
+                     l->turned ? 1 : l->ld_w, l->turned ? l->ld_turned : 1, z, row, column, &e);
+}
+
 /* Forward through the last layer, across: z (n_out, batch), then its output. */
 static void FN(forward_across)(const FN(small_plan) *p, const FN(small_layer) *l)
 {
     const ptrdiff_t ld = p->ld_across, n = VECTORS(p->batch);
-    FN(turn_whole)(p->batch, l->n_in, l->x, l->ld_x, p->x_across, ld);
-    FN(small_product)(&l->forward, 0, l->n_out, n);
+    if (fastnn_by_dots(l->n_out, l->n_in)) {
+        for (ptrdiff_t j = 0; j < l->n_out; j++) /* what fills up the rows of nobody: zeros, as products have them */
+            vec_store(p->z_across + j * ld + (n - 1) * LANES, vec_set(0));
+        FN(small_dots)(p, l, p->z_across, 1, ld, NULL);
+    } else {
+        FN(turn_whole)(p->batch, l->n_in, l->x, l->ld_x, p->x_across, ld);
+        FN(small_product)(&l->forward, 0, l->n_out, n);
+    }
     for (ptrdiff_t j = 0; l->b && j < l->n_out; j++)
         for (ptrdiff_t q = 0; q < n; q++) {
             REAL *z = p->z_across + j * ld + q * LANES;
@@ -110,11 +126,18 @@ static void FN(small_forward)(const FN(small_plan) *p, const FN(small_layer) *l)
 {
     const int activation = l->of->activation;
     const ptrdiff_t n = VECTORS(l->n_out);
-    FN(small_product)(&l->forward, 0, p->batch, n);
+    const int by_dots = fastnn_by_dots(l->n_out, l->n_in);
+    if (by_dots) {
+        for (ptrdiff_t i = 0; i < p->batch; i++) /* neurons of nobody: zeros, as products have them */
+            vec_store(l->of->a + i * l->of->ld + (n - 1) * LANES, vec_set(0));
+        FN(small_dots)(p, l, l->of->a, l->of->ld, 1, l->b);
+    } else {
+        FN(small_product)(&l->forward, 0, p->batch, n);
+    }
     if (l->of->slope)
         FN(activation_and_slope)(activation, p->batch, n * LANES, l->of->a, l->of->ld, l->of->a, l->of->ld, l->of->slope,
                                  l->of->ld);
-    else if (activation != FASTNN_identity && activation != FASTNN_relu)
+    else if (activation != FASTNN_identity && (activation != FASTNN_relu || by_dots))
         FN(activation)(activation, p->batch, n * LANES, l->of->a, l->of->ld, l->of->a, l->of->ld);
 }
 

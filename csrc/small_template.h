@@ -5,14 +5,17 @@
  * parameters live in copies whose rows are whole vectors, so that nothing has a tail; what fills up the rows are
  * neurons of nobody, whose numbers meet no others.
  *
- * The order of every sum is that of the general kernels, to the bit: FMA from zero over k, then the bias; rows of the
- * batch in order, then the update; the trees of the losses. A step that may not be done (a row or label out of range,
+ * The order of every sum is that of the general kernels, to the bit: FMA from zero over k, or the dot products of
+ * dots_template.h where an output layer is narrow (small_dots), then the bias; rows of the batch in order, then the update; the trees of the losses. A step that may not be done (a row or label out of range,
  * what is not finite) is left to the general way, which says what is wrong.
  *
  * A matrix is kept as `w`, lanes along its outputs, as `turned`, lanes along its inputs, or both: the product forward
  * wants the first, the gradient at the input the second. Where the last layer has few outputs and the batch is large
  * enough, its lanes run along the rows of the batch ("across"), which wants the second alone, and the loss reduces
  * nothing within a register. */
+
+/* The gradient at the input of a layer that is larger would have sums of another order (fastnn_input_by_dots). */
+_Static_assert(SMALL_BYTES <= FASTNN_DOTS_WEIGHTS * 4, "small_steps takes a matrix whose dx is made of dot products");
 
 /* Elements that fill n up to whole blocks of 64 bytes, on every instruction set. */
 #define WHOLE(n) (((n) + BLOCK - 1) / BLOCK * BLOCK)

@@ -406,7 +406,7 @@ cdef void forward(const Net *net, uint64_t step, bint training, bint slopes, con
         if s.kind == DENSE:
             e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
             e.activation = FASTNN_identity if slopes and s.from_input else s.activation
-            t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, s.ld, &e)
+            t.dense(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, s.ld, &e)
             if slopes and s.from_input:
                 t.activation_and_slope(s.activation, rows, s.n_out, a, s.ld, a, s.ld, s.slope + first * s.ld * size,
                                        s.ld)

@@ -166,6 +166,7 @@ cdef int api_linear(int itemsize, ptrdiff_t m, ptrdiff_t n_in, ptrdiff_t n_out, 
     p.table, p.m, p.n, p.k = kernel_table(itemsize), m, n_out, n_in
     p.a, p.a_row, p.a_col, p.b, p.ld_b = <const char *>x, ld_x, 1, <const char *>w, ld_w
     p.c, p.ld_c, p.epilogue.bias, p.epilogue.activation = <char *>out, ld_out, bias, activation
+    p.by_dots = fastnn_by_dots(n_out, n_in)
     run_product(&p)
     return 0
 
@@ -184,7 +185,7 @@ cdef int api_linear_input_gradient(int itemsize, ptrdiff_t m, ptrdiff_t n_in, pt
     memset(&p, 0, sizeof(p))
     p.table, p.m, p.n, p.k = kernel_table(itemsize), m, n_in, n_out
     p.a, p.a_row, p.a_col, p.b, p.ld_b, p.b_is_turned = <const char *>dz, ld_dz, 1, <const char *>w, ld_w, True
-    p.c, p.ld_c = <char *>dx, ld_dx
+    p.c, p.ld_c, p.b_is_row = <char *>dx, ld_dx, fastnn_input_by_dots(m, n_in, n_out)
     run_product(&p)
     return 0
 

@@ -6,6 +6,8 @@ cdef struct Product:
     const char *a
     const char *b
     bint b_is_turned    # b is w (n, k), to be read as its transpose
+    bint by_dots        # a layer's product, summed as fastnn_by_dots has it
+    bint b_is_row       # dx = dz w^T of one row, as fastnn_input_by_dots has it
     char *c
     fastnn_epilogue epilogue
     bint by_rows
@@ -16,9 +18,17 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
     cdef Product *p = <Product *>context
     cdef ptrdiff_t size = p.table.itemsize, panel = p.table.panel, first, last, n_panels
     cdef fastnn_epilogue e = p.epilogue
+    if p.b_is_row:
+        first, last = p.n * thread // n_threads, p.n * (thread + 1) // n_threads
+        p.table.row_dots(last - first, p.k, p.a, p.a_col, p.b + first * p.ld_b * size, p.ld_b, p.c + first * size, &e)
+        return
     if p.by_rows:
         first, last = p.m * thread // n_threads, p.m * (thread + 1) // n_threads
-        if p.b_is_turned:
+        if p.by_dots:
+            p.table.dots(last - first, p.n, p.k, p.a + first * p.a_row * size, p.a_row, p.a_col, p.b,
+                         1 if p.b_is_turned else p.ld_b, p.ld_b if p.b_is_turned else 1,
+                         p.c + first * p.ld_c * size, p.ld_c, &e)
+        elif p.b_is_turned:
             p.table.matmul_transposed(last - first, p.n, p.k, p.a + first * p.a_row * size, p.a_row, p.a_col, p.b,
                                       p.ld_b, p.c + first * p.ld_c * size, p.ld_c, &e)
         else:
@@ -43,14 +53,15 @@ cdef void product_task(void *context, int thread, int n_threads) noexcept nogil:
 cdef void run_product(Product *p) noexcept nogil:
     cdef int n_threads = thread_limit() if 2.0 * p.m * p.n * p.k >= TEAM_FLOPS else 1
     p.by_rows = p.m >= 8 * n_threads or p.n < p.table.panel * n_threads
-    p.by_rows |= fastnn_is_rowwise(p.epilogue.activation)
+    p.by_rows |= p.by_dots or fastnn_is_rowwise(p.epilogue.activation)
     run_team(product_task, p, n_threads)
 
 
 def matmul(a, b, bias, str activation, out):
     """out (m, n) = f(a (m, k) @ b (k, n) + bias); bias may be None; a may have any strides.
 
-    The rows or the columns of b lie side by side in memory; those of out, its columns.
+    The rows or the columns of b lie side by side in memory; those of out, its columns. The sums are those of a layer:
+    dot products where n is 4 or less and k 64 or more.
     """
     cdef Array a_ = Array(a), b_ = Array(b), out_ = Array(out, True)
     cdef Array bias_ = Array(bias) if bias is not None else None
@@ -72,6 +83,7 @@ def matmul(a, b, bias, str activation, out):
     p.b, p.ld_b, p.c, p.ld_c = b_.data, b_.row_stride, out_.data, out_.row_stride
     if p.b_is_turned:
         p.ld_b = b_.column_stride
+    p.by_dots = fastnn_by_dots(p.n, p.k)
     with nogil:
         run_product(&p)
 
@@ -87,12 +99,36 @@ def linear_input_gradient(dz, w, out):
     p.m, p.n, p.k = dz_.rows, w_.rows, dz_.columns
     p.a, p.a_row, p.a_col = dz_.data, dz_.row_stride, dz_.column_stride
     p.b, p.ld_b, p.b_is_turned, p.c, p.ld_c = w_.data, w_.row_stride, True, out_.data, out_.row_stride
+    p.b_is_row = fastnn_input_by_dots(p.m, p.n, p.k)
     with nogil:
         run_product(&p)
 
 
+def linear_weight_gradient(x, dz, out):
+    """out (n_in, n_out) = x.T @ dz, for x (m, n_in) of any strides and dz (m, n_out), summed in the order of the rows."""
+    cdef Array x_ = Array(x), dz_ = Array(dz), out_ = Array(out, True)
+    cdef Product p
+    memset(&p, 0, sizeof(p))
+    p.table = table_for(x_, dz_, out_)
+    check_shape(dz_, x_.rows, dz_.columns, "dz")
+    check_shape(out_, x_.columns, dz_.columns, "out")
+    p.m, p.n, p.k = x_.columns, dz_.columns, x_.rows
+    p.a, p.a_row, p.a_col = x_.data, x_.column_stride, x_.row_stride
+    p.b, p.ld_b, p.c, p.ld_c = dz_.data, dz_.row_stride, out_.data, out_.row_stride
+    with nogil:
+        run_product(&p)
+
+
+def by_dots(n, k):
+    """Whether the sums of a product with n columns and k terms each are dot products, in an order of their own."""
+    return bool(fastnn_by_dots(n, k))
+
+
 def product_path(m, n, k, *, itemsize=4, a_is_transposed=False, b_is_transposed=False):
-    """Way of a product (m, k) @ (k, n) of contiguous arrays: in_place, panels, turned or narrow."""
+    """Way of a product (m, k) @ (k, n) of contiguous arrays that `matmul` is given: in_place, panels, turned, narrow or
+    dots; with a or b transposed, as a gradient of the weights or of the input is."""
+    if not a_is_transposed and not b_is_transposed and fastnn_by_dots(n, k):
+        return "dots"
     return fastnn_path_name(kernel_table(itemsize).path(
         m, n, k, 1 if a_is_transposed else k, m if a_is_transposed else 1, b_is_transposed,
         k if b_is_transposed else n)).decode()

@@ -23,6 +23,8 @@ cdef extern from "fastnn.h" nogil:
     enum: FASTNN_adam
 
     bint fastnn_is_rowwise(int activation)
+    bint fastnn_by_dots(ptrdiff_t n, ptrdiff_t k)
+    bint fastnn_input_by_dots(ptrdiff_t batch, ptrdiff_t n_in, ptrdiff_t n_out)
     double fastnn_sum(ptrdiff_t n, const double *a)
 
     ctypedef struct fastnn_epilogue:
@@ -185,6 +187,14 @@ cdef extern from "fastnn.h" nogil:
         void (*matmul_transposed)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const void *w, ptrdiff_t ld_w, void *c, ptrdiff_t ld_c,
                               const fastnn_epilogue *epilogue) noexcept nogil
+        void (*dense)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t x_row, ptrdiff_t x_col,
+                      const void *w, ptrdiff_t ld_w, ptrdiff_t w_slack, void *c, ptrdiff_t ld_c,
+                      const fastnn_epilogue *epilogue) noexcept nogil
+        void (*dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void *x, ptrdiff_t x_row, ptrdiff_t x_col,
+                     const void *w, ptrdiff_t w_row, ptrdiff_t w_col, void *c, ptrdiff_t ld_c,
+                     const fastnn_epilogue *epilogue) noexcept nogil
+        void (*row_dots)(ptrdiff_t n_in, ptrdiff_t n_out, const void *dz, ptrdiff_t dz_col, const void *w,
+                         ptrdiff_t ld_w, void *dx, const fastnn_epilogue *epilogue) noexcept nogil
         int (*path)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, ptrdiff_t a_row, ptrdiff_t a_col, int b_turned,
                     ptrdiff_t ld_b) noexcept nogil
         void (*sum_rows)(ptrdiff_t m, ptrdiff_t n, const void *a, ptrdiff_t ld_a, void *out) noexcept nogil

@@ -19,7 +19,7 @@ from fastnn.inference cimport (
 from fastnn.kernels cimport (
     FASTNN_DOT_BLOCK, FASTNN_SMALL_LAYERS, FASTNN_STATES, Array, FASTNN_cross_entropy, FASTNN_identity, fastnn_ahead,
     fastnn_epilogue, fastnn_kernels, fastnn_segment, fastnn_small, fastnn_small_layer, fastnn_small_takes, fastnn_swap,
-    fastnn_table, fastnn_target, fastnn_update, kernel_table, team_barrier,
+    fastnn_input_by_dots, fastnn_table, fastnn_target, fastnn_update, kernel_table, team_barrier,
 )
 
 import numpy as np
@@ -181,8 +181,11 @@ cdef void backward(const Net *net, bint training, ptrdiff_t lowest, const Part *
             if before.gated:
                 e.gate, e.ld_gate = tells_slope(before) + first * before.ld * size, before.ld
                 e.gate_activation = before.activation
-            t.matmul_transposed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, net.parameters + s.weight * size, s.n_out,
-                                dx, before.ld, &e)
+            if rows == 1 and fastnn_input_by_dots(part.batch, s.n_in, s.n_out):
+                t.row_dots(s.n_in, s.n_out, s.d + at, 1, net.parameters + s.weight * size, s.n_out, dx, &e)
+            else:
+                t.matmul_transposed(rows, s.n_in, s.n_out, s.d + at, s.ld, 1, net.parameters + s.weight * size,
+                                    s.n_out, dx, before.ld, &e)
         elif s.kind == SCALE:
             t.scale(rows, s.n_out, s.factor, 0, s.d + at, s.ld, dx, s.ld)
         elif s.kind == COLUMNS:

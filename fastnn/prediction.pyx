@@ -15,7 +15,8 @@ from fastnn.inference cimport (
     apply_layer, is_left_out, look, padded_ld, raise_again, seconds, take_row,
 )
 from fastnn.kernels cimport (
-    FASTNN_FEW_ROWS, Array, fastnn_dense, fastnn_epilogue, fastnn_is_rowwise, fastnn_kernels, kernel_table,
+    FASTNN_FEW_ROWS, Array, fastnn_dense, fastnn_by_dots, fastnn_epilogue, fastnn_is_rowwise,
+    fastnn_kernels, kernel_table,
     run_team, team_barrier, team_ready, thread_limit,
 )
 
@@ -111,7 +112,7 @@ cdef void split_columns(void *context, int thread, int n_threads) noexcept nogil
         ld_a = net.n_out if i == net.n_dense - 1 else padded_ld(d.n_out, size)
         units = (d.n_out + unit - 1) // unit
         first, last = unit * (units * thread // n_threads), min(d.n_out, unit * (units * (thread + 1) // n_threads))
-        if fastnn_is_rowwise(d.activation):
+        if fastnn_is_rowwise(d.activation) or fastnn_by_dots(d.n_out, d.n_in):
             first, last = 0, d.n_out if thread == 0 else 0
         if first >= last:
             pass
@@ -119,8 +120,11 @@ cdef void split_columns(void *context, int thread, int n_threads) noexcept nogil
             net.table.dense_rows(d, first, last, f.rows, x, ld, a, ld_a)
         else:
             e.bias, e.activation = d.bias + first * size if d.bias != NULL else NULL, d.activation
-            net.table.matmul(f.rows, last - first, d.n_in, x, ld, 1, d.weight + first * size, d.ld, d.slack,
-                             a + first * size, ld_a, &e)
+            if last - first == d.n_out:  # all of them: a product with few columns has sums of its own
+                net.table.dense(f.rows, d.n_out, d.n_in, x, ld, 1, d.weight, d.ld, d.slack, a, ld_a, &e)
+            else:
+                net.table.matmul(f.rows, last - first, d.n_in, x, ld, 1, d.weight + first * size, d.ld, d.slack,
+                                 a + first * size, ld_a, &e)
         if i < net.n_dense - 1:
             team_barrier(thread, n_threads)
         x, ld = a, ld_a
@@ -165,7 +169,7 @@ cdef void predict_straight(Prediction *p, int thread, const char *x, ptrdiff_t l
         a = out if i == net.n_dense - 1 else even
         ld_a = net.n_out if i == net.n_dense - 1 else padded_ld(d.n_out, net.size)
         e.bias, e.activation = d.bias, d.activation
-        net.table.matmul(rows, d.n_out, d.n_in, x, ld, 1, d.weight, d.ld, d.slack, a, ld_a, &e)
+        net.table.dense(rows, d.n_out, d.n_in, x, ld, 1, d.weight, d.ld, d.slack, a, ld_a, &e)
         if given_up(p, thread):
             return
         x, ld = a, ld_a
@@ -204,7 +208,7 @@ cdef void predict_block(Prediction *p, int thread, ptrdiff_t first, ptrdiff_t ro
             e.activation = s.activation
             a = out if i == last_room else odd if a == even else even
             ld_a = net.n_out if i == last_room else s.ld
-            t.matmul(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, ld_a, &e)
+            t.dense(rows, s.n_out, s.n_in, x, ld, 1, net.parameters + s.weight * size, s.n_out, s.slack, a, ld_a, &e)
             x, ld = a, ld_a
         elif s.kind == EMBEDDING:
             a = out if i == last_room else odd if a == even else even

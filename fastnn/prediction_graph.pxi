@@ -52,7 +52,7 @@ cdef void predict_graph(Prediction *p, int thread, ptrdiff_t first, ptrdiff_t ro
         if s.kind == DENSE:
             e.bias = net.parameters + s.bias * size if s.bias >= 0 else NULL
             e.activation = s.activation
-            t.matmul(rows, s.n_out, s.n_in, from_.a, from_.ld, 1, net.parameters + s.weight * size, s.n_out, s.slack,
+            t.dense(rows, s.n_out, s.n_in, from_.a, from_.ld, 1, net.parameters + s.weight * size, s.n_out, s.slack,
                      to.a, to.ld, &e)
         elif s.kind == ACTIVATION:
             t.activation(s.activation, rows, s.n_out, from_.a, from_.ld, to.a, to.ld)

@@ -44,6 +44,8 @@ def architectures(dtype: str) -> dict[str, fn.Sequential]:
     many = fn.Dense(37, activation="log_softmax")
     lists["many_classes"] = (many, fn.LayerNorm(), fn.Dense(33), fn.RMSNorm())
     lists["categories"] = (fn.Scale(2.0), fn.Embedding(((1, 5, 3), (4, 2, 1))), fn.Dense(2))
+    heads = ((None, fn.Dense(n, bias=n < 4)) for n in (1, 3, 4))  # dot products, in an order of their own
+    lists["narrow_heads"] = fn.Dense(77, activation="tanh"), fn.Concat(*heads)
     lists["nothing"] = (fn.Flatten(), fn.Dropout(0.5))
     random = np.random.default_rng(0)
     models = {}
@@ -316,7 +318,8 @@ int main(void)
 def test_aarch64_gives_the_same_bits(tmp_path: Path, target: str) -> None:
     every = fn.Concat(*((None, fn.Activation(f)) for f in kernels.ACTIVATIONS))
     layers_ = fn.Dense(9), fn.BatchNorm(), fn.Residual(fn.Dense(9, activation="gelu"), fn.LayerNorm()), every
-    model = fn.Sequential(*layers_, fn.RMSNorm(), fn.Dense(5, activation="softmax")).build(6, seed=2)
+    last = fn.Dense(70, activation="relu"), fn.Dense(3, activation="softmax")
+    model = fn.Sequential(*layers_, fn.RMSNorm(), *last).build(6, seed=2)
     source, _ = fn.to_c(model, tmp_path / "arm.c", "arm", target=target)
     (tmp_path / "main.c").write_text(MAIN)
     program = str(tmp_path / "arm")

@@ -134,7 +134,8 @@ class _Writer:
     def _dense(self, i: int, step: Step, sources: list[str], out: str) -> None:
         weight = self._table(f"weight_{i}", self._parameters(step.weight, step.n_in * step.n_out))
         bias = self._table(f"bias_{i}", self._parameters(step.bias, step.n_out)) if step.bias >= 0 else "NULL"
-        self._call("dense", step.n_in, step.n_out, weight, bias, sources[0], out)
+        product = "dots" if kernels.by_dots(step.n_out, step.n_in) else "dense"
+        self._call(product, step.n_in, step.n_out, weight, bias, sources[0], out)
 
     def _activation(self, i: int, step: Step, sources: list[str], out: str) -> None:
         f = step.activation

@@ -251,6 +251,25 @@ static void @dense(ptrdiff_t n_in, ptrdiff_t n_out, const REAL *w, const REAL *b
         for (j = 0; j < n_out; j++) out[j] += bias[j];
 }
 
+/// dots
+/* The same where a few outputs have many inputs: BLOCK sums, of every BLOCK-th input each, zeros where there
+   is none, and a tree. */
+static void @dots(ptrdiff_t n_in, ptrdiff_t n_out, const REAL *w, const REAL *bias, const REAL *x, REAL *out)
+{
+    REAL sum[BLOCK];
+    ptrdiff_t p, j;
+    int i;
+    for (j = 0; j < n_out; j++) {
+        for (i = 0; i < BLOCK; i++) sum[i] = 0.0R;
+        for (p = 0; p < n_in; p += BLOCK)
+            for (i = 0; i < BLOCK; i++)
+                sum[i] = p + i < n_in ? FMA(x[p + i], w[(p + i) * n_out + j], sum[i]) : sum[i] + 0.0R;
+        out[j] = @tree_sum(sum);
+        if (bias)
+            out[j] += bias[j];
+    }
+}
+
 /// norm
 /* A row less its mean (of none: 0), by its deviation; gamma and beta may be NULL. */
 static void @norm(ptrdiff_t n, REAL mean, REAL eps, const REAL *gamma, const REAL *beta, const REAL *x,

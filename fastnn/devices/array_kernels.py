@@ -66,6 +66,9 @@ class ArrayKernels:
     def linear_input_gradient(self, dz: Array, w: Array, dx: Array) -> None:
         dx[...] = self._xp.matmul(dz, w.T)
 
+    def linear_weight_gradient(self, x: Array, dz: Array, dw: Array) -> None:
+        dw[...] = self._xp.matmul(x.T, dz)
+
     def sum_rows(self, a: Array, out: Array) -> None:
         out[...] = a.sum(axis=0)
 
