@@ -57,3 +57,11 @@ def test_dead_units_stay_dead_and_remedies_keep_them_alive(printed: list[tuple[s
     assert max(dead) < 0.55
     assert len(found) >= 4
     assert min(found.values()) >= 0.95
+
+
+def test_what_is_done_about_overfitting_helps(printed: list[tuple[str, str, str]]) -> None:
+    (text,) = (got for code, got, _ in printed if "\nreport(" in code)
+    own = list(map(float, re.findall(r"([\d.]+) of its rows", text)))
+    others = list(map(float, re.findall(r"([\d.]+) of others", text)))
+    assert own[0] > max(own[1:])
+    assert others[0] + 0.02 < min(others[1:])
