@@ -168,7 +168,7 @@ def walk(
     looked = math.inf  # when callbacks that ask for a time had their last look
     pieces = iter(pieces)
     for x, y, order, weights in pieces:
-        done, n_steps = 0, len(order) if order.size else 0
+        done, n_steps, waited = 0, len(order) if order.size else 0, True
         while done < n_steps:
             if saves:
                 team.step_checkpoint(trainer, number)
@@ -176,8 +176,10 @@ def walk(
             asked = None
             end = n_steps if math.isinf(step) else min(n_steps, done + max(1, int(step) - program.step))
             now = 0.0 if math.isinf(when) else time.monotonic()
-            # A time that has come while this piece was waited for: they look before its first step.
-            is_late = not done and looked < when <= now
+            # A time that has come while this piece was waited for: they look before its first step. Once: who
+            # asks for any time from now on would hold it up for ever.
+            is_late = waited and looked < when <= now
+            waited = False
             if not is_late:
                 left = None if math.isinf(when) else max(0.0, when - now)
                 n_before = program.step

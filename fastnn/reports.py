@@ -88,6 +88,7 @@ class CSVLogger(Callback):
         if self._file is None:  # of an epoch that was resumed in its middle
             self._file = self._open()
         row = [str(epoch), *(repr(logs[name]) for name in self._names[1:])]
+        size = self._file.tell()
         try:
             _csv().writer(self._file, lineterminator="\n").writerow(row)
             self._file.flush()
@@ -95,6 +96,8 @@ class CSVLogger(Callback):
             file, self._file = self._file, None
             with contextlib.suppress(OSError):
                 file.close()
+            with contextlib.suppress(OSError):  # a part of the line, which the next fit would append to
+                os.truncate(self.path, size)
             raise OSError(error.errno, error.strerror, self.path) from None
         self._position = self._file.tell()
 

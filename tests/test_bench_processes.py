@@ -1,5 +1,8 @@
 """Processes of peers in `fastnn bench`: they answer, sleep and end; one that hangs is ended."""
 
+import select
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -100,6 +103,42 @@ def test_a_peer_that_hangs_in_a_round_is_ended():
         assert process._process.poll() is not None
     finally:
         process.close()
+
+
+def test_what_a_peer_said_before_it_was_ended_answers_nothing_else():
+    process = StandIn("sample", timeout=0.3)
+    try:
+        process.send("drop")
+        assert select.select([process._process.stdout], [], [], 60)[0]
+        process._hung = True  # as if the answer had come too late
+        process._process.kill()
+        process._process.wait()
+        with pytest.raises(PeerError, match="timed out in another of its ways"):
+            process.ask("drop")
+    finally:
+        process.close()
+
+
+def test_ctrl_c_while_hung_peers_are_waited_for_leaves_no_process(monkeypatch):
+    monkeypatch.setattr(run, "Worker", lambda key, n, timeout: StandIn("make", timeout=timeout))
+    monkeypatch.setattr("fastnn.bench.processes.END_LIMIT", 0.2)
+
+    processes = []
+
+    def interrupted(*given, **more):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def use():
+        with run._workers(["numba"], [1, 2], TIMEOUT) as workers:
+            for worker in workers:
+                processes.append(worker._process)
+                worker.send("make")
+            monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert [process.poll() for process in processes] == [-signal.SIGKILL] * 2
 
 
 def test_the_limit_of_peers_is_an_option(monkeypatch):

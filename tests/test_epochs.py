@@ -278,3 +278,22 @@ def test_callbacks_are_asked_once_between_two_steps() -> None:
     plain().fit(X, Y, epochs=2, batch_size=16, shuffle=False, callbacks=[given])
     # An epoch has five steps; the last is of fewer rows.
     assert given.asked == [(0, 0), (0, 2), (0, 4), (1, 5), (1, 7), (1, 9)]
+
+
+def test_a_callback_that_asks_for_any_time_from_now_on_holds_nobody_up() -> None:
+    class Now(fn.Callback):
+        """Looks after some steps, and once before a piece of the epoch that was waited for."""
+
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def next_time(self, trainer: Any) -> float:
+            return time.monotonic()
+
+        def on_step(self, trainer: Any, epoch: int) -> None:
+            self.seen.append(trainer.step)
+            assert self.seen.count(trainer.step) <= 2
+
+    given, trainer = Now(), plain()
+    trainer.fit(X, Y, epochs=2, batch_size=16, callbacks=[given])
+    assert trainer.step == given.seen[-1] == 10

@@ -39,7 +39,7 @@ def test_the_csv_file_holds_the_history_in_full(tmp_path: Path) -> None:
 
 def test_a_full_disk_names_the_csv_file_and_the_logger_goes_on_where_there_is_room(tmp_path: Path) -> None:
     x, y = data()
-    logger, trainer = fn.CSVLogger(tmp_path / "log.csv"), make()
+    logger, trainer = fn.CSVLogger(tmp_path / "log.csv", append=True), make()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -53,7 +53,11 @@ def test_a_full_disk_names_the_csv_file_and_the_logger_goes_on_where_there_is_ro
     done = trainer.epoch
     assert 1 <= done < 9
     trainer.fit(x, y, callbacks=[logger])
-    assert [row[0] for row in read(tmp_path / "log.csv")] == ["epoch", str(done + 1)]
+    rows = read(tmp_path / "log.csv")  # without the part of a line for which there was room
+    assert [row[0] for row in rows] == ["epoch", *map(str, range(1, done)), str(done + 1)]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    trainer.fit(x, y, callbacks=[fn.CSVLogger(tmp_path / "log.csv")])
+    assert [row[0] for row in read(tmp_path / "log.csv")] == ["epoch", str(done + 2)]
 
 
 def test_a_csv_file_is_begun_anew_or_appended_to(tmp_path: Path) -> None:

@@ -273,8 +273,13 @@ def test_a_broken_list_is_told(path: Path) -> None:
         Source.shards(folder)
 
 
-def test_what_is_no_path_is_named() -> None:
-    with pytest.raises(TypeError, match="paths must be a path or a list of paths, got dict"):
-        Source.csv({"a": [1]}, "a")
+def test_what_is_no_path_is_named(path: Path) -> None:
+    for table, name in (({"a": [1]}, "dict"), (pa.table({"a": [1]}), "Table"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"paths must be a path or a list of paths, got {name}"):
+            Source.csv(table, "a")
+    given = list(arrays(Source.csv([path, path], "sold")))
+    for paths in ((one for one in (path, path)), np.array([str(path)] * 2)):
+        for one, want in zip(arrays(Source.csv(paths, "sold")), given, strict=True):
+            np.testing.assert_array_equal(one, want)
     with pytest.raises(TypeError, match=r"paths\[0\] must be a path, got 1"):
         Source.csv([1], "a")

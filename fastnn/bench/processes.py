@@ -19,6 +19,8 @@ __all__ = ["TIMED_OUT", "TIMEOUT", "PeerError", "Worker", "environment"]
 
 # Seconds that one answer may take: a compiler's work on a large network is among them. A round takes tenths.
 TIMEOUT = 300.0
+# Seconds from the end of a run to that of its peers' processes; those that hang are ended.
+END_LIMIT = 10.0
 # What the message of a peer begins with that took longer.
 TIMED_OUT = "timed out"
 
@@ -129,6 +131,8 @@ class Worker:
     def _line(self) -> bytes:
         """The next line that it writes; nothing where it has ended."""
         assert self._process.stdout is not None
+        if self._hung:  # what it may have said just before it was ended answers another question
+            return b""
         answers = self._process.stdout.fileno()
         while b"\n" not in self._read:
             left = self._deadline - time.monotonic()
@@ -183,16 +187,25 @@ class Worker:
             return None
         return ran / 1e9, waited / 1e9
 
-    def close(self) -> None:
-        """End the process."""
+    def let_go(self) -> None:
+        """Have it end by itself; `close` waits for that."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # a command that it died before
                 self._process.stdin.close()
+        self._deadline = time.monotonic() + END_LIMIT
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin is None or not self._process.stdin.closed:
+            self.let_go()
         try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+            self._process.wait(timeout=max(0.0, self._deadline - time.monotonic()))
+        except BaseException as error:  # it hangs, or Ctrl-C by someone who will not wait for it
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._log.close()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+        finally:
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._log.close()

@@ -93,13 +93,17 @@ def _taking_part(choice: Choice, kind: str) -> tuple[list[str], dict[str, str]]:
 
 @contextlib.contextmanager
 def _workers(keys: list[str], threads: list[int], timeout: float) -> Iterator[list[Worker]]:
-    workers = [Worker(key, n, timeout=timeout) for key in keys for n in threads]
-    everyone = list(workers)
-    try:
-        yield workers
-    finally:
-        for worker in everyone:
-            worker.close()
+    with contextlib.ExitStack() as closing:  # of all, whatever one of them raises
+        everyone = []
+        for key in keys:
+            for n in threads:
+                everyone.append(Worker(key, n, timeout=timeout))
+                closing.callback(everyone[-1].close)
+        try:
+            yield list(everyone)
+        finally:
+            for worker in everyone:
+                worker.let_go()
 
 
 def _cells(choice: Choice, kind: str) -> tuple[Cell, ...]:

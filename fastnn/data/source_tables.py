@@ -220,7 +220,9 @@ def convert(
 ) -> str:
     """`Source.csv` and `Source.parquet`: the folder of the arrays, made where it is not there."""
     given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    if not isinstance(given, (list, tuple)):
+    # Tables give the names of their columns, which could be those of files.
+    is_table = isinstance(given, Mapping) or hasattr(given, "__arrow_c_stream__") or hasattr(given, "columns")
+    if is_table or not isinstance(given, Iterable):
         raise TypeError(f"paths must be a path or a list of paths, got {type(paths).__name__}")
     files = [errors.file_path(f"paths[{i}]", one) for i, one in enumerate(given)]
     if not files:
