@@ -378,7 +378,7 @@ def test_interrupt_ends_at_a_step_and_leaves_the_trainer_usable():
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
-    worker = threading.Thread(target=interrupt)
+    worker = threading.Thread(target=interrupt, daemon=True)
     worker.start()
     with pytest.raises(KeyboardInterrupt):
         trainer.run(x, y, order)
