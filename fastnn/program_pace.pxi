@@ -17,8 +17,9 @@ cdef struct Pace:
 cdef double STEP_SECONDS = 3e-7  # a step of next to no arithmetic
 cdef double FLOP_SECONDS = 2e-11  # a guess, until the first segment is measured
 cdef double LONGEST_TRIAL = 4e-3  # a longer step is never tried on one thread: on a team it cannot be slower
-# But for one whose arithmetic would not take that long: more threads than there are cores for, as beside busy processes,
-# wait for each other at every join. With 64 threads on two cores a step of 70 us took 8 ms, for as long as it trained.
+# But for one whose arithmetic takes no more than this share of the team's time: more threads than there are cores for,
+# as beside busy processes, wait for each other at every join. With 64 threads on two cores a step of 70 us took 8 ms, for
+# as long as it trained. Only where one thread would not take so long that the two are never compared again.
 cdef double WAITING_SHARE = 0.25
 cdef ptrdiff_t FIRST_TRIAL = 8, LAST_TRIAL = 512, STEADY = 64  # segments
 # One thread leads, but the team was faster in a part of its trial: the machine may soon be free, so it is tried again
@@ -45,7 +46,7 @@ cdef int choose_threads(Pace *p, double flops) noexcept nogil:
     if p.one == 0 and p.team == 0:
         team = p.started or flops >= TEAM_FLOPS
     elif p.one == 0:
-        team = p.team > LONGEST_TRIAL and FLOP_SECONDS * flops > WAITING_SHARE * LONGEST_TRIAL
+        team = p.team > LONGEST_TRIAL and FLOP_SECONDS * flops > min(WAITING_SHARE * p.team, LONGEST_TRIAL)
     elif p.team == 0:
         team = True
     else:

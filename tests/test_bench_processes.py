@@ -119,6 +119,14 @@ def test_what_a_peer_said_before_it_was_ended_answers_nothing_else():
         process.close()
 
 
+def test_a_peer_may_be_given_all_the_time_there_is():
+    process = StandIn("sample", timeout=1e300)
+    try:
+        assert process.ask("drop") == {"finite": True}
+    finally:
+        process.close()
+
+
 def test_ctrl_c_while_hung_peers_are_waited_for_leaves_no_process(monkeypatch):
     monkeypatch.setattr(run, "Worker", lambda key, n, timeout: StandIn("make", timeout=timeout))
     monkeypatch.setattr("fastnn.bench.processes.END_LIMIT", 0.2)

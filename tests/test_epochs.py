@@ -171,7 +171,7 @@ def test_ctrl_c_in_the_midst_of_many_epochs_keeps_those_that_were_done() -> None
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(X, Y, epochs=10**7, batch_size=16)

@@ -343,7 +343,7 @@ def test_ctrl_c_is_answered_within_an_epoch(device: str) -> None:
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         trainer.run(x, y, order)

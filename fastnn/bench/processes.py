@@ -135,8 +135,8 @@ class Worker:
             return b""
         answers = self._process.stdout.fileno()
         while b"\n" not in self._read:
-            left = self._deadline - time.monotonic()
-            if not select.select([answers], [], [], max(0.0, left))[0]:
+            left = min(max(0.0, self._deadline - time.monotonic()), 1e8)  # the system has an end of time
+            if not select.select([answers], [], [], left)[0]:
                 self._hung = True
                 self._process.kill()
                 self._process.wait()

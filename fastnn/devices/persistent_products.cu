@@ -1,8 +1,8 @@
 /* Products within shared memory. */
 
 /* out(u, v) = left(u, .) right(., v), then bias(v) and, of the functions, relu alone: each one chain of FMAs over s, in
- * order, from zero, as in all products; or, where it adds, from the sum of the terms before, which is in out. left(u, s) is left[u left_u + s left_s], and so on. Neighbouring threads have
- * neighbouring v. */
+ * order, from zero, as in all products; or, where it adds, from the sum of the terms before, which is in out. left(u, s)
+ * is left[u left_u + s left_s], and so on. Neighbouring threads have neighbouring v. */
 template <int RU, int RV>
 __device__ inline void product_by(int across, const float *left, int left_u, int left_s, const float *right,
                                   int right_v, int right_s, int n_u, int n_v, int n_s, float *out, int out_u,
