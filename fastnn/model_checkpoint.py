@@ -147,6 +147,8 @@ class ModelCheckpoint(Monitor):
 
     def on_fit_end(self, trainer: Any) -> None:
         self._writer.wait()
+        # A process killed between the last file and what it made too many left that for the one that goes on.
+        self._take_away([one for one in self._too_many() if one not in self._gone])
 
     # ------------------------------------------------------------ files
 
@@ -160,8 +162,7 @@ class ModelCheckpoint(Monitor):
         self._due, self._last = False, time.monotonic()
         # Those that the last file made too many are gone, or will be with this one: a kill between the two.
         self._files = [one for one in self._files if one not in (*self._gone, path)] + [path]
-        too_many = [] if self.keep is None else self._files[: -self.keep]
-        self._gone = [one for one in too_many if one != self._best_file]
+        self._gone = self._too_many()
         gone = list(self._gone)
         beside = inside and not self.model_only
         write: Callable[[Any], None] = trainer.model.save if self.model_only else trainer.save_checkpoint
@@ -170,15 +171,23 @@ class ModelCheckpoint(Monitor):
 
         def work() -> None:
             write(path)
-            for one in gone:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(one)
+            self._take_away(gone)
             self.saved = path
 
         if beside:
             self._writer.begin(work)
         else:
             work()
+
+    def _too_many(self) -> list[str]:
+        too_many = [] if self.keep is None else self._files[: -self.keep]
+        return [one for one in too_many if one != self._best_file]
+
+    @staticmethod
+    def _take_away(files: list[str]) -> None:
+        for one in files:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(one)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

@@ -386,6 +386,11 @@ def test_a_resumed_fit_takes_away_what_the_killed_one_left(tmp_path: Path) -> No
     trainer.resume(tmp_path / "16")
     trainer.fit(x, y, callbacks=[files(), Kill()], **given)
     assert sorted(os.listdir(tmp_path)) == ["36", "40"]
+    (tmp_path / "32").write_bytes((tmp_path / "36").read_bytes())  # killed after the last file
+    trainer = make("small")
+    trainer.resume(tmp_path / "40")
+    trainer.fit(x, y, callbacks=[files(), Kill()], **given)
+    assert sorted(os.listdir(tmp_path)) == ["36", "40"]
 
 
 def test_the_best_by_steps_alone(tmp_path: Path) -> None:
