@@ -97,8 +97,8 @@ def work():
                 assert (ops.linear(x, w, w[0], activation="relu") == k + 1).all()
                 gaps = np.ones((k, n + 3), dtype)[:, 1 : n + 1]
                 assert (ops.matmul(x, gaps) == k).all()
-            dx = ops.linear_backward(np.ones((1, 600), dtype), np.ones((1, 120), dtype), np.ones((120, 600), dtype))
-            assert (dx[0] == 600).all()
+            dz, x, w = (np.ones(shape, dtype) for shape in ((1, 600), (1, 120), (120, 600)))
+            assert (ops.linear_backward(dz, x, w)[0] == 600).all()
     print("done")
 
 threading.stack_size(128 << 10)
