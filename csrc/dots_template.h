@@ -375,10 +375,11 @@ static __attribute__((noinline)) void FN(dots_chunks)(const FN(dots_task) *t, pt
     }
 }
 
-/* The same with the columns of w brought together. Not a part of the caller: a row by itself needs no such stack. */
+/* The same with the columns of w brought together. Not a part of the caller: a row by itself needs no such stack, and a
+ * small w needs little. */
 static __attribute__((noinline)) void FN(dots_turned)(const FN(dots_task) *t, ptrdiff_t m, const fastnn_epilogue *e)
 {
-    REAL wt[DOTS_ELEMENTS] __attribute__((aligned(64)));
+    REAL wt[t->n * t->k] __attribute__((aligned(64)));
     FN(dots_turn)(t->n, t->k, t->w, t->w_row, wt);
     FN(dots_chunks)(t, m, wt, t->k, e);
 }
@@ -391,9 +392,10 @@ static void FN(product_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *
 {
     const FN(dots_task) t = {.n = n, .k = k, .x = x, .w = w, .x_row = x_row, .x_col = x_col, .w_row = w_row,
                              .w_col = w_col, .c = c, .c_row = c_row, .c_col = c_col};
+    const ptrdiff_t most = DOTS_BYTES / (ptrdiff_t)sizeof(REAL);
     if (x_col == 1 && w_row == 1)
         FN(dots_chunks)(&t, m, w, w_col, e);
-    else if (x_col == 1 && w_col == 1 && w_row == n && n > 1 && (m < DOTS_TURN_ROWS || n * k > DOTS_ELEMENTS))
+    else if (x_col == 1 && w_col == 1 && w_row == n && n > 1 && (m < DOTS_TURN_ROWS || n * k > most))
         for (ptrdiff_t i = 0; i < m; i++) {
             REAL sums[4 * LANES + DOTS_AFTER];
             switch (n) {
@@ -403,7 +405,7 @@ static void FN(product_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const REAL *
             }
             FN(dots_finish)(&t, i, 1, sums, e);
         }
-    else if (x_col == 1 && w_col == 1 && n * k <= DOTS_ELEMENTS)
+    else if (x_col == 1 && w_col == 1 && n * k <= most)
         FN(dots_turned)(&t, m, e);
     else
         FN(dots_chunks)(&t, m, NULL, 0, e);

@@ -56,7 +56,8 @@ typedef struct {
     /* out (m, n_out) = f(x (m, n_in) @ w (n_in, n_out) + bias (n_out,)); bias may be NULL; f by its id, 0 for none. */
     int (*linear)(int itemsize, ptrdiff_t m, ptrdiff_t n_in, ptrdiff_t n_out, const void *x, ptrdiff_t ld_x,
                   const void *w, ptrdiff_t ld_w, const void *bias, int activation, void *out, ptrdiff_t ld_out);
-    /* dx (m, n_in) = dz (m, n_out) @ w^T. */
+    /* dx (m, n_in) = dz (m, n_out) @ w^T. The last bits of a row depend on m where n_in * n_out >= 65536 and n_out >= 64:
+     * a batch of one row has sums of its own. */
     int (*linear_input_gradient)(int itemsize, ptrdiff_t m, ptrdiff_t n_in, ptrdiff_t n_out, const void *dz,
                                  ptrdiff_t ld_dz, const void *w, ptrdiff_t ld_w, void *dx, ptrdiff_t ld_dx);
     /* dw (n_in, n_out) = x^T @ dz, summed over the rows in their order. */

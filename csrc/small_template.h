@@ -6,8 +6,9 @@
  * neurons of nobody, whose numbers meet no others.
  *
  * The order of every sum is that of the general kernels, to the bit: FMA from zero over k, or the dot products of
- * dots_template.h where an output layer is narrow (small_dots), then the bias; rows of the batch in order, then the update; the trees of the losses. A step that may not be done (a row or label out of range,
- * what is not finite) is left to the general way, which says what is wrong.
+ * dots_template.h where a layer is narrow and deep (small_dots), then the bias; rows of the batch in order, then the
+ * update; the trees of the losses. A step that may not be done (a row or label out of range, what is not finite) is left
+ * to the general way, which says what is wrong.
  *
  * A matrix is kept as `w`, lanes along its outputs, as `turned`, lanes along its inputs, or both: the product forward
  * wants the first, the gradient at the input the second. Where the last layer has few outputs and the batch is large

@@ -84,9 +84,10 @@
  * more are read side by side. 256x512x1 in float32 with 32 rows 25 us, with 16 10 us, with 8 18 us; where strides are
  * odd more rows are faster (256x496x1: 7.2 and 9.1). Larger: CPUs with 32 KB read each line four times. */
 #define NARROW_L1_BYTES 32768
-/* Numbers of w, a copy of which product_dots makes on the stack with its columns one after the other (64 or 128 KB), and
- * rows from which the copy pays: a single row's numbers are spread to w as it lies. */
-#define DOTS_ELEMENTS 16384
+/* Bytes of w, a copy of which product_dots makes on the stack with its columns one after the other, and rows from which
+ * the copy pays: a single row's numbers are spread to w as it lies, which takes 2-2.7 times as long for many rows. No more
+ * than other products need (K_BLOCK), since some systems give threads 128 KB. */
+#define DOTS_BYTES 98304
 #define DOTS_TURN_ROWS 4
 /* Columns of dz below which dw is computed as its transpose: dz of 10 columns then fills all lanes. */
 #define TURN_NARROW_IN_PLACE 16

@@ -127,7 +127,7 @@ def by_dots(n, k):
 def product_path(m, n, k, *, itemsize=4, a_is_transposed=False, b_is_transposed=False):
     """Way of a product (m, k) @ (k, n) of contiguous arrays that `matmul` is given: in_place, panels, turned, narrow or
     dots; with a or b transposed, as a gradient of the weights or of the input is."""
-    if not a_is_transposed and not b_is_transposed and fastnn_by_dots(n, k):
+    if not a_is_transposed and (fastnn_input_by_dots(m, n, k) if b_is_transposed else fastnn_by_dots(n, k)):
         return "dots"
     return fastnn_path_name(kernel_table(itemsize).path(
         m, n, k, 1 if a_is_transposed else k, m if a_is_transposed else 1, b_is_transposed,

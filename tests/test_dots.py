@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +81,42 @@ def test_deep_sums_need_no_room(isa: str, rng: np.random.Generator, dtype: Any) 
     expected = np.concatenate([ops.matmul(x, w[:, j : j + 1].copy()) for j in range(3)], axis=1)
     for w_ in (w, np.asfortranarray(w), np.repeat(w, 2, axis=1)[:, ::2]):
         np.testing.assert_array_equal(ops.matmul(x, w_), expected)
+
+
+ON_A_SMALL_STACK = """
+import threading
+import numpy as np
+from fastnn import kernels, ops
+
+def work():
+    for name in kernels.isa_available():
+        kernels.set_isa(name)
+        for dtype in (np.float32, np.float64):
+            for m, k, n in ((8, 64, 4), (9, 300, 3), (8, 3072, 4), (8, 6144, 4), (8, 12288, 2), (4, 4096, 3)):
+                x, w = np.ones((m, k), dtype), np.ones((k, n), dtype)
+                assert (ops.linear(x, w, w[0], activation="relu") == k + 1).all()
+                gaps = np.ones((k, n + 3), dtype)[:, 1 : n + 1]
+                assert (ops.matmul(x, gaps) == k).all()
+            dz, x, w = (np.ones(shape, dtype) for shape in ((1, 600), (1, 120), (120, 600)))
+            assert (ops.linear_backward(dz, x, w)[0] == 600).all()
+    print("done")
+
+threading.stack_size(128 << 10)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_128_kilobytes_of_stack_are_enough() -> None:
+    """As much as a thread has on some systems."""
+    done = subprocess.run([sys.executable, "-c", ON_A_SMALL_STACK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_path_is_told_for_the_gradient_of_one_row_too() -> None:
+    for batch, n_in, n_out, by_dots in [(1, 512, 512, True), (2, 512, 512, False), (1, 511, 128, False)]:
+        assert (kernels.product_path(batch, n_in, n_out, b_is_transposed=True) == "dots") == by_dots
 
 
 def test_all_instruction_sets_and_threads_give_the_same_bits(rng: np.random.Generator, threads: Any) -> None:

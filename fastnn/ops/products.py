@@ -64,7 +64,9 @@ def linear_backward(
 ) -> tuple[Array | None, Array, Array]:
     """Gradients of ``z = x @ w + b`` for dz (batch, n_out): dx (batch, n_in), dw (n_in, n_out), db (n_out,).
 
-    dx is None where need_dx is False.
+    dx is None where need_dx is False. dw is summed in the order of the rows, dx in that of the outputs, but
+    for dx of a single row through 65,536 weights or more and 64 outputs or more: that is made of dot
+    products, and its last bits are not those of the same row in a batch.
     """
     dz, x, w = errors.reals(dz=dz, x=x, w=w)
     two_dimensional(dz=dz, x=x, w=w)
