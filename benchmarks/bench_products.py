@@ -70,7 +70,7 @@ def products(batch, n_in, n_out, dtype):
             "xT dz",
             kernels.product_path(n_in, n_out, batch, itemsize=size, a_is_transposed=True),
             (xt, dz, dw),
-            lambda: kernels.matmul(xt, dz, None, "identity", dw),
+            lambda: kernels.linear_weight_gradient(x, dz, dw),
         ),
     )
 
