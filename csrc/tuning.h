@@ -88,6 +88,7 @@
  * the copy pays: a single row's numbers are spread to w as it lies, which takes 2-2.7 times as long for many rows. No more
  * than other products need (K_BLOCK), since some systems give threads 128 KB. */
 #define DOTS_BYTES 98304
+#define DOTS_FEW 1024 /* numbers of a small w, whose copy has a place of fixed size */
 #define DOTS_TURN_ROWS 4
 /* Columns of dz below which dw is computed as its transpose: dz of 10 columns then fills all lanes. */
 #define TURN_NARROW_IN_PLACE 16

@@ -16,8 +16,10 @@ from weakref import WeakValueDictionary
 
 import cuda_on_cpu
 import numpy as np
+import pytest
 
-from fastnn import foreign
+from fastnn import errors, foreign
+from fastnn.devices import cuda_cards
 
 
 class _Here(threading.local):
@@ -358,3 +360,11 @@ class _Ufunc:
 
     def at(self, *args: Any) -> None:
         _call(self._ufunc.at, args, {})
+
+
+def put_in(monkeypatch: pytest.MonkeyPatch, **machine: Any) -> StandIn:
+    """This module in CuPy's place, with such a machine, until the test ends."""
+    found = StandIn(**machine)
+    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
+    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
+    return found

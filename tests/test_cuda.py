@@ -12,12 +12,12 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn, as_numpy
+from cuda_stand_in import StandIn, put_in
 from layer_cases import NETWORKS
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import devices, errors
+from fastnn import devices
 from fastnn.devices import cuda_cards, cuda_data
 from fastnn.devices.cuda_step import STEPS_A_GRAPH
 from fastnn.steps import Objective
@@ -33,10 +33,7 @@ Y = np.random.default_rng(1).integers(0, 4, N)
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with one card."""
-    found = StandIn()
-    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
-    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
-    return found
+    return put_in(monkeypatch)
 
 
 def layers() -> tuple[Any, ...]:

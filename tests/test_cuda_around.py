@@ -8,12 +8,11 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn, as_numpy
+from cuda_stand_in import StandIn, put_in
 from test_long_runs import GIVEN, Killed, callbacks, everything, make, rows
 
 import fastnn as fn
-from fastnn import errors, samplers
-from fastnn.devices import cuda_cards
+from fastnn import samplers
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
 
@@ -27,10 +26,7 @@ FIT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "progress": False}
 @pytest.fixture(autouse=True, params=[0, 227 << 10], ids=["captured", "persistent"])
 def card(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> StandIn:
     """A machine with two cards, whose arrays nobody takes for NumPy's; with room for small nets or none."""
-    found = StandIn(n_cards=2, shared_bytes=request.param)
-    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
-    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
-    return found
+    return put_in(monkeypatch, n_cards=2, shared_bytes=request.param)
 
 
 def trainer_on(device: str, *layers: Any, seed: int = 3, **given: Any) -> fn.Trainer:

@@ -11,13 +11,12 @@ import cuda_on_cpu
 import cuda_stand_in
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn, as_numpy
+from cuda_stand_in import StandIn, put_in
 from cuda_trained import F32, N_IN, ROOM, N, X, Y, assert_same_bits, both, layers, trained
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import errors
-from fastnn.devices import cuda_cards, cuda_persistent, cuda_places
+from fastnn.devices import cuda_persistent, cuda_places
 from fastnn.devices.array_activations import ACTIVATIONS
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
@@ -44,11 +43,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that gives the machine a card with clusters, and so much shared memory for a block."""
 
     def given(shared_bytes: int) -> StandIn:
-        found = StandIn(capability=(9, 0), shared_bytes=shared_bytes)
-        monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
-        return found
+        return put_in(monkeypatch, capability=(9, 0), shared_bytes=shared_bytes)
 
-    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     given(ROOM)
     return given
 

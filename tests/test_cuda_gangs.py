@@ -11,11 +11,11 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn, as_numpy
+from cuda_stand_in import StandIn, put_in
 
 import fastnn as fn
-from fastnn import errors, many
-from fastnn.devices import cuda_cards, cuda_persistent
+from fastnn import many
+from fastnn.devices import cuda_persistent
 from fastnn.devices.gangs import Gang, Task, current
 
 N = 120
@@ -30,10 +30,7 @@ needs_compiler = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="need
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with two cards, whose arrays nobody takes for NumPy's."""
-    found = StandIn(n_cards=2, shared_bytes=227 << 10)
-    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
-    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
-    return found
+    return put_in(monkeypatch, n_cards=2, shared_bytes=227 << 10)
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn, as_numpy
+from cuda_stand_in import StandIn, put_in
 
 import fastnn as fn
-from fastnn import cli, errors
+from fastnn import cli
 from fastnn.devices import cuda, cuda_cards
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="needs a C++ compiler")
@@ -28,10 +28,7 @@ Y = np.random.default_rng(1).integers(0, 4, 150)
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine with one card."""
-    found = StandIn()
-    monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
-    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
-    return found
+    return put_in(monkeypatch)
 
 
 def trainer_on(device: str) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
-from cuda_stand_in import StandIn, as_numpy
+from cuda_stand_in import StandIn, put_in
 from cuda_trained import F32, N_IN, ROOM, N, X, Y, assert_same_bits, both, layers, trained
 from loss_targets import targets_of
 
 import fastnn as fn
-from fastnn import devices, errors
-from fastnn.devices import cuda_cards, cuda_data, cuda_persistent
+from fastnn import devices
+from fastnn.devices import cuda_data, cuda_persistent
 from fastnn.devices.array_activations import ACTIVATIONS
 from fastnn.steps import Objective
 
@@ -28,11 +28,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that gives the machine a card with so much shared memory for a block, and no clusters."""
 
     def given(shared_bytes: int) -> StandIn:
-        found = StandIn(capability=(8, 6), shared_bytes=shared_bytes)
-        monkeypatch.setattr(cuda_cards, "_cupy", lambda device: found)
-        return found
+        return put_in(monkeypatch, capability=(8, 6), shared_bytes=shared_bytes)
 
-    monkeypatch.setattr(errors, "_as_numpy", as_numpy)
     given(ROOM)
     return given
 

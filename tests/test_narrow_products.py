@@ -1,6 +1,7 @@
 """Products with few columns, which go a way of their own: the bits of all others, and not a byte outside."""
 
 import ctypes
+import itertools
 import mmap
 
 import numpy as np
@@ -78,8 +79,9 @@ def test_rows_that_share_sets_of_the_cache_are_summed_in_the_same_order(isa, rng
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("activation", list(kernels.ACTIVATIONS))
 def test_bias_and_activation_follow_the_sum(isa, rng, activation, dtype):
-    for m, n in [(8, 3), (33, 1), (41, 2), (70, 4), (47, 10)]:
-        x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, 29), (29, n), (n,)))
+    shapes = (1, 1), (1, 3), (3, 4), (5, 3), (8, 3), (33, 1), (41, 2), (70, 4), (47, 10)
+    for (m, n), k in itertools.product(shapes, (29, 77)):  # 77: dot products up to four columns
+        x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))
         z = ops.matmul(x, w) + b
         expected = getattr(ops, activation)(z)
         np.testing.assert_array_equal(ops.linear(x, w, b, activation=activation), expected)
